@@ -1,0 +1,459 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::mitm_options::missing_flag;
+
+/// An intercepting proxy: opens HTTPS, shows what passes, and passes it on.
+///
+/// Without a command it listens on 127.0.0.1:8080 and prints one line for each request. Point a client at it:
+///
+///   curl -x http://127.0.0.1:8080 --cacert ~/.local/share/tollgate/tollgate-ca-cert.pem https://example.com
+///
+/// or let `tollgate run -- CMD` set everything up for one command.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tollgate",
+    version,
+    args_conflicts_with_subcommands = true,
+    verbatim_doc_comment,
+    max_term_width = 110,
+    after_help = "Options of mitmdump that Tollgate has work with their names and meaning; --set takes mitmproxy's option names."
+)]
+pub struct Cli {
+    /// The command; none runs the proxy.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How the proxy works.
+    #[command(flatten)]
+    pub proxy: ProxyArgs,
+}
+
+/// What to do instead of running the proxy.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a command with its traffic through a proxy of its own.
+    Run(RunArgs),
+    /// Look at, export or replace the certificate authority.
+    #[command(subcommand)]
+    Ca(CaCommand),
+    /// Make this machine trust the authority, or stop it.
+    #[command(subcommand)]
+    Trust(TrustCommand),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `tollgate run`.
+///
+/// The proxy listens on a free port, with an authority that lives in memory only. The command gets the proxy and the
+/// authority through its environment: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY (also in lower case; NO_PROXY is emptied, so that
+/// nothing goes past the proxy), and the variables by which curl, OpenSSL, Python, Node.js, Git, Go, Rust, Java, AWS, gRPC
+/// and Deno find authorities. Signals are passed to it, and its exit code is tollgate's.
+///
+/// Nothing is printed beside the command's own output, unless -v, --flow-detail or --json asks for flows: those go to
+/// standard error.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct RunArgs {
+    /// How the proxy works.
+    #[command(flatten)]
+    pub proxy: ProxyArgs,
+    /// The command and its arguments.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
+    pub command: Vec<OsString>,
+}
+
+/// How a proxy works.
+#[derive(Debug, Args)]
+pub struct ProxyArgs {
+    #[command(flatten, next_help_heading = "Listening")]
+    pub listen: ListenArgs,
+    #[command(flatten, next_help_heading = "Output")]
+    pub output: OutputArgs,
+    #[command(flatten, next_help_heading = "Certificate authority")]
+    pub authority: AuthorityArgs,
+    #[command(flatten, next_help_heading = "Which hosts")]
+    pub hosts: HostArgs,
+    #[command(flatten, next_help_heading = "Towards origins")]
+    pub upstream: UpstreamArgs,
+    /// An option by mitmproxy's name, e.g. --set confdir=DIR, --set tls_version_server_min=TLS1_3 [repeatable].
+    #[arg(long, value_name = "NAME[=VALUE]", help_heading = "mitmproxy")]
+    pub set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ListenArgs {
+    /// Where to listen: an address and port (port 0: a free one), or unix:PATH [repeatable] [default: 127.0.0.1:8080].
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "TOLLGATE_LISTEN",
+        value_delimiter = ','
+    )]
+    pub listen: Vec<ListenAt>,
+    /// The port to listen on.
+    #[arg(short = 'p', long, value_name = "PORT")]
+    pub listen_port: Option<u16>,
+    /// The address to listen on; empty for all.
+    #[arg(long, value_name = "HOST")]
+    pub listen_host: Option<String>,
+    /// The mode of the proxy; so far, only mitmproxy's `regular` (and `regular@PORT`).
+    #[arg(short, long, value_name = "MODE")]
+    pub mode: Vec<String>,
+    /// Threads that serve connections; 0 for one per core.
+    #[arg(long, value_name = "N", env = "TOLLGATE_WORKERS")]
+    pub workers: Option<usize>,
+    /// How long connections may take to end after SIGTERM or Ctrl-C (a second one ends them at once).
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub drain: Duration,
+    /// Whether `listen` came from the environment, which a flag overrides.
+    #[arg(skip)]
+    pub listen_from_env: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct OutputArgs {
+    /// How much to show of a flow: 0 nothing, 1 a line, 2 headers, 3 bodies, 4 bodies without a cut after 512 lines.
+    #[arg(long, value_name = "0..4", env = "TOLLGATE_FLOW_DETAIL", value_parser = clap::value_parser!(u8).range(0..=4))]
+    pub flow_detail: Option<u8>,
+    /// Show nothing but errors.
+    #[arg(short, long, conflicts_with_all = ["verbose", "json"])]
+    pub quiet: bool,
+    /// Show headers, and log more.
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Print one JSON object per line and flow.
+    #[arg(long)]
+    pub json: bool,
+    /// Name the local process behind each flow (with --json).
+    #[arg(long, requires = "json")]
+    pub process: bool,
+    /// No colours. They appear on a terminal only, and not with NO_COLOR; CLICOLOR_FORCE=1 forces them.
+    #[arg(long)]
+    pub no_color: bool,
+}
+
+/// Which authority to use.
+#[derive(Clone, Debug, Default, Args)]
+pub struct AuthorityArgs {
+    /// The folder of the authority, made at the first start [default: ~/.local/share/tollgate].
+    #[arg(long, value_name = "DIR", env = "TOLLGATE_DATA_DIR", conflicts_with = "confdir")]
+    pub data_dir: Option<PathBuf>,
+    /// mitmproxy's folder: uses or makes the authority there, under mitmproxy's file names (as --set confdir=DIR).
+    #[arg(long, value_name = "DIR")]
+    pub confdir: Option<PathBuf>,
+    /// A PEM file with the certificate of your own authority (and the key, if --ca-key is not given).
+    #[arg(long, value_name = "FILE", env = "TOLLGATE_CA_CERT")]
+    pub ca_cert: Option<PathBuf>,
+    /// A PEM file with its key.
+    #[arg(long, value_name = "FILE", env = "TOLLGATE_CA_KEY", requires = "ca_cert")]
+    pub ca_key: Option<PathBuf>,
+    /// Limit a new authority to a domain and what is below it, or to an address block [repeatable].
+    #[arg(long, value_name = "example.com|10.0.0.0/8")]
+    pub permit: Vec<String>,
+    /// Whether `data_dir` came from the environment, which a flag overrides.
+    #[arg(skip)]
+    pub data_dir_from_env: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct HostArgs {
+    /// Tunnel hosts unopened whose host:port matches this regex, as mitmproxy [repeatable].
+    #[arg(long, value_name = "REGEX")]
+    pub ignore_hosts: Vec<String>,
+    /// Open only hosts whose host:port matches this regex, as mitmproxy [repeatable].
+    #[arg(long, value_name = "REGEX")]
+    pub allow_hosts: Vec<String>,
+    /// Tunnel these hosts unopened: example.com, *.example.com, 10.0.0.0/8, each with :port if you like [repeatable].
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub tunnel_hosts: Vec<String>,
+    /// Refuse these hosts with 403; nothing is sent to them [repeatable].
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub block_hosts: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct UpstreamArgs {
+    /// Don't verify certificates of origins.
+    #[arg(short = 'k', long, overrides_with = "no_ssl_insecure")]
+    pub ssl_insecure: bool,
+    #[arg(long, hide = true, overrides_with = "ssl_insecure")]
+    pub no_ssl_insecure: bool,
+    /// Don't verify the certificates of these hosts [repeatable].
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub insecure_host: Vec<String>,
+    /// A PEM file with authorities to trust beside the platform's [repeatable].
+    #[arg(long, value_name = "FILE", env = "TOLLGATE_UPSTREAM_TRUSTED_CA")]
+    pub upstream_trusted_ca: Vec<PathBuf>,
+    /// A certificate to show clients in place of a minted one, [domain=]path.pem, as mitmproxy [repeatable].
+    #[arg(long, value_name = "SPEC")]
+    pub certs: Vec<String>,
+    /// Speak HTTP/1.1 only, on both sides.
+    #[arg(long, overrides_with = "http2")]
+    pub no_http2: bool,
+    #[arg(long, hide = true, overrides_with = "no_http2")]
+    pub http2: bool,
+    /// Which HTTP to speak to origins.
+    #[arg(long, value_name = "VERSION", value_enum)]
+    pub upstream_http: Option<UpstreamHttpArg>,
+}
+
+/// `--upstream-http`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UpstreamHttpArg {
+    /// What the client speaks.
+    Mirror,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 where the origin has it.
+    Http2,
+}
+
+/// `tollgate ca`.
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Show where the authority is, its fingerprint and its end.
+    Show {
+        #[command(flatten)]
+        authority: AuthorityArgs,
+    },
+    /// Write the certificate for clients to import.
+    Export {
+        #[command(flatten)]
+        authority: AuthorityArgs,
+        /// The format.
+        #[arg(long, value_enum, default_value = "pem")]
+        format: ExportFormat,
+        /// The file to write; standard output if not given.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Replace the authority by a new one; clients must be told to trust it. The old key stays beside it as a backup.
+    Rotate {
+        #[command(flatten)]
+        authority: AuthorityArgs,
+        /// The kind of key.
+        #[arg(long, value_enum, default_value = "p256")]
+        key_type: KeyType,
+    },
+}
+
+/// `--format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// Text, for most clients.
+    Pem,
+    /// Binary, for Windows and Android.
+    Der,
+    /// PKCS#12 with an empty password, for Java.
+    P12,
+}
+
+/// `--key-type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KeyType {
+    /// ECDSA on P-256: fast.
+    P256,
+    /// RSA with 2048 bits, for old clients.
+    Rsa2048,
+    /// RSA with 3072 bits.
+    Rsa3072,
+    /// RSA with 4096 bits.
+    Rsa4096,
+}
+
+/// `tollgate trust`.
+#[derive(Debug, Subcommand)]
+pub enum TrustCommand {
+    /// Put the authority into the trust stores of this machine and user (made first, if there is none).
+    Install {
+        #[command(flatten)]
+        authority: AuthorityArgs,
+    },
+    /// Take it out again.
+    Uninstall {
+        #[command(flatten)]
+        authority: AuthorityArgs,
+    },
+    /// Look where it is trusted; exit code 1 when nowhere.
+    Status {
+        #[command(flatten)]
+        authority: AuthorityArgs,
+    },
+}
+
+/// A place to listen at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAt {
+    /// `ADDR:PORT`.
+    Tcp(SocketAddr),
+    /// `unix:PATH`.
+    Unix(PathBuf),
+}
+
+impl FromStr for ListenAt {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("the path of the socket is missing".to_owned()),
+            Some(path) => Ok(Self::Unix(PathBuf::from(path))),
+            None => text.parse().map(Self::Tcp).map_err(|_| {
+                "expected an address and port such as 127.0.0.1:8080 or [::1]:8080, or unix:PATH".to_owned()
+            }),
+        }
+    }
+}
+
+impl Cli {
+    /// Reads a command line.
+    ///
+    /// # Errors
+    /// [`Exit`], with what to print: help, a version, or what is wrong.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Exit> {
+        let matches = Self::command()
+            .try_get_matches_from(arguments)
+            .map_err(Exit::from)?;
+        let mut cli = Self::from_arg_matches(&matches).map_err(Exit::from)?;
+        let from_env = |matches: &ArgMatches, id: &str| {
+            matches.value_source(id) == Some(ValueSource::EnvVariable)
+        };
+        match (&mut cli.command, matches.subcommand()) {
+            (Some(Command::Run(run)), Some((_, matches))) => {
+                run.proxy.listen.listen_from_env = from_env(matches, "listen");
+                run.proxy.authority.data_dir_from_env = from_env(matches, "data_dir");
+            }
+            (None, _) => {
+                cli.proxy.listen.listen_from_env = from_env(&matches, "listen");
+                cli.proxy.authority.data_dir_from_env = from_env(&matches, "data_dir");
+            }
+            _ => {}
+        }
+        Ok(cli)
+    }
+}
+
+/// A command line that ends the program.
+#[derive(Debug)]
+pub enum Exit {
+    /// Something of mitmproxy's that is not here: one line, exit code 1.
+    Missing(String),
+    /// Help, a version, or a usage error.
+    Clap(clap::Error),
+}
+
+impl From<clap::Error> for Exit {
+    fn from(error: clap::Error) -> Self {
+        let Some(ContextValue::String(argument)) = error
+            .get(ContextKind::InvalidArg)
+            .or_else(|| error.get(ContextKind::InvalidSubcommand))
+        else {
+            return Self::Clap(error);
+        };
+        let missing = match error.kind() {
+            ErrorKind::UnknownArgument if argument.starts_with('-') => {
+                missing_flag(argument.split('=').next().unwrap_or(argument))
+            }
+            // mitmdump takes a filter expression there.
+            ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument
+                if argument.starts_with(['~', '!', '(']) =>
+            {
+                Some(format!(
+                    "the filter expression '{argument}' exists in mitmproxy but Tollgate doesn't have it yet"
+                ))
+            }
+            _ => None,
+        };
+        missing.map_or(Self::Clap(error), Self::Missing)
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "expected a number of seconds".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Cli, Exit> {
+        Cli::read(
+            std::iter::once("tollgate")
+                .chain(arguments.iter().copied())
+                .map(OsString::from),
+        )
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_takes_everything_behind_the_dashes() {
+        let cli = read(&["run", "-v", "--", "curl", "-v", "--", "x"]).unwrap();
+        let Some(Command::Run(run)) = cli.command else {
+            panic!("{cli:?}")
+        };
+        assert!(run.proxy.output.verbose);
+        assert_eq!(run.command, ["curl", "-v", "--", "x"]);
+        let cli = read(&["run", "curl", "-k"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Run(run)) if !run.proxy.upstream.ssl_insecure));
+    }
+
+    #[test]
+    fn the_later_of_two_opposite_flags_wins() {
+        let flags = |arguments: &[&str]| {
+            let upstream = read(arguments).unwrap().proxy.upstream;
+            (upstream.no_http2, upstream.http2)
+        };
+        assert_eq!(flags(&["--no-http2"]), (true, false));
+        assert_eq!(flags(&["--no-http2", "--http2"]).1, true);
+    }
+
+    #[test]
+    fn flags_of_mitmdump_that_are_missing_are_named() {
+        for arguments in [
+            &["-s", "addon.py"][..],
+            &["-nr", "file"],
+            &["--map-local=|a|b"],
+            &["~m post"],
+        ] {
+            match read(arguments) {
+                Err(Exit::Missing(line)) => assert!(line.contains("mitmproxy"), "{line}"),
+                other => panic!("{arguments:?}: {other:?}"),
+            }
+        }
+        assert!(matches!(read(&["--frobnicate"]), Err(Exit::Clap(_))));
+        assert!(matches!(read(&["frobnicate"]), Err(Exit::Clap(_))));
+    }
+
+    #[test]
+    fn places_to_listen_at() {
+        let at = |text: &str| text.parse::<ListenAt>().ok();
+        assert_eq!(at("[::1]:80"), Some(ListenAt::Tcp("[::1]:80".parse().unwrap())));
+        assert_eq!(at("unix:/run/t"), Some(ListenAt::Unix("/run/t".into())));
+        assert_eq!(at("unix:"), None);
+        assert_eq!(at("8080"), None);
+    }
+}

@@ -1,0 +1,61 @@
+//! The command `tollgate`: an intercepting proxy for the terminal, a wrapper for one command, and the keeper of the authority.
+
+mod args;
+mod authority;
+mod child_env;
+mod mitm_options;
+mod os;
+mod output;
+mod paths;
+mod proxy;
+mod run;
+mod serve;
+mod settings;
+mod signals;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use args::{Cli, Command, Exit};
+use clap::CommandFactory as _;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = match Cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(Exit::Clap(error)) => {
+            // To standard output for --help and --version, to standard error for the rest.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+        Err(Exit::Missing(line)) => return fail(&line),
+    };
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        None => serve::serve(&cli.proxy),
+        Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Ca(command)) => authority::ca(&command),
+        Some(Command::Trust(command)) => authority::trust(&command),
+        Some(Command::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);
+            io::stdout().write_all(&script)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// One line on standard error, whatever the cause had to say.
+fn fail(message: &str) -> ExitCode {
+    let line = message.lines().collect::<Vec<_>>().join(" ");
+    let _ = writeln!(io::stderr(), "error: {line}");
+    ExitCode::FAILURE
+}

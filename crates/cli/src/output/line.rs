@@ -1,0 +1,244 @@
+//! A flow as mitmdump's lines: request, response, error.
+
+use std::fmt::Write as _;
+
+use tollgate_flow::{Flow, HeaderList, HttpVersion, Outcome};
+
+use super::style::{Colour, Style, harmless};
+
+/// Appends the request line: `127.0.0.1:1234: GET https://host/path HTTP/2.0`. A URL longer than `url_width` characters is cut.
+pub fn request_line(out: &mut String, flow: &Flow, style: Style, url_width: Option<usize>) {
+    let method = String::from_utf8_lossy(flow.request.method());
+    let colour = match &*method {
+        "GET" => Colour::Green,
+        "DELETE" => Colour::Red,
+        _ => Colour::Magenta,
+    };
+    let mut url = flow.url();
+    if let Some(width) = url_width
+        && let Some((end, _)) = url.char_indices().nth(width)
+    {
+        url.truncate(end);
+        url.push('…');
+    }
+    let _ = write!(out, "{}: ", flow.connection.client);
+    style.bold(out, &harmless(&method, false), Some(colour));
+    out.push(' ');
+    style.bold(out, &harmless(&url, false), None);
+    if shows_versions(flow) {
+        let _ = write!(out, " {}", flow.request.version.as_str());
+    }
+    out.push('\n');
+}
+
+/// Appends the response line: ` << HTTP/2.0 200 OK 17.5k`; nothing without a response. `aligned` puts the status below the
+/// method of the request line.
+pub fn response_line(out: &mut String, flow: &Flow, style: Style, aligned: bool) {
+    let Some(response) = &flow.response else {
+        return;
+    };
+    let status = response.status();
+    let colour = match status {
+        200..=299 => Some(Colour::Green),
+        300..=399 => Some(Colour::Magenta),
+        400..=599 => Some(Colour::Red),
+        _ => None,
+    };
+    let version = if shows_versions(flow) {
+        format!("{} ", response.version.as_str())
+    } else {
+        String::new()
+    };
+    if aligned {
+        let client = flow.connection.client.to_string();
+        let pad = client.len().saturating_sub(2 + version.len());
+        let _ = write!(out, "{:pad$}", "");
+    }
+    style.bold(out, " <<", None);
+    let _ = write!(out, " {version}");
+    style.bold(out, &status.to_string(), colour);
+    out.push(' ');
+    let reason = match response.version {
+        HttpVersion::Http2 => standard_reason(status).into(),
+        _ => String::from_utf8_lossy(response.reason()),
+    };
+    if !reason.is_empty() {
+        style.bold(out, &harmless(&reason, false), colour);
+        out.push(' ');
+    }
+    style.bold(out, &pretty_size(response.body_size), None);
+    out.push('\n');
+}
+
+/// Appends the error line: ` << upstream: connection refused`; nothing for a flow without one.
+pub fn error_line(out: &mut String, outcome: &Outcome, style: Style) {
+    if let Some(error) = &outcome.error {
+        let text = format!(" << {error}");
+        style.bold(out, &harmless(&text, false), Some(Colour::Red));
+        out.push('\n');
+    }
+}
+
+/// Appends header lines, indented by four.
+pub fn headers(out: &mut String, headers: &HeaderList, style: Style) {
+    for (name, value) in headers.iter() {
+        out.push_str("    ");
+        let name = format!("{}:", String::from_utf8_lossy(name));
+        style.colour(out, &harmless(&name, false), Colour::Blue);
+        out.push(' ');
+        out.push_str(&harmless(&String::from_utf8_lossy(value), false));
+        out.push('\n');
+    }
+}
+
+/// A size as mitmproxy writes it, in five characters at most up to 999 t: `7b`, `17.5k`, `120m`.
+pub fn pretty_size(bytes: u64) -> String {
+    if bytes < 1024 {
+        return format!("{bytes}b");
+    }
+    let mut size = bytes as f64;
+    for unit in ["k", "m", "g"] {
+        size /= 1024.0;
+        if size < 99.95 {
+            return format!("{size:.1}{unit}");
+        }
+        if size < 1023.5 {
+            return format!("{size:.0}{unit}");
+        }
+    }
+    size /= 1024.0;
+    if size < 99.95 {
+        format!("{size:.1}t")
+    } else {
+        format!("{size:.0}t")
+    }
+}
+
+/// Versions go without saying where both sides speak the same HTTP/1.
+fn shows_versions(flow: &Flow) -> bool {
+    let request = flow.request.version;
+    let response = flow
+        .response
+        .as_ref()
+        .map_or(request, |response| response.version);
+    request == HttpVersion::Http2 || request != response
+}
+
+/// The reason phrase of a status code, which HTTP/2 leaves out (RFC 9110 section 15, and the registry).
+fn standard_reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        203 => "Non-Authoritative Information",
+        204 => "No Content",
+        205 => "Reset Content",
+        206 => "Partial Content",
+        207 => "Multi-Status",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        305 => "Use Proxy",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        418 => "I'm a teapot",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        423 => "Locked",
+        424 => "Failed Dependency",
+        425 => "Too Early",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
+        508 => "Loop Detected",
+        511 => "Network Authentication Required",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::flows::tests::{flow, failed};
+    use super::*;
+
+    #[test]
+    fn sizes_are_mitmproxys() {
+        let cases = [
+            (0, "0b"),
+            (1023, "1023b"),
+            (1024, "1.0k"),
+            (17_920, "17.5k"),
+            (102_348, "99.9k"),
+            (102_400, "100k"),
+            (1_048_575, "1.0m"),
+            (1_258_291, "1.2m"),
+            (5 << 30, "5.0g"),
+            (1 << 40, "1.0t"),
+        ];
+        for (bytes, text) in cases {
+            assert_eq!(pretty_size(bytes), text);
+        }
+        assert_eq!(pretty_size(u64::MAX), "16777216t");
+    }
+
+    #[test]
+    fn lines_are_mitmdumps() {
+        let mut out = String::new();
+        let mut flow = flow("http://example.com/a?b", 200, b"OK", 17_920);
+        request_line(&mut out, &flow, Style::PLAIN, Some(80));
+        response_line(&mut out, &flow, Style::PLAIN, true);
+        assert_eq!(
+            out,
+            "127.0.0.1:1234: GET http://example.com/a?b\n             << 200 OK 17.5k\n"
+        );
+
+        out.clear();
+        flow.request.version = HttpVersion::Http2;
+        flow.response.as_mut().unwrap().version = HttpVersion::Http2;
+        request_line(&mut out, &flow, Style::PLAIN, Some(12));
+        response_line(&mut out, &flow, Style::PLAIN, true);
+        assert_eq!(
+            out,
+            "127.0.0.1:1234: GET http://examp… HTTP/2.0\n    << HTTP/2.0 200 OK 17.5k\n"
+        );
+    }
+
+    #[test]
+    fn an_error_is_a_line_of_its_own() {
+        let mut out = String::new();
+        error_line(&mut out, &failed("no route\x1b[2J"), Style::PLAIN);
+        assert_eq!(out, " << upstream: no route␛[2J\n");
+        out.clear();
+        error_line(&mut out, &Outcome::COMPLETED, Style::PLAIN);
+        assert_eq!(out, "");
+    }
+}

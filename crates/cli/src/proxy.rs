@@ -1,0 +1,103 @@
+//! Starts the proxy with what the command line decided, and says in one line why it could not.
+
+use std::io::{self, ErrorKind, IsTerminal as _};
+
+use anyhow::{Context as _, anyhow};
+use tollgate_engine::{Handle, Proxy, ProxyBuilder, ProxyError};
+
+use crate::output::{FlowPrinter, Printer, Stream, Style, install_log};
+use crate::settings::{OpenAuthority, Settings};
+
+/// Opens what is shown: the printing thread and the log.
+///
+/// # Errors
+/// No thread, or directives for the log that can't be read.
+pub fn open_output(settings: &Settings) -> anyhow::Result<Printer> {
+    let printer = Printer::start().context("can't start a thread")?;
+    let style = Style::detect(settings.output.no_color, io::stderr().is_terminal());
+    install_log(printer.clone(), settings.output.verbosity, style)?;
+    for warning in &settings.warnings {
+        printer.notice(format!("warning: {warning}\n"));
+    }
+    Ok(printer)
+}
+
+/// Starts the proxy. When it returns, connections are accepted. Flows are shown on `stream`.
+///
+/// # Errors
+/// What keeps it from starting.
+pub async fn start(
+    settings: &Settings,
+    authority: &OpenAuthority,
+    printer: &Printer,
+    stream: Stream,
+) -> anyhow::Result<Handle> {
+    // Two descriptors for each connection: the usual 1024 are soon used up.
+    tollgate_engine::raise_file_limit();
+    let builder = Proxy::builder()
+        .config(settings.config.clone())
+        .authority(authority.authority.clone());
+    let proxy = show_flows(builder, settings, printer, stream)
+        .build()
+        .map_err(explain)?;
+    proxy.start().await.map_err(explain)
+}
+
+/// Nothing to show: no interceptor, and no cost.
+fn show_flows(
+    builder: ProxyBuilder,
+    settings: &Settings,
+    printer: &Printer,
+    stream: Stream,
+) -> ProxyBuilder {
+    let output = &settings.output;
+    let printer = printer.clone();
+    match (output.json, output.flow_detail) {
+        (true, _) => builder.interceptor(FlowPrinter::json(printer, stream, output.process)),
+        (false, 0) => builder,
+        (false, detail) => {
+            let is_terminal = match stream {
+                Stream::Stdout => io::stdout().is_terminal(),
+                Stream::Stderr => io::stderr().is_terminal(),
+            };
+            let style = Style::detect(output.no_color, is_terminal);
+            let lines = FlowPrinter::lines(printer, stream, style, detail);
+            builder.interceptor(if is_terminal { lines.cut_urls() } else { lines })
+        }
+    }
+}
+
+fn explain(error: ProxyError) -> anyhow::Error {
+    match error {
+        ProxyError::Bind { address, error } => match error.kind() {
+            ErrorKind::AddrInUse => anyhow!(
+                "{address} is in use by another program; choose another port with -p"
+            ),
+            ErrorKind::PermissionDenied => {
+                anyhow!("no permission to listen on {address}; choose a port from 1024 on with -p")
+            }
+            ErrorKind::AddrNotAvailable => {
+                anyhow!("can't listen on {address}: this machine doesn't have that address")
+            }
+            _ => anyhow!("can't listen on {address}: {error}"),
+        },
+        other => anyhow!(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_says_what_to_do() {
+        let error = explain(ProxyError::Bind {
+            address: "127.0.0.1:8080".to_owned(),
+            error: ErrorKind::AddrInUse.into(),
+        });
+        assert_eq!(
+            error.to_string(),
+            "127.0.0.1:8080 is in use by another program; choose another port with -p"
+        );
+    }
+}

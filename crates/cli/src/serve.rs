@@ -1,0 +1,163 @@
+//! `tollgate` without a command: the proxy until somebody ends it.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use tollgate_engine::{Handle, Listen, Metrics};
+
+use crate::args::ProxyArgs;
+use crate::output::{Printer, Stream, pretty_size};
+use crate::proxy;
+use crate::settings::{OpenAuthority, Purpose, Settings};
+use crate::signals::Stop;
+
+/// Runs the proxy until SIGTERM, Ctrl-C, or the end of whoever reads its output. Then connections may end within `--drain`;
+/// a second signal ends them at once.
+///
+/// # Errors
+/// What keeps it from starting, or ended it.
+pub fn serve(args: &ProxyArgs) -> anyhow::Result<ExitCode> {
+    let settings = Settings::new(args, Purpose::Serve)?;
+    let authority = settings.authority.open()?;
+    let printer = proxy::open_output(&settings)?;
+    // The engine brings its own threads; this one waits.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("can't start")?;
+    let result = runtime.block_on(until_stopped(&settings, &authority, &printer));
+    printer.flush();
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+async fn until_stopped(
+    settings: &Settings,
+    authority: &OpenAuthority,
+    printer: &Printer,
+) -> anyhow::Result<()> {
+    // Before anything else, so that no signal is missed.
+    let mut stop = Stop::listen().context("can't listen for signals")?;
+    let started = Instant::now();
+    let handle = proxy::start(settings, authority, printer, Stream::Stdout).await?;
+    printer.notice(banner(&handle, authority, settings));
+    tokio::select! {
+        () = stop.requested() => {}
+        () = printer.closed() => {}
+        () = handle.finished() => {
+            bail!("all workers have ended");
+        }
+    }
+    let before = handle.metrics();
+    let metrics = tokio::select! {
+        shutdown = handle.shutdown(settings.drain) => shutdown.metrics,
+        () = stop.requested() => before,
+    };
+    printer.notice(summary(&metrics, started.elapsed()));
+    Ok(())
+}
+
+fn banner(handle: &Handle, authority: &OpenAuthority, settings: &Settings) -> String {
+    let mut out = format!("Tollgate {} listens on", env!("CARGO_PKG_VERSION"));
+    for address in handle.local_addrs() {
+        let _ = write!(out, " http://{address}");
+    }
+    for place in &settings.config.listen {
+        if let Listen::Unix(path) = place {
+            let _ = write!(out, " unix:{}", path.display());
+        }
+    }
+    out.push('\n');
+    let fingerprint = authority.authority.fingerprint_hex();
+    if let Some(cert) = &authority.cert_file {
+        let made = if authority.created { " (new)" } else { "" };
+        let cert = cert.display();
+        let _ = writeln!(out, "  certificate  {cert}{made}");
+        let _ = writeln!(out, "  SHA-256      {fingerprint}");
+        if let Some(address) = handle.local_addrs().first() {
+            let mut address = *address;
+            if address.ip().is_unspecified() {
+                let loopback: std::net::IpAddr = if address.is_ipv4() {
+                    std::net::Ipv4Addr::LOCALHOST.into()
+                } else {
+                    std::net::Ipv6Addr::LOCALHOST.into()
+                };
+                address.set_ip(loopback);
+            }
+            let _ = writeln!(
+                out,
+                "  try          curl -x http://{address} --cacert {} https://example.com",
+                shell_word(&cert.to_string())
+            );
+        }
+    } else {
+        let _ = writeln!(out, "  SHA-256      {fingerprint}");
+    }
+    out
+}
+
+fn summary(metrics: &Metrics, uptime: Duration) -> String {
+    format!(
+        "Tollgate ends: {} flows, {} failed, {} in, {} out, up {}\n",
+        metrics.flows_total,
+        metrics.flows_failed,
+        pretty_size(metrics.client_bytes_in),
+        pretty_size(metrics.client_bytes_out),
+        pretty_duration(uptime)
+    )
+}
+
+/// `1 d 2 h`, `3 h 4 min`, `5 min 6 s`, `7.8 s`.
+fn pretty_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    if days > 0 {
+        format!("{days} d {} h", hours % 24)
+    } else if hours > 0 {
+        format!("{hours} h {} min", minutes % 60)
+    } else if minutes > 0 {
+        format!("{minutes} min {} s", seconds % 60)
+    } else {
+        format!("{:.1} s", duration.as_secs_f64())
+    }
+}
+
+/// Quotes a word for a shell where it needs it.
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:@%+,~".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_short() {
+        let shown = |seconds| pretty_duration(Duration::from_millis(seconds));
+        assert_eq!(shown(7_840), "7.8 s");
+        assert_eq!(shown(306_000), "5 min 6 s");
+        assert_eq!(shown(11_040_000), "3 h 4 min");
+        assert_eq!(shown(93_600_000), "1 d 2 h");
+    }
+
+    #[test]
+    fn a_summary_is_one_line() {
+        let line = summary(&Metrics::default(), Duration::from_secs(1));
+        assert_eq!(
+            line,
+            "Tollgate ends: 0 flows, 0 failed, 0b in, 0b out, up 1.0 s\n"
+        );
+    }
+
+    #[test]
+    fn words_survive_a_shell() {
+        assert_eq!(shell_word("/a/b.pem"), "/a/b.pem");
+        assert_eq!(shell_word("/it's here"), r"'/it'\''s here'");
+    }
+}

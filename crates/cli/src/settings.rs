@@ -1,0 +1,639 @@
+//! From the command line to what the proxy is told. A flag wins over an environment variable, and that over `--set`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use tollgate_ca::{Authority, AuthorityParams, KeyKind, Naming};
+use tollgate_engine::{Config, HostPattern, Listen, Roots, TlsVersions, UpstreamHttp};
+use tollgate_flow::TlsVersion;
+
+use crate::args::{AuthorityArgs, ListenArgs, ListenAt, OutputArgs, ProxyArgs, UpstreamHttpArg};
+use crate::mitm_options::MitmOptions;
+use crate::output::Verbosity;
+use crate::paths::default_data_dir;
+
+/// Everything that the command line decides.
+#[derive(Debug)]
+pub struct Settings {
+    /// For the engine.
+    pub config: Config,
+    /// Where the authority comes from.
+    pub authority: AuthoritySource,
+    /// What is shown.
+    pub output: OutputSettings,
+    /// How long connections may take to end.
+    pub drain: Duration,
+    /// Things to tell the person at the terminal that are no errors.
+    pub warnings: Vec<String>,
+}
+
+/// What the proxy is started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To serve whoever connects.
+    Serve,
+    /// To serve one command: a free port and an authority in memory, unless flags say otherwise.
+    Run,
+}
+
+/// What is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputSettings {
+    /// 0 to 4.
+    pub flow_detail: u8,
+    /// One JSON object per flow, in place of text.
+    pub json: bool,
+    /// Whether flows name their process.
+    pub process: bool,
+    /// The least severe log line that is shown.
+    pub verbosity: Verbosity,
+    /// Whether colours are forbidden.
+    pub no_color: bool,
+}
+
+/// Where the authority comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AuthoritySource {
+    /// A folder; it is made there if there is none.
+    Folder {
+        /// The folder.
+        dir: PathBuf,
+        /// The names of its files.
+        naming: Naming,
+        /// How a new one looks.
+        params: AuthorityParams,
+    },
+    /// PEM files of one's own.
+    Files {
+        /// The certificate.
+        cert: PathBuf,
+        /// The key; the same file, if it holds both.
+        key: PathBuf,
+    },
+    /// Made anew, and gone with the process.
+    Memory(AuthorityParams),
+}
+
+/// An authority that was opened.
+pub struct OpenAuthority {
+    /// The authority.
+    pub authority: Arc<Authority>,
+    /// Whether it was made just now.
+    pub created: bool,
+    /// The file with its certificate; `None` for one in memory.
+    pub cert_file: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Lowers the arguments.
+    ///
+    /// # Errors
+    /// One line that says what can't be used, and why.
+    pub fn new(args: &ProxyArgs, purpose: Purpose) -> anyhow::Result<Self> {
+        let set = MitmOptions::parse(&args.set)?;
+        let mut warnings = Vec::new();
+        let mut config = Config::default();
+        config.listen = listen(&args.listen, &set, purpose)?;
+        config.workers = args.listen.workers.unwrap_or_default();
+        apply_hosts(&mut config, args, &set)?;
+        apply_tls(&mut config, args, &set, &mut warnings)?;
+        config.http2 = if args.upstream.http2 || args.upstream.no_http2 {
+            args.upstream.http2
+        } else {
+            set.http2.unwrap_or(true)
+        };
+        config.upstream_http = match args.upstream.upstream_http {
+            None | Some(UpstreamHttpArg::Mirror) => UpstreamHttp::Mirror,
+            Some(UpstreamHttpArg::Http1) => UpstreamHttp::Http1,
+            Some(UpstreamHttpArg::Http2) => UpstreamHttp::Http2,
+        };
+        ensure!(
+            config.http2 || config.upstream_http != UpstreamHttp::Http2,
+            "--upstream-http http2 and --no-http2 contradict each other"
+        );
+        if let Some(address) = &set.connect_addr {
+            config.connect_addr = Some(address.parse().ok().with_context(|| {
+                format!("option 'connect_addr' must be an IP address, not '{address}'")
+            })?);
+        }
+        if let Some(seconds) = set.tcp_timeout {
+            config.timeouts.idle = u64::try_from(seconds)
+                .map(Duration::from_secs)
+                .ok()
+                .context("option 'tcp_timeout' can't be negative")?;
+        }
+        config.process_attribution = args.output.process;
+        Ok(Self {
+            config,
+            authority: AuthoritySource::new(&args.authority, &set, purpose)?,
+            output: OutputSettings::new(&args.output, &set, purpose)?,
+            drain: args.listen.drain,
+            warnings,
+        })
+    }
+}
+
+impl AuthoritySource {
+    /// The authority that the arguments name.
+    ///
+    /// # Errors
+    /// A wrong constraint or key size, or no folder to be found.
+    pub fn new(args: &AuthorityArgs, set: &MitmOptions, purpose: Purpose) -> anyhow::Result<Self> {
+        let mut params = AuthorityParams::default();
+        for constraint in &args.permit {
+            params.permit.push(constraint.parse()?);
+        }
+        params.key = match set.key_size {
+            None => KeyKind::P256,
+            Some(2048) => KeyKind::Rsa2048,
+            Some(3072) => KeyKind::Rsa3072,
+            Some(4096) => KeyKind::Rsa4096,
+            Some(other) => bail!("option 'key_size' must be 2048, 3072 or 4096, not '{other}'"),
+        };
+        if let Some(cert) = &args.ca_cert {
+            ensure!(
+                args.permit.is_empty(),
+                "--permit limits a new authority, and --ca-cert names one that exists"
+            );
+            let key = args.ca_key.as_ref().unwrap_or(cert).clone();
+            return Ok(Self::Files {
+                cert: cert.clone(),
+                key,
+            });
+        }
+        let data_dir = args.data_dir.as_ref();
+        let flag_dir = data_dir.filter(|_| !args.data_dir_from_env);
+        let env_dir = data_dir.filter(|_| purpose == Purpose::Serve);
+        let ours = |dir: &PathBuf| (dir.clone(), Naming::Tollgate);
+        let mitmproxys = |dir: &PathBuf| (dir.clone(), Naming::Mitmproxy);
+        let chosen = flag_dir
+            .map(ours)
+            .or_else(|| args.confdir.as_ref().map(mitmproxys))
+            .or_else(|| set.confdir.as_ref().map(mitmproxys))
+            .or_else(|| env_dir.map(ours));
+        let (dir, naming) = match (chosen, purpose) {
+            (Some(chosen), _) => chosen,
+            (None, Purpose::Run) => return Ok(Self::Memory(params)),
+            (None, Purpose::Serve) => (default_data_dir()?, Naming::Tollgate),
+        };
+        Ok(Self::Folder {
+            dir,
+            naming,
+            params,
+        })
+    }
+
+    /// Opens the authority, or makes it.
+    ///
+    /// # Errors
+    /// What the authority's files say; or a constraint that an existing authority doesn't have.
+    pub fn open(&self) -> anyhow::Result<OpenAuthority> {
+        let (authority, created, cert_file) = match self {
+            Self::Folder {
+                dir,
+                naming,
+                params,
+            } => {
+                let (authority, created) = Authority::open_or_create(dir, *naming, params)?;
+                // A name that no constraint permits tells an authority without any.
+                if !created && !params.permit.is_empty() && authority.permits("unconstrained.invalid") {
+                    bail!(
+                        "the authority in {} exists already and is not limited by --permit; replace it with `tollgate ca rotate --permit …`",
+                        dir.display()
+                    );
+                }
+                (authority, created, Some(naming.cert_file(dir)))
+            }
+            Self::Files { cert, key } => {
+                (Authority::from_files(cert, key)?, false, Some(cert.clone()))
+            }
+            Self::Memory(params) => (Authority::generate(params)?, true, None),
+        };
+        Ok(OpenAuthority {
+            authority: Arc::new(authority),
+            created,
+            cert_file,
+        })
+    }
+}
+
+impl OutputSettings {
+    fn new(args: &OutputArgs, set: &MitmOptions, purpose: Purpose) -> anyhow::Result<Self> {
+        let from_set = match set.flow_detail {
+            None => None,
+            Some(detail) => Some(
+                u8::try_from(detail)
+                    .ok()
+                    .filter(|detail| *detail <= 4)
+                    .with_context(|| {
+                        format!("option 'flow_detail' must be from 0 to 4, not '{detail}'")
+                    })?,
+            ),
+        };
+        let flow_detail = match (args.quiet, args.flow_detail, args.verbose) {
+            (true, ..) => 0,
+            (_, Some(detail), _) => detail,
+            (_, None, true) => 2,
+            (_, None, false) => from_set.unwrap_or(match purpose {
+                Purpose::Serve => 1,
+                Purpose::Run => 0,
+            }),
+        };
+        let from_set = match set.termlog_verbosity.as_deref() {
+            Some("error") => Some(Verbosity::Error),
+            Some("warn") => Some(Verbosity::Warn),
+            Some("debug") => Some(Verbosity::Debug),
+            Some(_) => Some(Verbosity::Info),
+            None => None,
+        };
+        let verbosity = match (args.quiet, args.verbose) {
+            (true, _) => Verbosity::Error,
+            (_, true) => Verbosity::Debug,
+            _ => from_set.unwrap_or(match (purpose, flow_detail) {
+                (Purpose::Run, 0) => Verbosity::Error,
+                _ => Verbosity::Info,
+            }),
+        };
+        Ok(Self {
+            flow_detail,
+            json: args.json,
+            process: args.process,
+            verbosity,
+            no_color: args.no_color,
+        })
+    }
+}
+
+fn listen(args: &ListenArgs, set: &MitmOptions, purpose: Purpose) -> anyhow::Result<Vec<Listen>> {
+    let (mut host, mut port) = (set.listen_host.clone(), set.listen_port);
+    for mode in args.mode.iter().chain(&set.mode) {
+        apply_mode(mode, &mut host, &mut port)?;
+    }
+    host = args.listen_host.clone().or(host);
+    port = args.listen_port.map(i64::from).or(port);
+    let from_flag = !args.listen.is_empty() && !args.listen_from_env;
+    ensure!(
+        !from_flag || (args.listen_host.is_none() && args.listen_port.is_none()),
+        "--listen names the whole address: leave out --listen-host and --listen-port"
+    );
+    // The environment is about the proxy that serves everybody, not about one beside it for one command.
+    let from_env = args.listen_from_env && purpose == Purpose::Serve;
+    if from_flag || (from_env && host.is_none() && port.is_none()) {
+        let places = args.listen.iter().map(|place| match place {
+            ListenAt::Tcp(address) => Listen::Tcp(*address),
+            ListenAt::Unix(path) => Listen::Unix(path.clone()),
+        });
+        return Ok(places.collect());
+    }
+    let port = match (port, purpose) {
+        (Some(port), _) => u16::try_from(port)
+            .ok()
+            .with_context(|| format!("option 'listen_port' must be from 0 to 65535, not '{port}'"))?,
+        (None, Purpose::Serve) => 8080,
+        (None, Purpose::Run) => 0,
+    };
+    Ok(vec![Listen::Tcp(resolve(host.as_deref(), port)?)])
+}
+
+/// mitmproxy's `regular`, `regular@PORT` and `regular@HOST:PORT`.
+fn apply_mode(mode: &str, host: &mut Option<String>, port: &mut Option<i64>) -> anyhow::Result<()> {
+    let (name, at) = match mode.split_once('@') {
+        Some((name, at)) => (name, Some(at)),
+        None => (mode, None),
+    };
+    let kind = name.split(':').next().unwrap_or(name);
+    const MODES: [&str; 10] = [
+        "dns",
+        "local",
+        "osproxy",
+        "regular",
+        "reverse",
+        "socks5",
+        "transparent",
+        "tun",
+        "upstream",
+        "wireguard",
+    ];
+    ensure!(
+        MODES.contains(&kind),
+        "unknown mode '{mode}'; Tollgate has 'regular'"
+    );
+    ensure!(
+        name == "regular",
+        "mode '{kind}' exists in mitmproxy but Tollgate doesn't have it yet"
+    );
+    if let Some(at) = at {
+        let number = match at.rsplit_once(':') {
+            Some((address, number)) => {
+                *host = Some(address.to_owned());
+                number
+            }
+            None => at,
+        };
+        let number: u16 = number
+            .parse()
+            .ok()
+            .with_context(|| format!("mode '{mode}': '{number}' is not a port"))?;
+        *port = Some(i64::from(number));
+    }
+    Ok(())
+}
+
+fn resolve(host: Option<&str>, port: u16) -> anyhow::Result<SocketAddr> {
+    let host = match host {
+        None => return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        // mitmproxy's word for every address of this machine.
+        Some("") => return Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+        Some(host) => host,
+    };
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if let Ok(address) = bare.unwrap_or(host).parse::<IpAddr>() {
+        return Ok(SocketAddr::from((address, port)));
+    }
+    (host, port)
+        .to_socket_addrs()
+        .ok()
+        .and_then(|mut addresses| addresses.next())
+        .with_context(|| format!("can't listen on '{host}': no such address on this machine"))
+}
+
+fn apply_hosts(config: &mut Config, args: &ProxyArgs, set: &MitmOptions) -> anyhow::Result<()> {
+    fn regexes(flags: &[String], set: &[String]) -> anyhow::Result<Vec<HostPattern>> {
+        let chosen = if flags.is_empty() { set } else { flags };
+        let patterns = chosen.iter().map(|pattern| HostPattern::regex(pattern));
+        Ok(patterns.collect::<Result<_, _>>()?)
+    }
+    let policy = &mut config.policy;
+    policy.block = globs(&args.hosts.block_hosts)?;
+    policy.allow = regexes(&args.hosts.allow_hosts, &set.allow_hosts)?;
+    policy.ignore = regexes(&args.hosts.ignore_hosts, &set.ignore_hosts)?;
+    policy.ignore.extend(globs(&args.hosts.tunnel_hosts)?);
+    Ok(())
+}
+
+fn globs(patterns: &[String]) -> anyhow::Result<Vec<HostPattern>> {
+    let patterns = patterns.iter().map(|pattern| HostPattern::new(pattern));
+    Ok(patterns.collect::<Result<_, _>>()?)
+}
+
+fn apply_tls(
+    config: &mut Config,
+    args: &ProxyArgs,
+    set: &MitmOptions,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    let upstream = &args.upstream;
+    let tls = &mut config.tls;
+    tls.insecure = if upstream.ssl_insecure || upstream.no_ssl_insecure {
+        upstream.ssl_insecure
+    } else {
+        set.ssl_insecure.unwrap_or_default()
+    };
+    if tls.insecure {
+        warnings.push("certificates of origins are not verified".to_owned());
+    }
+    tls.insecure_hosts = globs(&upstream.insecure_host)?;
+    tls.extra_roots = upstream.upstream_trusted_ca.clone();
+    let only: Vec<PathBuf> = [
+        &set.ssl_verify_upstream_trusted_ca,
+        &set.ssl_verify_upstream_trusted_confdir,
+    ]
+    .into_iter()
+    .flatten()
+    .cloned()
+    .collect();
+    if !only.is_empty() {
+        tls.roots = Roots::Files(only);
+    }
+    tls.client_certs = set.client_certs.clone();
+    tls.certs = if upstream.certs.is_empty() {
+        set.certs.clone()
+    } else {
+        upstream.certs.clone()
+    };
+    tls.client_versions = versions(
+        "client",
+        set.tls_version_client_min.as_deref(),
+        set.tls_version_client_max.as_deref(),
+        warnings,
+    )?;
+    tls.upstream_versions = versions(
+        "server",
+        set.tls_version_server_min.as_deref(),
+        set.tls_version_server_max.as_deref(),
+        warnings,
+    )?;
+    Ok(())
+}
+
+fn versions(
+    side: &str,
+    min: Option<&str>,
+    max: Option<&str>,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<TlsVersions> {
+    let mut versions = TlsVersions::default();
+    match min {
+        Some("TLS1_3") => versions.min = TlsVersion::Tls13,
+        Some(old @ ("SSL3" | "TLS1" | "TLS1_1")) => warnings.push(format!(
+            "option 'tls_version_{side}_min': Tollgate speaks TLS 1.2 and later; {old} means TLS1_2"
+        )),
+        _ => {}
+    }
+    match max {
+        Some("TLS1_2") => versions.max = TlsVersion::Tls12,
+        Some(old @ ("SSL3" | "TLS1" | "TLS1_1")) => {
+            bail!(
+                "option 'tls_version_{side}_max': Tollgate speaks TLS 1.2 and later, so it can't be {old}"
+            )
+        }
+        _ => {}
+    }
+    ensure!(
+        versions.min <= versions.max,
+        "options 'tls_version_{side}_min' and 'tls_version_{side}_max' leave no version"
+    );
+    Ok(versions)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn settings(arguments: &[&str]) -> Result<Settings, String> {
+        let cli = Cli::read(
+            std::iter::once("tollgate")
+                .chain(arguments.iter().copied())
+                .map(OsString::from),
+        )
+        .unwrap();
+        match &cli.command {
+            Some(Command::Run(run)) => Settings::new(&run.proxy, Purpose::Run),
+            _ => Settings::new(&cli.proxy, Purpose::Serve),
+        }
+        .map_err(|error| format!("{error:#}"))
+    }
+
+    fn tcp(address: &str) -> Listen {
+        Listen::Tcp(address.parse().unwrap())
+    }
+
+    #[test]
+    fn where_to_listen() {
+        let listen = |arguments: &[&str]| settings(arguments).unwrap().config.listen;
+        assert_eq!(listen(&[]), [tcp("127.0.0.1:8080")]);
+        assert_eq!(listen(&["run", "x"]), [tcp("127.0.0.1:0")]);
+        assert_eq!(listen(&["-p", "9000"]), [tcp("127.0.0.1:9000")]);
+        assert_eq!(
+            listen(&["--listen-host", "::1", "--set", "listen_port=9000"]),
+            [tcp("[::1]:9000")]
+        );
+        assert_eq!(
+            listen(&["-p", "1", "--set", "listen_port=2"]),
+            [tcp("127.0.0.1:1")]
+        );
+        assert_eq!(listen(&["--listen-host", ""]), [tcp("0.0.0.0:8080")]);
+        assert_eq!(listen(&["-m", "regular@9001"]), [tcp("127.0.0.1:9001")]);
+        assert_eq!(
+            listen(&["--set", "mode=regular@0.0.0.0:9001"]),
+            [tcp("0.0.0.0:9001")]
+        );
+        assert_eq!(
+            listen(&["--listen", "127.0.0.1:1", "--listen", "unix:/x"]),
+            [tcp("127.0.0.1:1"), Listen::Unix("/x".into())]
+        );
+        assert!(settings(&["--listen", "127.0.0.1:1", "-p", "2"]).is_err());
+        assert_eq!(
+            settings(&["-m", "socks5"]).unwrap_err(),
+            "mode 'socks5' exists in mitmproxy but Tollgate doesn't have it yet"
+        );
+        assert!(settings(&["-m", "sideways"]).unwrap_err().starts_with("unknown mode"));
+    }
+
+    #[test]
+    fn hosts_and_tls() {
+        let settings = settings(&[
+            "-k",
+            "--ignore-hosts",
+            "a\\.example",
+            "--set",
+            "ignore_hosts=lost",
+            "--set",
+            "allow_hosts=example",
+            "--tunnel-hosts",
+            "b.example,c.example",
+            "--block-hosts",
+            "*.d.example",
+            "--set",
+            "ssl_verify_upstream_trusted_ca=/a.pem",
+            "--upstream-trusted-ca",
+            "/b.pem",
+            "--set",
+            "tls_version_server_min=TLS1_3",
+            "--set",
+            "tls_version_client_min=TLS1",
+            "--set",
+            "tcp_timeout=7",
+            "--no-http2",
+        ])
+        .unwrap();
+        let config = settings.config;
+        assert!(config.tls.insecure && !config.http2);
+        assert_eq!(config.policy.ignore.len(), 3);
+        assert_eq!(config.policy.allow.len(), 1);
+        assert_eq!(config.policy.block.len(), 1);
+        assert_eq!(config.tls.roots, Roots::Files(vec!["/a.pem".into()]));
+        assert_eq!(config.tls.extra_roots, [PathBuf::from("/b.pem")]);
+        assert_eq!(config.tls.upstream_versions.min, TlsVersion::Tls13);
+        assert_eq!(config.tls.client_versions, TlsVersions::default());
+        assert_eq!(config.timeouts.idle, Duration::from_secs(7));
+        assert_eq!(settings.warnings.len(), 2, "{:?}", settings.warnings);
+    }
+
+    #[test]
+    fn contradictions_are_errors() {
+        for arguments in [
+            &["--set", "tls_version_client_max=TLS1_1"][..],
+            &[
+                "--set",
+                "tls_version_server_min=TLS1_3",
+                "--set",
+                "tls_version_server_max=TLS1_2",
+            ],
+            &["--no-http2", "--upstream-http", "http2"],
+            &["--set", "flow_detail=5"],
+            &["--set", "connect_addr=eth0"],
+            &["--set", "key_size=1024"],
+            &["--ignore-hosts", "("],
+            &["--block-hosts", "a:b"],
+            &["--permit", "a b"],
+        ] {
+            assert!(settings(arguments).is_err(), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn how_much_is_shown() {
+        let shown = |arguments: &[&str]| {
+            let output = settings(arguments).unwrap().output;
+            (output.flow_detail, output.verbosity)
+        };
+        assert_eq!(shown(&[]), (1, Verbosity::Info));
+        assert_eq!(shown(&["-q"]), (0, Verbosity::Error));
+        assert_eq!(shown(&["-v"]), (2, Verbosity::Debug));
+        assert_eq!(shown(&["-v", "--flow-detail", "3"]), (3, Verbosity::Debug));
+        assert_eq!(shown(&["--set", "flow_detail=4"]), (4, Verbosity::Info));
+        assert_eq!(shown(&["run", "x"]), (0, Verbosity::Error));
+        assert_eq!(shown(&["run", "--flow-detail", "1", "x"]), (1, Verbosity::Info));
+        assert_eq!(
+            shown(&["--set", "termlog_verbosity=warn"]),
+            (1, Verbosity::Warn)
+        );
+    }
+
+    #[test]
+    fn where_the_authority_comes_from() {
+        let source = |arguments: &[&str]| settings(arguments).unwrap().authority;
+        let folder = |dir: &str, naming| AuthoritySource::Folder {
+            dir: dir.into(),
+            naming,
+            params: AuthorityParams::default(),
+        };
+        assert_eq!(source(&["--data-dir", "/d"]), folder("/d", Naming::Tollgate));
+        assert_eq!(
+            source(&["--set", "confdir=/m"]),
+            folder("/m", Naming::Mitmproxy)
+        );
+        assert_eq!(source(&["run", "x"]), AuthoritySource::Memory(AuthorityParams::default()));
+        assert_eq!(
+            source(&["--ca-cert", "/c.pem"]),
+            AuthoritySource::Files {
+                cert: "/c.pem".into(),
+                key: "/c.pem".into()
+            }
+        );
+    }
+
+    #[test]
+    fn an_authority_is_never_wider_than_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |permit: &[&str]| {
+            let args = AuthorityArgs {
+                data_dir: Some(dir.path().to_owned()),
+                permit: permit.iter().map(|name| (*name).to_owned()).collect(),
+                ..AuthorityArgs::default()
+            };
+            AuthoritySource::new(&args, &MitmOptions::default(), Purpose::Serve)
+                .unwrap()
+                .open()
+        };
+        assert!(open(&[]).unwrap().created);
+        assert!(open(&["example.com"]).is_err());
+    }
+}

@@ -1,0 +1,217 @@
+//! Resolves names and makes TCP connections (RFC 8305, "happy eyeballs").
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+use tollgate_flow::{ErrorClass, FlowError, Side, Target};
+
+use crate::metrics::{Counters, count};
+
+/// After how long the next address is tried beside the one before.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Remembers what names resolve to. Shared by the workers of a proxy.
+pub(crate) struct DnsCache {
+    entries: Mutex<HashMap<Arc<str>, (Arc<[IpAddr]>, Instant)>>,
+    capacity: usize,
+    ttl: Duration,
+}
+
+impl DnsCache {
+    pub fn new(capacity: usize, ttl: Duration) -> Self {
+        Self {
+            entries: Mutex::new(HashMap::new()),
+            capacity,
+            ttl,
+        }
+    }
+
+    async fn resolve(&self, host: &Arc<str>, counters: &Counters) -> io::Result<Arc<[IpAddr]>> {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(Arc::new([ip]));
+        }
+        {
+            let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((addresses, until)) = entries.get(host)
+                && *until > Instant::now()
+            {
+                count(&counters.dns_cache_hits);
+                return Ok(Arc::clone(addresses));
+            }
+        }
+        count(&counters.dns_lookups);
+        let found: Vec<IpAddr> = tokio::net::lookup_host((&**host, 0))
+            .await?
+            .map(|a| a.ip())
+            .collect();
+        let addresses: Arc<[IpAddr]> = interleave(found).into();
+        if self.ttl > Duration::ZERO && self.capacity > 0 && !addresses.is_empty() {
+            let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            if entries.len() >= self.capacity && !entries.contains_key(host) {
+                let now = Instant::now();
+                entries.retain(|_, (_, until)| *until > now);
+                if entries.len() >= self.capacity {
+                    entries.clear();
+                }
+            }
+            entries.insert(
+                Arc::clone(host),
+                (Arc::clone(&addresses), Instant::now() + self.ttl),
+            );
+        }
+        Ok(addresses)
+    }
+}
+
+/// Alternates the address families, beginning with the one that the resolver put first.
+fn interleave(found: Vec<IpAddr>) -> Vec<IpAddr> {
+    let first_is_v6 = found.first().is_some_and(IpAddr::is_ipv6);
+    let (a, b): (Vec<_>, Vec<_>) = found.into_iter().partition(|ip| ip.is_ipv6() == first_is_v6);
+    let mut mixed = Vec::with_capacity(a.len() + b.len());
+    let (mut a, mut b) = (a.into_iter(), b.into_iter());
+    loop {
+        match (a.next(), b.next()) {
+            (None, None) => break,
+            (x, y) => mixed.extend(x.into_iter().chain(y)),
+        }
+    }
+    mixed.dedup();
+    mixed
+}
+
+/// Connects to a target within `limit`.
+pub(crate) async fn dial(
+    cache: &DnsCache,
+    target: &Target,
+    bind: Option<IpAddr>,
+    limit: Duration,
+    counters: &Counters,
+    is_ourselves: impl Fn(SocketAddr) -> bool,
+) -> Result<TcpStream, FlowError> {
+    let work = async {
+        let addresses = cache.resolve(&target.host, counters).await.map_err(|e| {
+            FlowError::new(
+                Side::Upstream,
+                ErrorClass::Dns,
+                format!("{} can't be resolved: {e}", target.host),
+            )
+        })?;
+        if addresses.is_empty() {
+            return Err(FlowError::new(
+                Side::Upstream,
+                ErrorClass::Dns,
+                format!("{} has no address", target.host),
+            ));
+        }
+        let addresses: Vec<SocketAddr> = addresses
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, target.port))
+            .collect();
+        if addresses.iter().any(|a| is_ourselves(*a)) {
+            return Err(FlowError::new(
+                Side::Proxy,
+                ErrorClass::Loop,
+                format!("{target} is this proxy itself"),
+            ));
+        }
+        count(&counters.upstream_connects);
+        race(&addresses, bind).await.map_err(|e| {
+            let class = if e.kind() == io::ErrorKind::TimedOut {
+                ErrorClass::Timeout
+            } else {
+                ErrorClass::Connect
+            };
+            FlowError::new(
+                Side::Upstream,
+                class,
+                format!("can't connect to {target}: {}", describe(&e)),
+            )
+        })
+    };
+    if limit.is_zero() {
+        return work.await;
+    }
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result,
+        Err(_) => Err(FlowError::new(
+            Side::Upstream,
+            ErrorClass::Timeout,
+            format!("connecting to {target} took longer than {limit:?}"),
+        )),
+    }
+}
+
+/// A sentence for the errors that people meet, without the operating system's number.
+pub(crate) fn describe(e: &io::Error) -> String {
+    match e.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
+        io::ErrorKind::TimedOut => "timed out".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "network unreachable".to_owned(),
+        io::ErrorKind::HostUnreachable => "host unreachable".to_owned(),
+        _ => e.to_string(),
+    }
+}
+
+async fn race(addresses: &[SocketAddr], bind: Option<IpAddr>) -> io::Result<TcpStream> {
+    if let [only] = addresses {
+        return connect(*only, bind).await;
+    }
+    let mut waiting = addresses.iter().copied();
+    let mut attempts = JoinSet::new();
+    let mut last_error = io::Error::from(io::ErrorKind::NotFound);
+    loop {
+        let next = waiting.next();
+        let more = next.is_some();
+        if let Some(address) = next {
+            attempts.spawn(connect(address, bind));
+        }
+        let joined = if more {
+            match tokio::time::timeout(STAGGER, attempts.join_next()).await {
+                Ok(joined) => joined,
+                Err(_) => continue,
+            }
+        } else {
+            attempts.join_next().await
+        };
+        match joined {
+            Some(Ok(Ok(stream))) => return Ok(stream),
+            Some(Ok(Err(e))) => last_error = e,
+            Some(Err(e)) => last_error = io::Error::other(e),
+            None => return Err(last_error),
+        }
+    }
+}
+
+async fn connect(address: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    if let Some(ip) = bind.filter(|ip| ip.is_ipv4() == address.is_ipv4()) {
+        crate::os::before_bind_for_connect(&socket);
+        socket.bind(SocketAddr::new(ip, 0))?;
+    }
+    socket.connect(address).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::interleave;
+
+    #[test]
+    fn families_alternate() {
+        let ips = |list: &[&str]| list.iter().map(|s| s.parse().unwrap()).collect::<Vec<_>>();
+        assert_eq!(
+            interleave(ips(&["::1", "::2", "::3", "10.0.0.1"])),
+            ips(&["::1", "10.0.0.1", "::2", "::3"])
+        );
+        assert_eq!(interleave(ips(&["10.0.0.1"])), ips(&["10.0.0.1"]));
+    }
+}

@@ -1,0 +1,418 @@
+//! Calls interceptors, and turns what they answer into what the wire does.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tollgate_flow::{
+    ConnectDecision, ConnectionInfo, Direction, ErrorClass, Flow, FlowError, Interceptor, Interest,
+    OnFailure, Outcome, Piece, Reply, Side, Step, Target, TlsDecision, TlsFailure,
+};
+use tollgate_wire::coding::{Decoder, OutputLimit};
+use tollgate_wire::tls::ClientHello;
+use tracing::{error, warn};
+
+use crate::metrics::{Counters, count};
+
+/// Steps that one hook may take in a row before it counts as stuck.
+const MAX_STEPS: usize = 16;
+
+/// The interceptors of a proxy, in order.
+#[derive(Clone, Default)]
+pub(crate) struct Hooks(Arc<[Arc<dyn Interceptor>]>);
+
+impl Hooks {
+    pub fn new(interceptors: Vec<Arc<dyn Interceptor>>) -> Self {
+        Self(interceptors.into())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn connection_opened(&self, connection: &ConnectionInfo, counters: &Counters) {
+        for hook in &*self.0 {
+            guard(&**hook, counters, || hook.connection_opened(connection));
+        }
+    }
+
+    pub fn connection_closed(&self, connection: &ConnectionInfo, counters: &Counters) {
+        for hook in &*self.0 {
+            guard(&**hook, counters, || hook.connection_closed(connection));
+        }
+    }
+
+    pub fn connect(
+        &self,
+        target: &Target,
+        connection: &ConnectionInfo,
+        counters: &Counters,
+    ) -> ConnectDecision {
+        for hook in &*self.0 {
+            match guard(&**hook, counters, || hook.connect(target, connection)) {
+                Some(ConnectDecision::Default) => {}
+                Some(decision) => return decision,
+                None if hook.on_failure() == OnFailure::Closed => return ConnectDecision::Block,
+                None => {}
+            }
+        }
+        ConnectDecision::Default
+    }
+
+    pub fn tls(
+        &self,
+        hello: &ClientHello,
+        connection: &ConnectionInfo,
+        counters: &Counters,
+    ) -> TlsDecision {
+        for hook in &*self.0 {
+            match guard(&**hook, counters, || hook.tls(hello, connection)) {
+                Some(TlsDecision::Default) => {}
+                Some(decision) => return decision,
+                None if hook.on_failure() == OnFailure::Closed => return TlsDecision::Block,
+                None => {}
+            }
+        }
+        TlsDecision::Default
+    }
+
+    pub fn tls_failed(
+        &self,
+        failure: &TlsFailure,
+        connection: &ConnectionInfo,
+        counters: &Counters,
+    ) {
+        for hook in &*self.0 {
+            guard(&**hook, counters, || hook.tls_failed(failure, connection));
+        }
+    }
+}
+
+/// Runs a hook; `None` when it panicked.
+fn guard<T>(hook: &dyn Interceptor, counters: &Counters, f: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(value) => Some(value),
+        Err(_) => {
+            count(&counters.hook_panics);
+            // A name that panics too is no reason to end the worker.
+            let name = catch_unwind(AssertUnwindSafe(|| hook.name().to_owned()));
+            error!(interceptor = name.unwrap_or_default(), "a hook panicked");
+            None
+        }
+    }
+}
+
+/// What comes of a round of hooks.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    Continue,
+    Respond(Box<Reply>),
+    Drop,
+    Close(String),
+    Failed(FlowError),
+}
+
+/// What comes of offering a piece.
+#[derive(Debug)]
+pub(crate) enum PieceVerdict {
+    /// It goes on as it is.
+    Pass,
+    /// These bytes go on instead (empty: nothing does).
+    Replace(Bytes),
+    /// The flow ends here.
+    End(Verdict),
+}
+
+/// A flow that both directions of an exchange work on. Locked only while a hook runs.
+pub(crate) type SharedFlow<'a> = Mutex<&'a mut Flow>;
+
+/// Locks a flow. A hook that panicked while it held the lock has been dealt with already.
+pub(crate) fn lock<'a, 'f>(flow: &'a SharedFlow<'f>) -> MutexGuard<'a, &'f mut Flow> {
+    flow.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One flow's way through the interceptors.
+pub(crate) struct Run {
+    hooks: Hooks,
+    interests: Vec<Interest>,
+    /// All interests together.
+    any: Interest,
+}
+
+impl Run {
+    /// Asks every interceptor for its interest.
+    pub fn begin(hooks: &Hooks, flow: &Flow, counters: &Counters) -> Self {
+        let mut any = Interest::NONE;
+        let interests = hooks
+            .0
+            .iter()
+            .map(|hook| {
+                let interest = match guard(&**hook, counters, || hook.interest(flow)) {
+                    Some(interest) => interest,
+                    // It is asked again in `request`, where its failure has an answer.
+                    None if hook.on_failure() == OnFailure::Closed => Interest::REQUEST,
+                    None => Interest::NONE,
+                };
+                any |= interest;
+                interest
+            })
+            .collect();
+        Self {
+            hooks: hooks.clone(),
+            interests,
+            any,
+        }
+    }
+
+    pub fn wants(&self, interest: Interest) -> bool {
+        self.any.contains(interest)
+    }
+
+    /// Whether pieces of a body are to be offered.
+    pub fn watches(&self, direction: Direction) -> bool {
+        self.wants(match direction {
+            Direction::Request => Interest::REQUEST_DATA,
+            Direction::Response => Interest::RESPONSE_DATA,
+        })
+    }
+
+    /// Whether pieces of a body may be changed.
+    pub fn edits(&self, direction: Direction) -> bool {
+        self.wants(match direction {
+            Direction::Request => Interest::EDIT_REQUEST_DATA,
+            Direction::Response => Interest::EDIT_RESPONSE_DATA,
+        })
+    }
+
+    pub async fn request(&self, flow: &SharedFlow<'_>, counters: &Counters) -> Verdict {
+        self.head(flow, counters, Interest::REQUEST, |hook, flow| {
+            hook.request(flow)
+        })
+        .await
+    }
+
+    pub async fn response(&self, flow: &SharedFlow<'_>, counters: &Counters) -> Verdict {
+        self.head(flow, counters, Interest::RESPONSE, |hook, flow| {
+            hook.response(flow)
+        })
+        .await
+    }
+
+    async fn head(
+        &self,
+        flow: &SharedFlow<'_>,
+        counters: &Counters,
+        interest: Interest,
+        call: impl Fn(&dyn Interceptor, &mut Flow) -> Step + Send + Sync,
+    ) -> Verdict {
+        if !self.wants(interest) {
+            return Verdict::Continue;
+        }
+        for (hook, wants) in self.hooks.0.iter().zip(&self.interests) {
+            if !wants.contains(interest) {
+                continue;
+            }
+            let step = guard(&**hook, counters, || call(&**hook, &mut lock(flow)));
+            let step = follow(&**hook, step, flow, counters).await;
+            match settle(&**hook, step) {
+                Verdict::Continue => {}
+                verdict => return verdict,
+            }
+        }
+        Verdict::Continue
+    }
+
+    /// One body's way through the interceptors; `limit` bounds what it may decode to.
+    pub fn body<'a, 'f>(
+        &'a self,
+        flow: &'a SharedFlow<'f>,
+        direction: Direction,
+        limit: u64,
+        counters: &'a Counters,
+    ) -> BodyRun<'a, 'f> {
+        let watched = self.watches(direction);
+        let decoding = if watched && self.wants(Interest::DECODED) {
+            decoding(&lock(flow), direction, limit)
+        } else {
+            None
+        };
+        BodyRun {
+            run: self,
+            flow,
+            direction,
+            watched,
+            decoding,
+            counters,
+        }
+    }
+
+    /// The last call for a flow.
+    pub fn end(&self, flow: &Flow, outcome: &Outcome, counters: &Counters) {
+        for (hook, wants) in self.hooks.0.iter().zip(&self.interests) {
+            if !wants.is_empty() {
+                guard(&**hook, counters, || hook.end(flow, outcome));
+            }
+        }
+    }
+}
+
+/// One body's way through the interceptors.
+pub(crate) struct BodyRun<'a, 'f> {
+    run: &'a Run,
+    flow: &'a SharedFlow<'f>,
+    direction: Direction,
+    /// Somebody wants its pieces.
+    pub watched: bool,
+    decoding: Option<Decoding>,
+    counters: &'a Counters,
+}
+
+/// A body decoded for observers: once, for all who want it so.
+struct Decoding {
+    /// `None` once it failed or passed its bound: observers see no more.
+    decoder: Option<Decoder>,
+    out: Vec<u8>,
+}
+
+impl<'f> BodyRun<'_, 'f> {
+    /// The flow that the body belongs to.
+    pub fn flow(&self) -> MutexGuard<'_, &'f mut Flow> {
+        lock(self.flow)
+    }
+
+    /// Offers a piece to those who want it. `last` comes once, with no data.
+    pub async fn data(&mut self, data: &[u8], last: bool) -> PieceVerdict {
+        let (watch, edit) = match self.direction {
+            Direction::Request => (Interest::REQUEST_DATA, Interest::EDIT_REQUEST_DATA),
+            Direction::Response => (Interest::RESPONSE_DATA, Interest::EDIT_RESPONSE_DATA),
+        };
+        let counters = self.counters;
+        let decoded: Option<&[u8]> = self.decoding.as_mut().map(|d| d.feed(data, last, counters));
+        let mut changed: Option<Bytes> = None;
+        for (hook, wants) in self.run.hooks.0.iter().zip(&self.run.interests) {
+            if !wants.contains(watch) {
+                continue;
+            }
+            let may_edit = wants.contains(edit);
+            // Observers see what came; editors what those before them made of it.
+            let view = match decoded {
+                Some(decoded) if wants.contains(Interest::DECODED) && !may_edit => decoded,
+                _ => changed.as_deref().unwrap_or(data),
+            };
+            let piece = |data, last| Piece {
+                direction: self.direction,
+                data,
+                last,
+            };
+            // The end of a decoder may bring more data.
+            let parts = [
+                (!view.is_empty()).then(|| piece(view, false)),
+                last.then(|| piece(&[], true)),
+            ];
+            let mut replaced: Option<Bytes> = None;
+            for part in parts.into_iter().flatten() {
+                let step = guard(&**hook, counters, || hook.data(&mut lock(self.flow), part));
+                match follow(&**hook, step, self.flow, counters).await {
+                    Some(Step::Continue) => {}
+                    Some(Step::Replace(bytes)) if may_edit => replaced = Some(bytes),
+                    Some(Step::Drop) if may_edit => replaced = Some(Bytes::new()),
+                    Some(Step::Replace(_) | Step::Drop) => warn!(
+                        interceptor = hook.name(),
+                        "changes a body without an EDIT interest: ignored"
+                    ),
+                    step => match settle(&**hook, step) {
+                        Verdict::Continue => {}
+                        verdict => return PieceVerdict::End(verdict),
+                    },
+                }
+            }
+            changed = replaced.or(changed);
+        }
+        changed.map_or(PieceVerdict::Pass, PieceVerdict::Replace)
+    }
+}
+
+impl Decoding {
+    fn feed(&mut self, data: &[u8], last: bool, counters: &Counters) -> &[u8] {
+        self.out.clear();
+        if let Some(decoder) = &mut self.decoder {
+            let result = if last {
+                decoder.finish(&mut self.out)
+            } else {
+                decoder.feed(data, &mut self.out)
+            };
+            if let Err(error) = result {
+                count(&counters.observer_truncations);
+                warn!(%error, "observers see no more of a body");
+                self.decoder = None;
+            }
+        }
+        &self.out
+    }
+}
+
+fn decoding(flow: &Flow, direction: Direction, limit: u64) -> Option<Decoding> {
+    let headers = match direction {
+        Direction::Request => flow.request.headers(),
+        Direction::Response => flow.response.as_ref()?.headers(),
+    };
+    let limit = OutputLimit {
+        total: limit,
+        per_feed: 32 * 1024 * 1024,
+    };
+    let decoder = match Decoder::new(headers.get_all("content-encoding"), limit) {
+        Ok(decoder) => Some(decoder?),
+        Err(error) => {
+            warn!(%error, "a body can't be decoded for observers");
+            None
+        }
+    };
+    Some(Decoding {
+        decoder,
+        out: Vec::new(),
+    })
+}
+
+/// Follows a step to one that ends the hook: waits, and applies edits.
+async fn follow(
+    hook: &dyn Interceptor,
+    mut step: Option<Step>,
+    flow: &SharedFlow<'_>,
+    counters: &Counters,
+) -> Option<Step> {
+    for _ in 0..MAX_STEPS {
+        step = match step {
+            Some(Step::Hold(hold)) => Some(wait(hold, counters).await),
+            Some(Step::Edit(edit)) => guard(hook, counters, || (edit.0)(&mut lock(flow))),
+            _ => break,
+        };
+    }
+    step
+}
+
+async fn wait(hold: tollgate_flow::Hold, counters: &Counters) -> Step {
+    match tokio::time::timeout(hold.deadline, hold.future).await {
+        Ok(step) => step,
+        Err(_) => {
+            count(&counters.hold_timeouts);
+            *hold.at_deadline
+        }
+    }
+}
+
+fn settle(hook: &dyn Interceptor, step: Option<Step>) -> Verdict {
+    match step {
+        Some(Step::Continue | Step::Replace(_)) => Verdict::Continue,
+        Some(Step::Respond(reply)) => Verdict::Respond(reply),
+        Some(Step::Drop) => Verdict::Drop,
+        Some(Step::Close(reason)) => Verdict::Close(reason.into_owned()),
+        None | Some(Step::Hold(_) | Step::Edit(_)) => match hook.on_failure() {
+            OnFailure::Open => Verdict::Continue,
+            OnFailure::Closed => Verdict::Failed(FlowError::new(
+                Side::Proxy,
+                ErrorClass::Interceptor,
+                format!("the interceptor `{}` failed", hook.name()),
+            )),
+        },
+    }
+}

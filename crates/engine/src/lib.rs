@@ -1,0 +1,38 @@
+//! The engine of an intercepting proxy: it listens, detects what is spoken, decides, dials, opens
+//! TLS, relays, pools upstream connections and calls interceptors.
+//!
+//! [`Proxy::builder`] is the way in. The engine knows nothing of rules, findings or databases:
+//! those are [`Interceptor`](tollgate_flow::Interceptor)s.
+//!
+//! To follow one request through the code: `proxy` accepts, `stages` is the loop of a connection's
+//! stages, `h1` and `h2` relay exchanges, `session` finds upstream connections, `io` and `tls` are
+//! the wire. `docs/architecture.md` walks that way.
+#![deny(unsafe_code)]
+
+mod body;
+mod config;
+mod dial;
+mod h1;
+#[cfg(feature = "http2")]
+mod h2;
+mod hooks;
+mod io;
+mod metrics;
+mod os;
+mod policy;
+mod pool;
+mod proxy;
+mod reply;
+mod session;
+mod stages;
+mod timer;
+mod tls;
+mod tunnel;
+
+pub use config::{
+    Config, ConfigError, Limits, Listen, PoolConfig, PoolMode, Retry, Roots, Timeouts, TlsConfig,
+    TlsVersions, UpstreamHttp,
+};
+pub use metrics::{LatencyHistogram, Metrics};
+pub use policy::{Action, HostPattern, Policy};
+pub use proxy::{Handle, Proxy, ProxyBuilder, ProxyError, Runtime, Shutdown, raise_file_limit};

@@ -1,0 +1,166 @@
+//! Idle upstream connections, one pool for each worker, keyed by [`Route`].
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tollgate_flow::{ConnectionId, Target, UpstreamInfo};
+
+use crate::config::PoolConfig;
+use crate::io::Conn;
+use crate::metrics::{Counters, count, uncount};
+
+/// Where and how to dial: the recipe, and the key under which the connection is kept. What is
+/// dialled but not hashed would hand one client's connection to another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Route {
+    pub target: Target,
+    pub tls: Option<RouteTls>,
+    /// Set where a connection may serve one client connection only: mirror mode, and
+    /// authentication that is bound to the connection (NTLM, Negotiate).
+    pub isolation: Option<ConnectionId>,
+    /// The configuration it was dialled with: a reload must not hand out what an older one verified.
+    pub generation: u64,
+}
+
+/// How TLS is spoken on a route.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct RouteTls {
+    pub sni: Arc<str>,
+    pub alpn: Arc<[Vec<u8>]>,
+}
+
+/// A connection to an origin that speaks HTTP/1, or whatever the client makes of it.
+pub(crate) struct UpConn {
+    pub conn: Conn,
+    pub info: Arc<UpstreamInfo>,
+    pub route: Arc<Route>,
+    /// It has carried an exchange before.
+    pub reused: bool,
+    /// It must not serve another client connection.
+    pub pinned: bool,
+}
+
+impl UpConn {
+    /// Whether the origin chose HTTP/2.
+    pub fn is_h2(&self) -> bool {
+        self.info.alpn.as_deref() == Some(b"h2")
+    }
+
+    /// Adds what passed since the last call to the counters.
+    pub fn count_bytes(&mut self, counters: &Counters) {
+        crate::metrics::add_to(&counters.upstream_bytes_in, self.conn.rd.take_received());
+        crate::metrics::add_to(&counters.upstream_bytes_out, self.conn.wr.take_sent());
+    }
+}
+
+/// Idle connections.
+#[derive(Default)]
+pub(crate) struct Pool {
+    idle: HashMap<Arc<Route>, Vec<(UpConn, Instant)>>,
+    len: usize,
+    /// Idle connections by destination, whatever the TLS on them: knowing that there is one saves
+    /// dialling before a CONNECT is answered.
+    targets: HashMap<Target, usize>,
+}
+
+impl Pool {
+    /// Takes the connection that was used last; dead ones on the way are dropped.
+    pub fn take(&mut self, route: &Route, counters: &Counters) -> Option<UpConn> {
+        loop {
+            let list = self.idle.get_mut(route)?;
+            let popped = list.pop();
+            if list.is_empty() {
+                self.idle.remove(route);
+            }
+            let (mut up, _) = popped?;
+            self.removed(&up.route.target, counters);
+            if up.conn.is_idle_alive() {
+                up.reused = true;
+                return Some(up);
+            }
+        }
+    }
+
+    /// Whether there is an idle connection to a destination.
+    pub fn knows(&self, target: &Target) -> bool {
+        self.targets.contains_key(target)
+    }
+
+    /// Keeps a connection. At a bound the oldest goes.
+    pub fn put(&mut self, up: UpConn, config: &PoolConfig, counters: &Counters) {
+        if config.max_idle == 0 || config.max_idle_per_route == 0 || up.pinned {
+            return;
+        }
+        if self.len >= config.max_idle {
+            self.evict_oldest(counters);
+        }
+        *self.targets.entry(up.route.target.clone()).or_default() += 1;
+        let list = self.idle.entry(Arc::clone(&up.route)).or_default();
+        let full = list.len() >= config.max_idle_per_route;
+        let dropped = full.then(|| list.remove(0));
+        list.push((up, Instant::now()));
+        self.len += 1;
+        count(&counters.upstream_idle);
+        if let Some((up, _)) = dropped {
+            count(&counters.upstream_evicted);
+            self.removed(&up.route.target, counters);
+        }
+    }
+
+    /// Drops what has been idle for longer than `limit`.
+    pub fn expire(&mut self, limit: Duration, counters: &Counters) {
+        let now = Instant::now();
+        let mut expired = Vec::new();
+        self.idle.retain(|_, list| {
+            // The oldest stand first.
+            let old = list
+                .iter()
+                .take_while(|(_, since)| now.duration_since(*since) >= limit)
+                .count();
+            expired.extend(list.drain(..old));
+            !list.is_empty()
+        });
+        for (up, _) in expired {
+            count(&counters.upstream_evicted);
+            self.removed(&up.route.target, counters);
+        }
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self, counters: &Counters) {
+        self.expire(Duration::ZERO, counters);
+    }
+
+    fn evict_oldest(&mut self, counters: &Counters) {
+        let oldest = self
+            .idle
+            .iter()
+            .filter_map(|(route, list)| list.first().map(|(_, since)| (*since, Arc::clone(route))))
+            .min_by_key(|(since, _)| *since);
+        let Some((_, route)) = oldest else { return };
+        if let Entry::Occupied(mut entry) = self.idle.entry(route) {
+            let (up, _) = entry.get_mut().remove(0);
+            if entry.get().is_empty() {
+                entry.remove();
+            }
+            count(&counters.upstream_evicted);
+            self.removed(&up.route.target, counters);
+        }
+    }
+
+    fn removed(&mut self, target: &Target, counters: &Counters) {
+        self.len = self.len.saturating_sub(1);
+        if counters.upstream_idle.load(Ordering::Relaxed) > 0 {
+            uncount(&counters.upstream_idle);
+        }
+        if let Some(n) = self.targets.get_mut(target) {
+            *n -= 1;
+            if *n == 0 {
+                self.targets.remove(target);
+            }
+        }
+    }
+}

@@ -1,0 +1,813 @@
+//! A proxy: its parts, its workers, and the handle that steers it.
+
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tollgate_ca::{Authority, AuthorityParams, CaError, LeafCache};
+use tollgate_flow::{ConnectionId, ConnectionInfo, Interceptor, ProcessResolver, Target};
+use tracing::{debug, error, warn};
+
+use crate::config::{Config, ConfigError, Listen};
+use crate::dial::DnsCache;
+use crate::hooks::Hooks;
+use crate::io::Conn;
+use crate::metrics::{Counters, Metrics, count, uncount};
+use crate::os;
+use crate::pool::Pool;
+use crate::session::{Registry, Session};
+use crate::stages;
+use crate::timer::Timer;
+use crate::tls::client_side::ClientSide;
+use crate::tls::upstream::Upstream;
+
+/// How often a worker closes upstream connections that were idle for too long.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How long accepting pauses after it failed, for want of file descriptors say.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// File descriptors that are left for files, DNS and the program around the proxy.
+const SPARE_FILES: u64 = 64;
+
+/// An intercepting proxy that is ready to start.
+///
+/// ```
+/// use tollgate_engine::{Config, Listen, Proxy};
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut config = Config::default();
+/// config.listen = vec![Listen::Tcp("127.0.0.1:0".parse()?)];
+/// let proxy = Proxy::builder().config(config).build()?;
+/// let handle = proxy.start().await?;
+/// println!("listening on {}", handle.local_addr());
+/// handle.shutdown(std::time::Duration::from_secs(1)).await;
+/// # Ok(())
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+/// ```
+pub struct Proxy {
+    config: Arc<Config>,
+    live: Live,
+    authority: Arc<Authority>,
+    interceptors: Vec<Arc<dyn Interceptor>>,
+    runtime: Runtime,
+}
+
+/// Collects what a [`Proxy`] is made of.
+#[derive(Default)]
+pub struct ProxyBuilder {
+    config: Config,
+    authority: Option<Arc<Authority>>,
+    interceptors: Vec<Arc<dyn Interceptor>>,
+    runtime: Runtime,
+}
+
+/// Where a proxy's work is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Runtime {
+    /// On threads of its own, each with a single-threaded runtime: the fastest.
+    #[default]
+    Own,
+    /// As tasks on the tokio runtime that [`Proxy::start`] is called on.
+    Current,
+}
+
+/// Why a proxy can't be made or started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProxyError {
+    /// The configuration can't be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The authority can't be used.
+    #[error(transparent)]
+    Authority(#[from] CaError),
+    /// A place to listen at isn't to be had.
+    #[error("can't listen on {address}: {error}")]
+    Bind {
+        /// The address or path.
+        address: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// A worker can't be started.
+    #[error("can't start a worker: {0}")]
+    Worker(io::Error),
+}
+
+impl ProxyBuilder {
+    /// What the proxy is told. Default: [`Config::default`].
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The authority that signs for hosts. Without one, an authority is made that lives in memory only.
+    pub fn authority(mut self, authority: Arc<Authority>) -> Self {
+        self.authority = Some(authority);
+        self
+    }
+
+    /// Adds an interceptor, after those that were added before.
+    pub fn interceptor(self, interceptor: impl Interceptor) -> Self {
+        self.shared_interceptor(Arc::new(interceptor))
+    }
+
+    /// Adds an interceptor that the caller keeps a hold on.
+    pub fn shared_interceptor(mut self, interceptor: Arc<dyn Interceptor>) -> Self {
+        self.interceptors.push(interceptor);
+        self
+    }
+
+    /// Where the work is done. Default: [`Runtime::Own`].
+    pub fn runtime(mut self, runtime: Runtime) -> Self {
+        self.runtime = runtime;
+        self
+    }
+
+    /// Checks the configuration, and loads what it names.
+    pub fn build(self) -> Result<Proxy, ProxyError> {
+        let authority = match self.authority {
+            Some(authority) => authority,
+            None => Arc::new(Authority::generate(&AuthorityParams::default())?),
+        };
+        let config = Arc::new(self.config);
+        if config.listen.is_empty() {
+            return Err(ConfigError::Invalid("there is nothing to listen at".to_owned()).into());
+        }
+        let live = Live::new(Arc::clone(&config), &authority, 0)?;
+        Ok(Proxy {
+            config,
+            live,
+            authority,
+            interceptors: self.interceptors,
+            runtime: self.runtime,
+        })
+    }
+}
+
+impl Proxy {
+    /// Begins to put a proxy together.
+    pub fn builder() -> ProxyBuilder {
+        ProxyBuilder::default()
+    }
+
+    /// Starts, and serves until the future is dropped.
+    pub async fn run(self) -> Result<(), ProxyError> {
+        let handle = self.start().await?;
+        handle.finished().await;
+        Ok(())
+    }
+
+    /// Starts. When this returns, every listener accepts.
+    pub async fn start(self) -> Result<Handle, ProxyError> {
+        let workers = match self.config.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n.min(1024),
+        };
+        let mut sockets: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut addresses = Vec::new();
+        let mut unix_paths = Vec::new();
+        for listen in &self.config.listen {
+            match listen {
+                Listen::Tcp(address) => {
+                    let bind_error = |error| ProxyError::Bind {
+                        address: address.to_string(),
+                        error,
+                    };
+                    let listeners = os::bind_tcp(*address, workers).map_err(bind_error)?;
+                    if let Some(first) = listeners.first() {
+                        addresses.push(first.local_addr().map_err(bind_error)?);
+                    }
+                    for (socket, list) in listeners.into_iter().zip(&mut sockets) {
+                        list.push(Listener::Tcp(socket));
+                    }
+                }
+                #[cfg(unix)]
+                Listen::Unix(path) => {
+                    let bind_error = |error| ProxyError::Bind {
+                        address: path.display().to_string(),
+                        error,
+                    };
+                    let listener = bind_unix(path).map_err(bind_error)?;
+                    unix_paths.push(UnixPath(path.clone()));
+                    if let Some(list) = sockets.first_mut() {
+                        list.push(Listener::Unix(listener));
+                    }
+                }
+                #[cfg(not(unix))]
+                Listen::Unix(path) => {
+                    return Err(ProxyError::Bind {
+                        address: path.display().to_string(),
+                        error: io::ErrorKind::Unsupported.into(),
+                    });
+                }
+            }
+        }
+        let limit = connection_limit(self.config.limits.connections);
+        let resolver = self
+            .config
+            .process_attribution
+            .then(os::process_resolver)
+            .flatten();
+        let mut node = [0; 8];
+        aws_lc_rs::rand::fill(&mut node)
+            .map_err(|_| ProxyError::Worker(io::Error::other("no randomness")))?;
+        let shared = Arc::new(Shared {
+            dns: DnsCache::new(
+                self.config.limits.dns_entries,
+                self.config.timeouts.dns_cache,
+            ),
+            live: ArcSwap::from_pointee(self.live),
+            hooks: Hooks::new(self.interceptors),
+            addresses: addresses.clone(),
+            next_connection: AtomicU64::new(1),
+            next_flow: AtomicU64::new(0),
+            node: u64::from_ne_bytes(node),
+            resolver,
+            connections: AtomicUsize::new(0),
+            limit,
+            slot_free: Notify::new(),
+            draining: AtomicBool::new(false),
+        });
+        let (stop, stopped) = watch::channel(Phase::Run);
+        let mut handles = Vec::new();
+        let mut running = Vec::new();
+        for (i, listeners) in sockets.into_iter().enumerate() {
+            let worker = Arc::new(Worker {
+                shared: Arc::clone(&shared),
+                counters: Counters::default(),
+                pool: Mutex::new(Pool::default()),
+                #[cfg(feature = "http2")]
+                h2: Mutex::default(),
+                registry: Registry::default(),
+            });
+            handles.push(Arc::clone(&worker));
+            let (done, finished) = watch::channel(false);
+            running.push(finished);
+            let work = worker_main(worker, listeners, stopped.clone(), done);
+            match self.runtime {
+                Runtime::Current => {
+                    tokio::spawn(work);
+                }
+                Runtime::Own => {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_all()
+                        .build()
+                        .map_err(ProxyError::Worker)?;
+                    std::thread::Builder::new()
+                        .name(format!("tollgate-{i}"))
+                        .spawn(move || runtime.block_on(work))
+                        .map_err(ProxyError::Worker)?;
+                }
+            }
+        }
+        Ok(Handle {
+            shared,
+            workers: handles,
+            authority: self.authority,
+            stop,
+            running,
+            _unix_paths: unix_paths,
+        })
+    }
+}
+
+/// What is remade by a reload.
+pub(crate) struct Live {
+    pub config: Arc<Config>,
+    pub client_side: ClientSide,
+    pub upstream: Upstream,
+    pub leaves: LeafCache,
+    pub generation: u64,
+}
+
+impl Live {
+    fn new(
+        config: Arc<Config>,
+        authority: &Arc<Authority>,
+        generation: u64,
+    ) -> Result<Self, ConfigError> {
+        let tls = &config.tls;
+        for versions in [tls.client_versions, tls.upstream_versions] {
+            if versions.min > versions.max {
+                return Err(ConfigError::Tls(format!(
+                    "the lowest version {} is above the highest, {}",
+                    versions.min, versions.max
+                )));
+            }
+        }
+        let leaves = LeafCache::new(Arc::clone(authority), config.limits.leaves);
+        for spec in &tls.certs {
+            leaves
+                .load_custom(spec)
+                .map_err(|e| ConfigError::Certificate {
+                    what: "certificate",
+                    path: spec.into(),
+                    problem: e.to_string(),
+                })?;
+        }
+        Ok(Self {
+            client_side: ClientSide::new(tls.client_versions)?,
+            upstream: Upstream::new(tls)?,
+            leaves,
+            config,
+            generation,
+        })
+    }
+}
+
+/// What the workers of one proxy share.
+pub(crate) struct Shared {
+    pub live: ArcSwap<Live>,
+    pub hooks: Hooks,
+    pub dns: DnsCache,
+    addresses: Vec<SocketAddr>,
+    next_connection: AtomicU64,
+    next_flow: AtomicU64,
+    node: u64,
+    resolver: Option<Arc<dyn ProcessResolver>>,
+    connections: AtomicUsize,
+    limit: usize,
+    slot_free: Notify,
+    draining: AtomicBool,
+}
+
+impl Shared {
+    /// Bits that make a flow's id unique: of this proxy, and of the flow within it.
+    pub fn unique(&self) -> u128 {
+        let n = self.next_flow.fetch_add(1, Ordering::Relaxed);
+        (u128::from(n) << 34) | u128::from(self.node >> 30)
+    }
+
+    /// Whether dialling an address would reach this proxy. `local` is where the client reached us.
+    pub fn is_ourselves(&self, address: SocketAddr, local: SocketAddr) -> bool {
+        self.addresses.iter().any(|ours| {
+            ours.port() == address.port()
+                && (ours.ip() == address.ip()
+                    || (ours.ip().is_unspecified()
+                        && (address.ip().is_loopback()
+                            || address.ip().is_unspecified()
+                            || address.ip() == local.ip()))
+                    // Dialling "any" reaches this machine.
+                    || (address.ip().is_unspecified() && ours.ip().is_loopback()))
+        })
+    }
+}
+
+/// One worker: a single thread with all that its connections need.
+pub(crate) struct Worker {
+    pub shared: Arc<Shared>,
+    pub counters: Counters,
+    pool: Mutex<Pool>,
+    #[cfg(feature = "http2")]
+    pub h2: Mutex<crate::h2::SharedConnections>,
+    registry: Registry,
+}
+
+impl Worker {
+    /// The idle upstream connections.
+    pub fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is a connection to a destination that could serve the next request.
+    pub fn knows(&self, target: &Target) -> bool {
+        #[cfg(feature = "http2")]
+        if self
+            .h2
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .knows(target)
+        {
+            return true;
+        }
+        self.pool().knows(target)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Run,
+    /// Accept no more; let connections end.
+    Drain,
+    /// Cut what is left.
+    Stop,
+}
+
+/// Steers a proxy that runs. Dropping it stops the proxy.
+pub struct Handle {
+    shared: Arc<Shared>,
+    workers: Vec<Arc<Worker>>,
+    authority: Arc<Authority>,
+    stop: watch::Sender<Phase>,
+    running: Vec<watch::Receiver<bool>>,
+    _unix_paths: Vec<UnixPath>,
+}
+
+/// How a shutdown went.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    /// Every connection ended by itself before the deadline.
+    pub drained: bool,
+    /// Connections that were cut.
+    pub aborted_connections: usize,
+    /// The counters at the end.
+    pub metrics: Metrics,
+}
+
+impl Handle {
+    /// The address of the first TCP listener, with the real port; the unspecified address when
+    /// there is none.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.shared
+            .addresses
+            .first()
+            .copied()
+            .unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
+    }
+
+    /// The addresses of all TCP listeners.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.shared.addresses
+    }
+
+    /// The authority that signs for hosts.
+    pub fn authority(&self) -> &Arc<Authority> {
+        &self.authority
+    }
+
+    /// The counters so far.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::collect(self.workers.iter().map(|w| &w.counters))
+    }
+
+    /// The configuration in force.
+    pub fn current_config(&self) -> Arc<Config> {
+        Arc::clone(&self.shared.live.load().config)
+    }
+
+    /// Puts a configuration in force: all of it, or on an error nothing. Connections that are open
+    /// keep the one that they began with; upstream connections made under it are not used again.
+    ///
+    /// `listen`, `workers`, `process_attribution`, `limits.connections`, `limits.dns_entries` and
+    /// `timeouts.dns_cache` can't change.
+    pub fn reload(&self, config: Config) -> Result<(), ConfigError> {
+        let current = self.shared.live.load_full();
+        let old = &current.config;
+        let fixed = [
+            ("listen", old.listen == config.listen),
+            ("workers", old.workers == config.workers),
+            (
+                "process_attribution",
+                old.process_attribution == config.process_attribution,
+            ),
+            (
+                "limits.connections",
+                old.limits.connections == config.limits.connections,
+            ),
+            (
+                "limits.dns_entries",
+                old.limits.dns_entries == config.limits.dns_entries,
+            ),
+            (
+                "timeouts.dns_cache",
+                old.timeouts.dns_cache == config.timeouts.dns_cache,
+            ),
+        ];
+        if let Some((name, _)) = fixed.into_iter().find(|(_, same)| !same) {
+            return Err(ConfigError::NotReloadable(name));
+        }
+        let live = Live::new(Arc::new(config), &self.authority, current.generation + 1)?;
+        self.shared.live.store(Arc::new(live));
+        for worker in &self.workers {
+            worker.pool().clear(&worker.counters);
+            #[cfg(feature = "http2")]
+            worker
+                .h2
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clear();
+        }
+        Ok(())
+    }
+
+    /// Whether every worker has ended.
+    pub fn is_finished(&self) -> bool {
+        self.running.iter().all(|done| *done.borrow())
+    }
+
+    /// Waits until every worker has ended.
+    pub async fn finished(&self) {
+        for done in &self.running {
+            let mut done = done.clone();
+            // An error means that the worker is gone, which is what we wait for.
+            let _ = done.wait_for(|done| *done).await;
+        }
+    }
+
+    /// Stops accepting, lets flows end for at most `timeout`, and cuts what is left then.
+    pub async fn shutdown(self, timeout: Duration) -> Shutdown {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        let _ = self.stop.send(Phase::Drain);
+        for worker in &self.workers {
+            worker.registry.drain_all();
+        }
+        let drained = tokio::time::timeout(timeout, self.finished()).await.is_ok();
+        let aborted_connections = if drained {
+            0
+        } else {
+            let left = self.workers.iter().map(|w| w.registry.len()).sum();
+            let _ = self.stop.send(Phase::Stop);
+            self.finished().await;
+            left
+        };
+        Shutdown {
+            drained,
+            aborted_connections,
+            metrics: self.metrics(),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let _ = self.stop.send(Phase::Stop);
+    }
+}
+
+/// Raises this process's limit of open files as far as the system lets it, and answers the limit.
+/// For programs that are a proxy; an embedder may have reasons of its own for a lower one.
+pub fn raise_file_limit() -> Option<u64> {
+    os::raise_file_limit()
+}
+
+/// The connections that fit: each has a socket of its own and one upstream.
+fn connection_limit(configured: usize) -> usize {
+    let fitting = os::file_limit()
+        .map(|limit| limit.saturating_sub(SPARE_FILES) / 2)
+        .and_then(|n| usize::try_from(n).ok())
+        .unwrap_or(usize::MAX);
+    configured.min(fitting).max(1)
+}
+
+enum Listener {
+    Tcp(std::net::TcpListener),
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// Removes a Unix socket's file when the proxy ends.
+struct UnixPath(std::path::PathBuf);
+
+impl Drop for UnixPath {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(unix)]
+fn bind_unix(path: &std::path::Path) -> io::Result<std::os::unix::net::UnixListener> {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    let left_over = std::fs::symlink_metadata(path)
+        .is_ok_and(|m| m.file_type().is_socket())
+        && UnixStream::connect(path).is_err();
+    if left_over {
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+async fn worker_main(
+    worker: Arc<Worker>,
+    listeners: Vec<Listener>,
+    mut phase: watch::Receiver<Phase>,
+    done: watch::Sender<bool>,
+) {
+    let mut connections = JoinSet::new();
+    let mut acceptors = Vec::new();
+    for listener in listeners {
+        match Acceptor::new(listener) {
+            Ok(acceptor) => acceptors.push(acceptor),
+            Err(e) => error!(error = %e, "a listener can't be used"),
+        }
+    }
+    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+    housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while *phase.borrow() == Phase::Run {
+        let event = next_event(&worker, &mut acceptors, &mut phase, &mut housekeeping).await;
+        // Ended connections leave their place in the set.
+        while connections.try_join_next().is_some() {}
+        match event {
+            Event::Accepted(conn, client, local) => {
+                connections.spawn(serve(Arc::clone(&worker), conn, client, local));
+            }
+            Event::Failed(e) => {
+                count(&worker.counters.accept_errors);
+                release_slot(&worker.shared);
+                if is_transient(&e) {
+                    debug!(error = %e, "a connection was gone before it was accepted");
+                } else {
+                    warn!(error = %e, "can't accept: trying again");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+            Event::Housekeeping => {
+                let limit = worker.shared.live.load().config.pool.idle_timeout;
+                worker.pool().expire(limit, &worker.counters);
+            }
+            Event::Phase => {}
+        }
+    }
+    drop(acceptors);
+    worker.registry.drain_all();
+    loop {
+        tokio::select! {
+            joined = connections.join_next() => if joined.is_none() { break },
+            changed = phase.changed() => if changed.is_err() || *phase.borrow() == Phase::Stop {
+                connections.shutdown().await;
+                break;
+            },
+        }
+    }
+    worker.pool().clear(&worker.counters);
+    let _ = done.send(true);
+}
+
+enum Event {
+    Accepted(Conn, SocketAddr, SocketAddr),
+    Failed(io::Error),
+    Housekeeping,
+    Phase,
+}
+
+async fn next_event(
+    worker: &Worker,
+    acceptors: &mut [Acceptor],
+    phase: &mut watch::Receiver<Phase>,
+    housekeeping: &mut tokio::time::Interval,
+) -> Event {
+    tokio::select! {
+        biased;
+        _ = phase.changed() => Event::Phase,
+        _ = housekeeping.tick() => Event::Housekeeping,
+        accepted = accept(worker, acceptors) => match accepted {
+            Ok((conn, client, local)) => Event::Accepted(conn, client, local),
+            Err(e) => Event::Failed(e),
+        },
+    }
+}
+
+/// Accepts once there is a place free.
+async fn accept(
+    worker: &Worker,
+    acceptors: &mut [Acceptor],
+) -> io::Result<(Conn, SocketAddr, SocketAddr)> {
+    let shared = &worker.shared;
+    let mut delayed = false;
+    loop {
+        let free = shared.slot_free.notified();
+        if shared.connections.load(Ordering::Relaxed) < shared.limit {
+            break;
+        }
+        if !std::mem::replace(&mut delayed, true) {
+            count(&worker.counters.connections_delayed);
+            warn!(limit = shared.limit, "the connection limit is reached: clients wait");
+        }
+        free.await;
+    }
+    let accepted = std::future::poll_fn(|cx| {
+        for acceptor in acceptors.iter_mut() {
+            if let std::task::Poll::Ready(result) = acceptor.poll_accept(cx) {
+                return std::task::Poll::Ready(result);
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await;
+    // Counted here, and not before: waiting to accept can be given up at any time.
+    shared.connections.fetch_add(1, Ordering::Relaxed);
+    accepted
+}
+
+fn release_slot(shared: &Shared) {
+    let before = shared.connections.fetch_sub(1, Ordering::Relaxed);
+    if before >= shared.limit {
+        shared.slot_free.notify_waiters();
+    }
+}
+
+enum Acceptor {
+    Tcp(tokio::net::TcpListener),
+    #[cfg(unix)]
+    Unix(tokio::net::UnixListener),
+}
+
+impl Acceptor {
+    fn new(listener: Listener) -> io::Result<Self> {
+        Ok(match listener {
+            Listener::Tcp(listener) => Self::Tcp(tokio::net::TcpListener::from_std(listener)?),
+            #[cfg(unix)]
+            Listener::Unix(listener) => Self::Unix(tokio::net::UnixListener::from_std(listener)?),
+        })
+    }
+
+    fn poll_accept(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<(Conn, SocketAddr, SocketAddr)>> {
+        match self {
+            Self::Tcp(listener) => listener.poll_accept(cx).map(|accepted| {
+                let (stream, client) = accepted?;
+                let local = stream.local_addr()?;
+                Ok((Conn::tcp(stream), client, local))
+            }),
+            #[cfg(unix)]
+            Self::Unix(listener) => listener.poll_accept(cx).map(|accepted| {
+                let (stream, _) = accepted?;
+                let none = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+                Ok((Conn::unix(stream), none, none))
+            }),
+        }
+    }
+}
+
+/// Errors of one connection, not of the listener.
+fn is_transient(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::NotConnected
+    )
+}
+
+/// One connection, from accept to close.
+fn serve(
+    worker: Arc<Worker>,
+    client: Conn,
+    address: SocketAddr,
+    local: SocketAddr,
+) -> impl Future<Output = ()> + Send {
+    let shared = &worker.shared;
+    let id = ConnectionId(shared.next_connection.fetch_add(1, Ordering::Relaxed));
+    let info = Arc::new(ConnectionInfo::new(
+        id,
+        address,
+        local,
+        shared.resolver.clone(),
+    ));
+    let control = worker.registry.add(id);
+    if shared.draining.load(Ordering::Relaxed) {
+        control.drain();
+    }
+    let live = shared.live.load_full();
+    count(&worker.counters.connections_total);
+    count(&worker.counters.connections_active);
+    shared.hooks.connection_opened(&info, &worker.counters);
+    // Closes on every way out, cancellation included.
+    let closer = Closer {
+        worker: Arc::clone(&worker),
+        info: Arc::clone(&info),
+    };
+    let mut session = Session {
+        worker,
+        live,
+        info,
+        timer: Timer::default(),
+        control,
+    };
+    async move {
+        let _closer = closer;
+        stages::serve(&mut session, client).await;
+    }
+}
+
+struct Closer {
+    worker: Arc<Worker>,
+    info: Arc<ConnectionInfo>,
+}
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        let worker = &self.worker;
+        worker.registry.remove(self.info.id);
+        uncount(&worker.counters.connections_active);
+        worker
+            .shared
+            .hooks
+            .connection_closed(&self.info, &worker.counters);
+        release_slot(&worker.shared);
+    }
+}

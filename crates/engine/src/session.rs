@@ -1,0 +1,421 @@
+//! What belongs to one client connection while it is served.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustls::pki_types::ServerName;
+use tokio::time::timeout;
+use tollgate_flow::{
+    ConnectionId, ConnectionInfo, ErrorClass, Flow, FlowError, FlowId, Outcome, OutcomeKind, Side,
+    Target, TlsFailure, TlsFailureKind, UpstreamInfo,
+};
+use tracing::{debug, warn};
+
+use crate::config::PoolMode;
+use crate::dial::dial;
+use crate::hooks::Run;
+use crate::io::Conn;
+use crate::metrics::{Counters, add_to, count, uncount};
+use crate::pool::{Route, RouteTls, UpConn};
+use crate::proxy::{Live, Worker};
+use crate::timer::Timer;
+use crate::tls::{failure, handshake};
+
+/// One client connection.
+pub(crate) struct Session {
+    pub worker: Arc<Worker>,
+    /// The configuration that was in force when the connection was accepted.
+    pub live: Arc<Live>,
+    pub info: Arc<ConnectionInfo>,
+    pub timer: Timer,
+    pub control: Arc<Control>,
+}
+
+impl Session {
+    pub fn counters(&self) -> &Counters {
+        &self.worker.counters
+    }
+
+    /// Starts a flow: gives it its id and its times.
+    pub fn begin_flow(&self, flow: &mut Flow) {
+        flow.upstream = None;
+        flow.metadata.clear();
+        let now = SystemTime::now();
+        flow.id = FlowId::new(now, self.worker.shared.unique());
+        flow.timing = tollgate_flow::Timing {
+            started: now,
+            start: Instant::now(),
+            ..Default::default()
+        };
+        count(&self.counters().flows_total);
+        count(&self.counters().flows_active);
+    }
+
+    /// The route to a destination for this connection.
+    pub fn route(&self, target: &Target, tls: Option<RouteTls>, pinned: bool) -> Route {
+        let mirror = self.live.config.pool.mode == PoolMode::Mirror;
+        Route {
+            target: target.clone(),
+            tls,
+            isolation: (mirror || pinned).then_some(self.info.id),
+            generation: self.live.generation,
+        }
+    }
+
+    /// Takes an idle connection, if the pool has one.
+    pub fn pooled(&self, route: &Route) -> Option<UpConn> {
+        let mut pool = self.worker.pool();
+        let up = pool.take(route, self.counters())?;
+        count(&self.counters().upstream_reused);
+        Some(up)
+    }
+
+    /// Gives a connection to the pool.
+    pub fn give_back(&self, mut up: UpConn) {
+        up.count_bytes(self.counters());
+        if up.is_h2() || !self.live_is_current() {
+            return;
+        }
+        let config = &self.live.config.pool;
+        self.worker.pool().put(up, config, self.counters());
+    }
+
+    fn live_is_current(&self) -> bool {
+        self.worker.shared.live.load().generation == self.live.generation
+            && !self.control.is_draining()
+    }
+
+    /// Makes a TCP connection to a destination.
+    pub async fn dial_tcp(&self, target: &Target) -> Result<(Conn, SocketAddr, SocketAddr, Duration), FlowError> {
+        let shared = &self.worker.shared;
+        let config = &self.live.config;
+        let started = Instant::now();
+        let local = self.info.local;
+        let stream = dial(
+            &shared.dns,
+            target,
+            config.connect_addr,
+            config.timeouts.connect,
+            self.counters(),
+            |address| shared.is_ourselves(address, local),
+        )
+        .await?;
+        let failed = |e: std::io::Error| {
+            FlowError::new(
+                Side::Upstream,
+                ErrorClass::Connect,
+                format!("can't connect to {target}: {e}"),
+            )
+        };
+        let address = stream.peer_addr().map_err(failed)?;
+        let local = stream.local_addr().map_err(failed)?;
+        Ok((Conn::tcp(stream), address, local, started.elapsed()))
+    }
+
+    /// Makes a connection by a route: TCP, and TLS where the route says so.
+    pub async fn connect(
+        &self,
+        route: Arc<Route>,
+        dialled: Option<Dialled>,
+    ) -> Result<UpConn, UpstreamError> {
+        let Dialled {
+            mut conn,
+            address,
+            local,
+            connect_time,
+        } = match dialled {
+            Some(dialled) => dialled,
+            None => self.dial(&route.target).await?,
+        };
+        let mut info = UpstreamInfo {
+            address,
+            local,
+            tls_version: None,
+            alpn: None,
+            certificates: Arc::new([]),
+            unverified: false,
+            connect_time,
+            handshake_time: Duration::ZERO,
+        };
+        if let Some(tls) = &route.tls {
+            let started = Instant::now();
+            let agreed = self.handshake(&mut conn, &route.target, tls).await?;
+            info.handshake_time = started.elapsed();
+            info.tls_version = Some(agreed.0.version);
+            info.alpn = agreed.0.alpn;
+            info.certificates = agreed.0.certificates;
+            info.unverified = agreed.1;
+        }
+        Ok(UpConn {
+            conn,
+            info: Arc::new(info),
+            route,
+            reused: false,
+            pinned: false,
+        })
+    }
+
+    /// Dials; the connection says nothing yet.
+    pub async fn dial(&self, target: &Target) -> Result<Dialled, FlowError> {
+        let (conn, address, local, connect_time) = self.dial_tcp(target).await?;
+        Ok(Dialled {
+            conn,
+            address,
+            local,
+            connect_time,
+        })
+    }
+
+    async fn handshake(
+        &self,
+        conn: &mut Conn,
+        target: &Target,
+        tls: &RouteTls,
+    ) -> Result<(handshake::Agreed, bool), UpstreamError> {
+        let failed = |kind, detail: String| TlsFailure {
+            side: Side::Upstream,
+            kind,
+            host: Arc::clone(&target.host),
+            detail,
+        };
+        let name = ServerName::try_from(&*tls.sni)
+            .map_err(|e| failed(TlsFailureKind::Protocol, e.to_string()))?
+            .to_owned();
+        let with = self
+            .live
+            .upstream
+            .handshake(target, &tls.alpn)
+            .map_err(|e| failed(TlsFailureKind::ClientCertificateRequired, e.to_string()))?;
+        let limit = self.live.config.timeouts.handshake;
+        let work = handshake::connect(conn, with.config, name);
+        let result = if limit.is_zero() {
+            work.await
+        } else {
+            match timeout(limit, work).await {
+                Ok(result) => result,
+                Err(_) => return Err(failed(TlsFailureKind::Timeout, format!("{limit:?}")).into()),
+            }
+        };
+        let agreed = result.map_err(|e| failure::upstream(&e, &target.host))?;
+        count(&self.counters().upstream_handshakes);
+        if agreed.resumed {
+            count(&self.counters().upstream_resumptions);
+        }
+        let problem = with.exception.and_then(|e| e.problem());
+        if let Some(problem) = problem {
+            count(&self.counters().unverified_upstreams);
+            warn!(host = %target, "accepted although {problem}");
+        }
+        Ok((agreed, problem.is_some()))
+    }
+
+    /// Records a TLS failure: counters, log and interceptors.
+    pub fn tls_failed(&self, failure: &TlsFailure) {
+        self.counters().tls_failure(failure.side, failure.kind);
+        warn!(client = %self.info.client, "{failure}");
+        self.worker
+            .shared
+            .hooks
+            .tls_failed(failure, &self.info, self.counters());
+    }
+
+    /// Adds what passed on the client's connection since the last call to the counters.
+    pub fn count_client_bytes(&self, client: &mut Conn) {
+        let (read, sent) = (client.rd.take_received(), client.wr.take_sent());
+        add_to(&self.counters().client_bytes_in, read);
+        add_to(&self.counters().client_bytes_out, sent);
+        self.info.count_bytes(read, sent);
+    }
+}
+
+/// A fresh TCP connection, and how it came about.
+pub(crate) struct Dialled {
+    pub conn: Conn,
+    pub address: SocketAddr,
+    pub local: SocketAddr,
+    pub connect_time: Duration,
+}
+
+/// Why there is no upstream connection.
+#[derive(Clone, Debug)]
+pub(crate) enum UpstreamError {
+    Flow(FlowError),
+    Tls(TlsFailure),
+}
+
+impl From<FlowError> for UpstreamError {
+    fn from(error: FlowError) -> Self {
+        Self::Flow(error)
+    }
+}
+
+impl From<TlsFailure> for UpstreamError {
+    fn from(failure: TlsFailure) -> Self {
+        Self::Tls(failure)
+    }
+}
+
+impl UpstreamError {
+    /// As the error of a flow.
+    pub fn into_flow_error(self) -> FlowError {
+        match self {
+            Self::Flow(error) => error,
+            Self::Tls(failure) => {
+                let class = if failure.kind == TlsFailureKind::Timeout {
+                    ErrorClass::Timeout
+                } else {
+                    ErrorClass::Tls
+                };
+                FlowError::new(
+                    Side::Upstream,
+                    class,
+                    format!("TLS handshake with {} failed: {}", failure.host, failure.kind),
+                )
+            }
+        }
+    }
+}
+
+/// Ends a flow exactly once, also when the connection's task is cancelled.
+pub(crate) struct FlowGuard<'a> {
+    pub flow: &'a mut Flow,
+    pub run: Run,
+    pub counters: &'a Counters,
+    ended: bool,
+}
+
+impl<'a> FlowGuard<'a> {
+    pub fn new(flow: &'a mut Flow, run: Run, counters: &'a Counters) -> Self {
+        Self {
+            flow,
+            run,
+            counters,
+            ended: false,
+        }
+    }
+
+    /// Ends the flow. Only the first call counts.
+    pub fn end(&mut self, outcome: &Outcome) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let elapsed = self.flow.timing.start.elapsed();
+        self.flow.timing.response_end.get_or_insert(elapsed);
+        uncount(&self.counters.flows_active);
+        match outcome.kind {
+            OutcomeKind::Completed | OutcomeKind::Upgraded => {
+                count(&self.counters.flows_completed);
+                self.counters.latency.record(elapsed);
+            }
+            OutcomeKind::Answered | OutcomeKind::Dropped => count(&self.counters.flows_answered),
+            OutcomeKind::Failed => count(&self.counters.flows_failed),
+        }
+        if let Some(error) = &outcome.error {
+            self.counters.failure(error.side, error.class);
+            debug!(flow = %self.flow.id, %error, "flow failed");
+        }
+        self.run.end(self.flow, outcome, self.counters);
+    }
+}
+
+impl Drop for FlowGuard<'_> {
+    fn drop(&mut self) {
+        self.end(&Outcome::failed(FlowError::new(
+            Side::Proxy,
+            ErrorClass::Shutdown,
+            "the proxy closed the connection",
+        )));
+    }
+}
+
+/// Lets a worker tell an idle connection that the proxy is shutting down.
+#[derive(Default)]
+pub(crate) struct Control {
+    draining: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Control {
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Ready once the proxy drains; else wakes the task when it does.
+    pub fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_draining() {
+            return Poll::Ready(());
+        }
+        let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *waker = Some(cx.waker().clone()),
+        }
+        // Draining may have begun before the waker stood there.
+        if self.is_draining() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Waits until the proxy drains.
+    pub async fn drained(&self) {
+        poll_fn(|cx| self.poll_drain(cx)).await;
+    }
+
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        let waker = self
+            .waker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// The open connections of a worker.
+#[derive(Default)]
+pub(crate) struct Registry(Mutex<HashMap<ConnectionId, Arc<Control>>>);
+
+impl Registry {
+    pub fn add(&self, id: ConnectionId) -> Arc<Control> {
+        let control = Arc::new(Control::default());
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, Arc::clone(&control));
+        control
+    }
+
+    pub fn remove(&self, id: ConnectionId) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
+    }
+
+    pub fn drain_all(&self) {
+        let controls: Vec<_> = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect();
+        for control in controls {
+            control.drain();
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}

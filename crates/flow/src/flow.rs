@@ -1,0 +1,376 @@
+//! One recorded exchange.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tollgate_wire::headers::HeaderList;
+use tollgate_wire::http1::{RequestHead, ResponseHead};
+
+use crate::connection::{ConnectionInfo, Target, UpstreamInfo};
+
+/// Identifies a flow: sortable by time, unique across proxies (a UUID of version 7, RFC 9562).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct FlowId(pub u128);
+
+impl FlowId {
+    /// Builds an id from a time, and 74 bits that the caller vouches are unique within that
+    /// millisecond (a random node part and a counter, say).
+    pub fn new(time: SystemTime, unique: u128) -> Self {
+        let millis = time
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_millis() & 0xffff_ffff_ffff);
+        let high12 = (unique >> 62) & 0xfff;
+        let low62 = unique & ((1 << 62) - 1);
+        Self((millis << 80) | (7 << 76) | (high12 << 64) | (0b10 << 62) | low62)
+    }
+}
+
+impl fmt::Display for FlowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let v = self.0;
+        write!(
+            f,
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            (v >> 96) as u32,
+            (v >> 80) as u16,
+            (v >> 64) as u16,
+            (v >> 48) as u16,
+            v & 0xffff_ffff_ffff
+        )
+    }
+}
+
+/// One exchange: a request, its response, and everything known around them.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// Identifies the flow.
+    pub id: FlowId,
+    /// The client's connection.
+    pub connection: Arc<ConnectionInfo>,
+    /// The connection to the origin, once there is one.
+    pub upstream: Option<Arc<UpstreamInfo>>,
+    /// The request.
+    pub request: Request,
+    /// The final response, once its head was read (or the proxy's own reply).
+    pub response: Option<Box<Response>>,
+    /// When things happened.
+    pub timing: Timing,
+    /// Notes that interceptors leave for each other and for who records the flow.
+    pub metadata: Vec<(String, String)>,
+}
+
+impl Flow {
+    /// An empty flow on a connection; the engine fills it in and uses it again for the next request.
+    pub fn new(connection: Arc<ConnectionInfo>) -> Self {
+        Self {
+            id: FlowId::default(),
+            connection,
+            upstream: None,
+            request: Request::default(),
+            response: None,
+            timing: Timing::default(),
+            metadata: Vec::new(),
+        }
+    }
+
+    /// The absolute URL of the request, lossily decoded.
+    pub fn url(&self) -> String {
+        self.request.url()
+    }
+}
+
+/// `http` or `https`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Scheme {
+    /// Plaintext HTTP.
+    #[default]
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// `http` or `https`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// 80 or 443.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+/// The HTTP version of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum HttpVersion {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    #[default]
+    Http11,
+    /// HTTP/2.
+    Http2,
+}
+
+impl HttpVersion {
+    /// As mitmproxy spells it: `HTTP/1.1`, `HTTP/2.0`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2.0",
+        }
+    }
+}
+
+/// A request. The method, target and headers live in `head`, whatever the HTTP version.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The head. For HTTP/2 the target is `:path`, and `Host` stands for `:authority` where the
+    /// client sent it.
+    pub head: RequestHead,
+    /// The version that the client spoke.
+    pub version: HttpVersion,
+    /// The scheme.
+    pub scheme: Scheme,
+    /// Where the request goes. Changing it changes the route.
+    pub target: Target,
+    /// `:authority` as the client sent it (HTTP/2), or the authority of an absolute-form target.
+    pub authority: Option<Vec<u8>>,
+    /// Trailers, once the body has ended.
+    pub trailers: Option<HeaderList>,
+    /// The whole body, where an interceptor asked for it.
+    body: Option<Bytes>,
+    body_edited: bool,
+    /// Body bytes received so far, as on the wire without framing.
+    pub body_size: u64,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            head: RequestHead::new(),
+            version: HttpVersion::default(),
+            scheme: Scheme::default(),
+            target: Target {
+                host: Arc::from(""),
+                port: 0,
+            },
+            authority: None,
+            trailers: None,
+            body: None,
+            body_edited: false,
+            body_size: 0,
+        }
+    }
+}
+
+impl Request {
+    /// Makes it ready for the next request on the connection; keeps buffers and the target.
+    pub fn reset(&mut self) {
+        self.authority = None;
+        self.trailers = None;
+        self.body = None;
+        self.body_edited = false;
+        self.body_size = 0;
+    }
+
+    /// The method, e.g. `GET`.
+    pub fn method(&self) -> &[u8] {
+        self.head.method()
+    }
+
+    /// Path and query, e.g. `/a?b=1` (for `OPTIONS *`: `*`).
+    pub fn path(&self) -> &[u8] {
+        self.head.target()
+    }
+
+    /// The headers.
+    pub fn headers(&self) -> &HeaderList {
+        &self.head.headers
+    }
+
+    /// The headers, to change them.
+    pub fn headers_mut(&mut self) -> &mut HeaderList {
+        &mut self.head.headers
+    }
+
+    /// The absolute URL, lossily decoded; the port only where it isn't the scheme's.
+    pub fn url(&self) -> String {
+        let mut url = String::with_capacity(64);
+        url.push_str(self.scheme.as_str());
+        url.push_str("://");
+        if self.target.port == self.scheme.default_port() {
+            if self.target.host.contains(':') {
+                url.push('[');
+                url.push_str(&self.target.host);
+                url.push(']');
+            } else {
+                url.push_str(&self.target.host);
+            }
+        } else {
+            url.push_str(&self.target.to_string());
+        }
+        let path = String::from_utf8_lossy(self.path());
+        if !path.starts_with('/') {
+            url.push('/');
+        }
+        url.push_str(&path);
+        url
+    }
+
+    /// The whole body as it is on the wire (still content-coded), where it was collected.
+    pub fn body(&self) -> Option<&Bytes> {
+        self.body.as_ref()
+    }
+
+    /// Replaces the body: plain bytes, no content coding. Framing headers are put right.
+    /// Has an effect in the `request` hook with [`Interest::REQUEST_BODY`](crate::Interest::REQUEST_BODY).
+    pub fn set_body(&mut self, body: impl Into<Bytes>) {
+        self.body = Some(body.into());
+        self.body_edited = true;
+        self.head.headers.remove("content-encoding");
+    }
+
+    /// Hands over a collected body (the engine's side of [`Request::body`]).
+    pub fn put_collected_body(&mut self, body: Bytes) {
+        self.body = Some(body);
+        self.body_edited = false;
+    }
+
+    /// Whether [`Request::set_body`] was called since the body was collected.
+    pub fn is_body_edited(&self) -> bool {
+        self.body_edited
+    }
+}
+
+/// A response.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// The head. For HTTP/2 the reason is empty.
+    pub head: ResponseHead,
+    /// The version that the origin spoke.
+    pub version: HttpVersion,
+    /// Trailers, once the body has ended.
+    pub trailers: Option<HeaderList>,
+    body: Option<Bytes>,
+    body_edited: bool,
+    /// Body bytes received so far, as on the wire without framing.
+    pub body_size: u64,
+}
+
+impl Default for Response {
+    fn default() -> Self {
+        Self {
+            head: ResponseHead::new(),
+            version: HttpVersion::default(),
+            trailers: None,
+            body: None,
+            body_edited: false,
+            body_size: 0,
+        }
+    }
+}
+
+impl Response {
+    /// Makes it ready for the next response; keeps buffers.
+    pub fn reset(&mut self) {
+        self.trailers = None;
+        self.body = None;
+        self.body_edited = false;
+        self.body_size = 0;
+    }
+
+    /// The status code.
+    pub fn status(&self) -> u16 {
+        self.head.status()
+    }
+
+    /// The reason phrase.
+    pub fn reason(&self) -> &[u8] {
+        self.head.reason()
+    }
+
+    /// The headers.
+    pub fn headers(&self) -> &HeaderList {
+        &self.head.headers
+    }
+
+    /// The headers, to change them.
+    pub fn headers_mut(&mut self) -> &mut HeaderList {
+        &mut self.head.headers
+    }
+
+    /// The whole body as it is on the wire (still content-coded), where it was collected.
+    pub fn body(&self) -> Option<&Bytes> {
+        self.body.as_ref()
+    }
+
+    /// Replaces the body: plain bytes, no content coding. Framing headers are put right.
+    /// Has an effect in the `response` hook with [`Interest::RESPONSE_BODY`](crate::Interest::RESPONSE_BODY).
+    pub fn set_body(&mut self, body: impl Into<Bytes>) {
+        self.body = Some(body.into());
+        self.body_edited = true;
+        self.head.headers.remove("content-encoding");
+    }
+
+    /// Hands over a collected body (the engine's side of [`Response::body`]).
+    pub fn put_collected_body(&mut self, body: Bytes) {
+        self.body = Some(body);
+        self.body_edited = false;
+    }
+
+    /// Whether [`Response::set_body`] was called since the body was collected.
+    pub fn is_body_edited(&self) -> bool {
+        self.body_edited
+    }
+}
+
+/// When things happened to a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// When the request head had been read, by the wall clock.
+    pub started: SystemTime,
+    /// The same moment, by the monotonic clock: what the durations count from.
+    pub start: Instant,
+    /// From start to the end of the request body.
+    pub request_end: Option<Duration>,
+    /// From start to the response head.
+    pub response_start: Option<Duration>,
+    /// From start to the end of the response.
+    pub response_end: Option<Duration>,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            started: UNIX_EPOCH,
+            start: Instant::now(),
+            request_end: None,
+            response_start: None,
+            response_end: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flow_id_is_a_version_7_uuid() {
+        let id = FlowId::new(UNIX_EPOCH + Duration::from_millis(0x0123_4567_89ab), u128::MAX);
+        assert_eq!(id.to_string(), "01234567-89ab-7fff-bfff-ffffffffffff");
+        let later = FlowId::new(UNIX_EPOCH + Duration::from_millis(0x0123_4567_89ac), 0);
+        assert!(later > id);
+    }
+}

@@ -1,0 +1,48 @@
+//! The flow: one recorded exchange, and the traits that touch it.
+//!
+//! A [`Flow`] is made when a request head has been read and ends in exactly one [`Outcome`].
+//! An [`Interceptor`] observes and edits flows while they pass. This crate does no I/O and knows
+//! no sockets: the engine fills flows in and calls the interceptors.
+//!
+//! ```
+//! use tollgate_flow::{Flow, Interceptor, Interest, Reply, Step};
+//!
+//! /// Answers every request for `/health` itself and marks all others.
+//! struct Health;
+//!
+//! impl Interceptor for Health {
+//!     fn interest(&self, _flow: &Flow) -> Interest {
+//!         Interest::REQUEST
+//!     }
+//!
+//!     fn request(&self, flow: &mut Flow) -> Step {
+//!         if flow.request.path() == b"/health" {
+//!             return Step::respond(Reply::new(200).text("fine"));
+//!         }
+//!         let _ = flow.request.headers_mut().set("via-tollgate", b"1");
+//!         Step::Continue
+//!     }
+//! }
+//! ```
+#![forbid(unsafe_code)]
+
+mod connection;
+mod flow;
+mod interceptor;
+mod outcome;
+mod step;
+mod tls;
+
+pub use bytes::Bytes;
+pub use connection::{
+    ConnectionId, ConnectionInfo, ProcessInfo, ProcessResolver, Target, UpstreamInfo,
+};
+pub use flow::{Flow, FlowId, HttpVersion, Request, Response, Scheme, Timing};
+pub use interceptor::{ConnectDecision, Direction, Interceptor, Interest, OnFailure, Piece};
+pub use outcome::{ErrorClass, FlowError, Outcome, OutcomeKind, Side};
+pub use step::{Edit, EditStep, Hold, Reply, Step};
+pub use tls::{
+    CertificateProblem, ClientTls, TlsDecision, TlsFailure, TlsFailureKind, TlsVersion,
+};
+pub use tollgate_wire::headers::{HeaderList, InvalidHeader};
+pub use tollgate_wire::tls::ClientHello;

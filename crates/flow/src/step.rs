@@ -1,0 +1,154 @@
+//! What an interceptor answers.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tollgate_wire::headers::{HeaderList, InvalidHeader};
+
+use crate::flow::Flow;
+
+/// A change that a held hook makes to its flow once it is done waiting.
+pub type Edit = Box<dyn FnOnce(&mut Flow) -> Step + Send>;
+
+/// What happens next with a flow.
+#[derive(Debug, Default)]
+#[must_use]
+pub enum Step {
+    /// Go on: to the next interceptor, then along the wire.
+    #[default]
+    Continue,
+    /// Answer the client with this reply instead of the origin's. In `request` nothing reaches the
+    /// origin; in `response` the origin's answer is discarded. Not possible once response bytes
+    /// have left: the flow is then closed.
+    Respond(Box<Reply>),
+    /// In `data`: these bytes go on instead of the piece. Needs `Interest::EDIT_*_DATA`.
+    Replace(Bytes),
+    /// In `data`: the piece does not go on. In `request` and `response`: the flow is dropped, the
+    /// client's connection closed without an answer.
+    Drop,
+    /// Close the client's connection now; the reason is recorded.
+    Close(Cow<'static, str>),
+    /// Wait for something: a person, a remote scanner, a model.
+    Hold(Hold),
+    /// Change the flow, then do as the function says. What a [`Hold`]'s future yields when it needs the flow.
+    Edit(EditStep),
+}
+
+impl Step {
+    /// [`Step::Respond`] without writing the box.
+    pub fn respond(reply: Reply) -> Self {
+        Self::Respond(Box::new(reply))
+    }
+
+    /// [`Step::Close`].
+    pub fn close(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::Close(reason.into())
+    }
+
+    /// [`Step::Edit`] from a function.
+    pub fn edit(edit: impl FnOnce(&mut Flow) -> Step + Send + 'static) -> Self {
+        Self::Edit(EditStep(Box::new(edit)))
+    }
+
+    /// Waits for `future`, at most `deadline`, after which `at_deadline` is the answer.
+    ///
+    /// ```
+    /// # use tollgate_flow::{Reply, Step};
+    /// # use std::time::Duration;
+    /// let step = Step::hold(
+    ///     async { Step::Continue },
+    ///     Duration::from_secs(30),
+    ///     Step::respond(Reply::new(504).text("nobody decided in time")),
+    /// );
+    /// ```
+    pub fn hold(
+        future: impl Future<Output = Step> + Send + 'static,
+        deadline: Duration,
+        at_deadline: Step,
+    ) -> Self {
+        Self::Hold(Hold {
+            future: Box::pin(future),
+            deadline,
+            at_deadline: Box::new(at_deadline),
+        })
+    }
+}
+
+/// The function in [`Step::Edit`].
+pub struct EditStep(pub Edit);
+
+impl fmt::Debug for EditStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Edit")
+    }
+}
+
+/// A wait with a deadline and a declared answer for it.
+pub struct Hold {
+    /// Yields the step to take. Polled on the connection's own task.
+    pub future: Pin<Box<dyn Future<Output = Step> + Send>>,
+    /// The longest wait.
+    pub deadline: Duration,
+    /// The answer when the deadline passes.
+    pub at_deadline: Box<Step>,
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hold")
+            .field("deadline", &self.deadline)
+            .field("at_deadline", &self.at_deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A response made by the proxy.
+#[derive(Clone, Debug, Default)]
+pub struct Reply {
+    /// The status code, 200 to 599.
+    pub status: u16,
+    /// The reason phrase; empty for the standard one.
+    pub reason: Cow<'static, str>,
+    /// The headers, without framing (the engine adds `Content-Length`).
+    pub headers: HeaderList,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Reply {
+    /// An empty reply. A status outside 200..=599 is sent as 500.
+    pub fn new(status: u16) -> Self {
+        Self {
+            status,
+            ..Self::default()
+        }
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: &str, value: &str) -> Result<Self, InvalidHeader> {
+        self.headers.append(name.as_bytes(), value.as_bytes())?;
+        Ok(self)
+    }
+
+    /// Sets the body and, if there is none yet, `Content-Type: text/plain; charset=utf-8`.
+    pub fn text(mut self, text: impl Into<String>) -> Self {
+        self.body = Bytes::from(text.into());
+        if !self.headers.contains("content-type") {
+            // A constant that is a valid header.
+            let _ = self
+                .headers
+                .append(b"Content-Type", b"text/plain; charset=utf-8");
+        }
+        self
+    }
+
+    /// Sets the body.
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+}

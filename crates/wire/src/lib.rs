@@ -1,0 +1,29 @@
+//! Sans-io codecs for everything an intercepting proxy meets: bytes in, meaning out.
+//!
+//! Nothing in this crate opens a socket, reads a clock, spawns a task or writes a log line. A codec is
+//! fed the bytes that arrived, in whatever pieces they arrived, and answers what they mean; the caller
+//! keeps the bytes and can forward them verbatim. Three rules hold in every module:
+//!
+//! * **Same meaning for every split.** Feeding a byte at a time gives the same result as one feed.
+//! * **Bounded.** Whatever a peer sends, memory stays under a limit that the documentation names.
+//! * **Strict where it is dangerous.** Input that two implementations could read differently is a typed
+//!   error (see [`http1::Anomaly`]), never a guess.
+//!
+//! | module | what it reads |
+//! |---|---|
+//! | [`detect`] | which protocol a connection starts with |
+//! | [`tls`] | TLS records and the ClientHello, JA3 and JA4 |
+//! | [`headers`] | the header list shared by the HTTP versions |
+//! | [`http1`] | HTTP/1 heads and chunked bodies |
+//! | [`coding`] | `Content-Encoding` |
+//! | [`sse`] | `text/event-stream` |
+//! | [`framing`] | NDJSON, JSON sequences and arrays, gRPC, AWS event streams |
+#![forbid(unsafe_code)]
+
+pub mod coding;
+pub mod detect;
+pub mod framing;
+pub mod headers;
+pub mod http1;
+pub mod sse;
+pub mod tls;
