@@ -28,7 +28,7 @@ use crate::metrics::{Counters, count};
 use crate::policy::Action;
 use crate::pool::{RouteTls, UpConn};
 use crate::reply;
-use crate::session::{FlowGuard, Session, UpstreamError};
+use crate::session::{FlowGuard, Session, Up, UpstreamError};
 use crate::timer::Timer;
 
 /// How long a client that idles keeps its upstream connection to itself.
@@ -70,7 +70,7 @@ pub(crate) async fn serve(
     session: &mut Session,
     client: &mut Conn,
     mode: &Mode,
-    first: Option<UpConn>,
+    first: Option<Up>,
 ) -> Next {
     let mut server = Server {
         upstream: first,
@@ -89,7 +89,7 @@ pub(crate) async fn serve(
             }
         };
         session.count_client_bytes(client);
-        if let Some(up) = &mut server.upstream {
+        if let Some(Up::Conn(up)) = &mut server.upstream {
             up.count_bytes(session.counters());
         }
         match after {
@@ -104,8 +104,8 @@ pub(crate) async fn serve(
             }
             After::Upgraded => {
                 return match server.upstream.take() {
-                    Some(up) => Next::Upgraded(Box::new(up)),
-                    None => Next::Close,
+                    Some(Up::Conn(up)) => Next::Upgraded(Box::new(up)),
+                    _ => Next::Close,
                 };
             }
             After::Linger => {
@@ -147,7 +147,7 @@ enum Head {
 
 struct Server {
     /// The upstream connection of the last request: the next one most likely goes there too.
-    upstream: Option<UpConn>,
+    upstream: Option<Up>,
     /// A response whose buffers are used again.
     spare: Option<Box<Response>>,
 }
@@ -436,29 +436,31 @@ impl Server {
                 }
                 fail!(error.into_flow_error());
             }
-            let Some(up) = &mut self.upstream else {
-                continue;
-            };
-            if up.is_h2() {
-                // The client speaks HTTP/1.1, the route HTTP/2.
+            let up = match &mut self.upstream {
+                Some(Up::Conn(up)) => up,
                 #[cfg(feature = "http2")]
-                {
-                    let Some(up) = self.upstream.take() else {
-                        continue;
-                    };
+                Some(Up::H2(shared)) => {
+                    let shared = shared.clone();
                     let end = crate::h2::exchange_from_h1(
-                        session, client, &mut request, &mut guard, up, keep_alive,
+                        session,
+                        client,
+                        &mut request,
+                        &mut guard,
+                        shared,
+                        keep_alive,
                     )
                     .await;
-                    return self.conclude(client, guard, request, end, keep_alive, head_only).await;
+                    self.upstream = None;
+                    if matches!(end.result, Exchanged::Retry) && attempt < 3 {
+                        count(&counters.retries);
+                        continue;
+                    }
+                    return self
+                        .conclude(client, guard, request, end, keep_alive, head_only)
+                        .await;
                 }
-                #[cfg(not(feature = "http2"))]
-                fail!(FlowError::new(
-                    Side::Upstream,
-                    ErrorClass::Protocol,
-                    "the origin chose HTTP/2, which this build does not speak",
-                ));
-            }
+                None => continue,
+            };
             guard.flow.upstream = Some(Arc::clone(&up.info));
             let exchange = Exchange {
                 config: &config,
@@ -472,15 +474,10 @@ impl Server {
                 .await;
             match end.upstream {
                 UpstreamAfter::Reusable => {}
-                UpstreamAfter::Pin => {
-                    if let Some(up) = &mut self.upstream {
-                        up.pinned = true;
-                    }
-                }
+                UpstreamAfter::Pin => up.pinned = true,
                 UpstreamAfter::Dead => {
-                    if let Some(mut up) = self.upstream.take() {
-                        up.count_bytes(counters);
-                    }
+                    up.count_bytes(counters);
+                    self.upstream = None;
                 }
                 UpstreamAfter::Upgraded => {}
             }
@@ -569,12 +566,12 @@ impl Server {
         fresh: bool,
     ) -> Result<(), UpstreamError> {
         let keep = match &mut self.upstream {
-            Some(up) => {
-                up.route.target == *target
-                    && up.route.tls.as_ref() == tls
-                    && !fresh
-                    && up.conn.is_idle_alive()
+            Some(up) if fresh || up.route().target != *target || up.route().tls.as_ref() != tls => {
+                false
             }
+            Some(Up::Conn(up)) => up.conn.is_idle_alive(),
+            #[cfg(feature = "http2")]
+            Some(Up::H2(shared)) => shared.is_open(),
             None => false,
         };
         if keep {
@@ -582,14 +579,13 @@ impl Server {
         } else {
             self.release(session);
             let route = session.route(target, tls.cloned(), pinned);
-            let pooled = if fresh { None } else { session.pooled(&route) };
-            let up = match pooled {
-                Some(up) => up,
-                None => session.connect(Arc::new(route), None).await?,
-            };
-            self.upstream = Some(up);
+            self.upstream = Some(if fresh {
+                session.fresh(route).await?
+            } else {
+                session.acquire(route, None).await?
+            });
         }
-        if let Some(up) = &mut self.upstream {
+        if let Some(Up::Conn(up)) = &mut self.upstream {
             up.pinned |= pinned;
         }
         Ok(())
@@ -1053,7 +1049,6 @@ impl Exchange<'_> {
                     upstream: UpstreamAfter::Dead,
                 };
             }
-            Err(Start::Verdict(verdict)) => return verdict_before_response(verdict),
         };
         let streaming = !request.is_done();
         if !streaming {
@@ -1118,7 +1113,7 @@ impl Exchange<'_> {
                     }
                     match &result {
                         // An origin that stops reading may have answered already.
-                        Ok(()) | Err(PumpError::Write(_)) => {}
+                        Ok(()) | Err(PumpError::Write) => {}
                         Err(_) => {
                             let result = pumped.insert(result);
                             return Poll::Ready(Duplex::RequestFailed(std::mem::replace(
@@ -1310,7 +1305,6 @@ impl Exchange<'_> {
 enum Start {
     Upstream(io::Error),
     Anomaly(Anomaly),
-    Verdict(Verdict),
 }
 
 enum Duplex {
@@ -1336,7 +1330,7 @@ impl Method {
         }
     }
 
-    fn as_bytes(self) -> &'static [u8] {
+    pub fn as_bytes(self) -> &'static [u8] {
         match self {
             Self::Head => b"HEAD",
             Self::Connect => b"CONNECT",
@@ -1391,7 +1385,7 @@ pub(crate) enum PumpError {
     /// The side that sends ended or failed.
     Read,
     /// The side that receives failed.
-    Write(io::Error),
+    Write,
     Anomaly(Anomaly),
     Verdict(Verdict),
 }
@@ -1435,7 +1429,7 @@ async fn pump(
             let raw = data.get(..n).unwrap_or_default();
             wr.write_all(if edits { &out } else { raw })
                 .await
-                .map_err(PumpError::Write)?;
+                .map_err(|_| PumpError::Write)?;
             rd.consume(n);
             progress.fetch_add(1, Ordering::Relaxed);
         }
@@ -1460,7 +1454,7 @@ async fn pump(
     }
     if edits {
         http1::encode_last(&mut out, body.trailers());
-        wr.write_all(&out).await.map_err(PumpError::Write)?;
+        wr.write_all(&out).await.map_err(|_| PumpError::Write)?;
     }
     Ok(())
 }
@@ -1637,7 +1631,7 @@ impl ResponseRelay<'_> {
             } else {
                 wr.write_all(&head).await
             }
-            .map_err(PumpError::Write)
+            .map_err(|_| PumpError::Write)
         } else {
             self.relay_body(rd, wr, flow, head, head_len, prefix, &mut body, edits, until_close)
                 .await
@@ -1674,7 +1668,7 @@ impl ResponseRelay<'_> {
                 ErrorClass::Reset,
                 "the origin closed the connection in the middle of the response",
             ))),
-            Err(PumpError::Write(_)) => cut(Outcome::failed(client_gone())),
+            Err(PumpError::Write) => cut(Outcome::failed(client_gone())),
             Err(PumpError::Anomaly(anomaly)) => cut(Outcome::failed(upstream_anomaly(anomaly))),
             Err(PumpError::Verdict(verdict)) => cut(dropped(verdict)),
         }
@@ -1812,7 +1806,7 @@ impl ResponseRelay<'_> {
         } else if hooks.watched || edits {
             let data = rd.data().get(..head_len).unwrap_or_default();
             let bytes = if head.is_empty() { data } else { &head };
-            wr.write_all(bytes).await.map_err(PumpError::Write)?;
+            wr.write_all(bytes).await.map_err(|_| PumpError::Write)?;
             rd.consume(head_len);
             pump(rd, wr, body, &mut hooks, edits, self.progress, &size).await
         } else {
@@ -1830,7 +1824,7 @@ impl ResponseRelay<'_> {
                 wr.write_all2(&head, rest.get(..n).unwrap_or_default())
                     .await
             }
-            .map_err(PumpError::Write)?;
+            .map_err(|_| PumpError::Write)?;
             rd.consume(head_len + n);
             if body.is_done() {
                 Ok(())
@@ -1871,7 +1865,7 @@ impl Reframed<'_> {
         prefix: &[u8],
         hooks: &mut BodyRun<'_, '_>,
     ) -> Result<(), PumpError> {
-        self.wr.write_all(head).await.map_err(PumpError::Write)?;
+        self.wr.write_all(head).await.map_err(|_| PumpError::Write)?;
         self.send(prefix, hooks).await
     }
 
@@ -1886,11 +1880,11 @@ impl Reframed<'_> {
         }
         let piece = replaced.as_deref().unwrap_or(piece);
         if self.until_close {
-            return self.wr.write_all(piece).await.map_err(PumpError::Write);
+            return self.wr.write_all(piece).await.map_err(|_| PumpError::Write);
         }
         let mut out = Vec::with_capacity(piece.len() + 16);
         http1::encode_chunk(&mut out, piece);
-        self.wr.write_all(&out).await.map_err(PumpError::Write)
+        self.wr.write_all(&out).await.map_err(|_| PumpError::Write)
     }
 
     async fn relay(
@@ -1931,6 +1925,6 @@ impl Reframed<'_> {
         if !self.until_close {
             http1::encode_last(&mut out, body.trailers());
         }
-        self.wr.write_all(&out).await.map_err(PumpError::Write)
+        self.wr.write_all(&out).await.map_err(|_| PumpError::Write)
     }
 }

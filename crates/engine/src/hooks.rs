@@ -168,6 +168,11 @@ impl Run {
         self.any.contains(interest)
     }
 
+    /// Whether anybody wants anything of this flow.
+    pub fn wants_anything(&self) -> bool {
+        !self.any.is_empty()
+    }
+
     /// Whether pieces of a body are to be offered.
     pub fn watches(&self, direction: Direction) -> bool {
         self.wants(match direction {

@@ -8,7 +8,6 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -122,11 +121,6 @@ impl Conn {
             self.rd.buffer.append(early);
         }
         Ok(())
-    }
-
-    /// True when TLS is spoken on it.
-    pub fn is_tls(&self) -> bool {
-        self.rd.tls.is_some()
     }
 
     /// Whether an idle connection is still good: nothing has arrived and it isn't closed. Does not
@@ -918,9 +912,4 @@ impl AsyncWrite for Conn {
         ready!(wr.poll_flush(cx))?;
         wr.socket.poll_shutdown(cx)
     }
-}
-
-/// Closes a socket's both directions at once, without waiting for anything.
-pub(crate) fn abort(stream: &TcpStream) {
-    let _ = socket2::SockRef::from(stream).shutdown(Shutdown::Both);
 }

@@ -624,6 +624,12 @@ async fn worker_main(
             Event::Housekeeping => {
                 let limit = worker.shared.live.load().config.pool.idle_timeout;
                 worker.pool().expire(limit, &worker.counters);
+                #[cfg(feature = "http2")]
+                worker
+                    .h2
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .expire(limit);
             }
             Event::Phase => {}
         }

@@ -1,7 +1,6 @@
 //! What belongs to one client connection while it is served.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -75,10 +74,66 @@ impl Session {
         Some(up)
     }
 
-    /// Gives a connection to the pool.
-    pub fn give_back(&self, mut up: UpConn) {
+    /// Another session of the same connection, with a timer of its own.
+    pub fn another(&self) -> Self {
+        Self {
+            worker: Arc::clone(&self.worker),
+            live: Arc::clone(&self.live),
+            info: Arc::clone(&self.info),
+            timer: Timer::default(),
+            control: Arc::clone(&self.control),
+        }
+    }
+
+    /// Finds a connection for a route: an open or idle one, or a new one. `dialled` is a TCP
+    /// connection that was made for it already.
+    pub async fn acquire(
+        &self,
+        route: Route,
+        dialled: Option<Dialled>,
+    ) -> Result<Up, UpstreamError> {
+        if dialled.is_none() {
+            if let Some(up) = self.pooled(&route) {
+                return Ok(Up::Conn(up));
+            }
+            #[cfg(feature = "http2")]
+            if let Some(shared) = crate::h2::shared(self, &route) {
+                return Ok(Up::H2(shared));
+            }
+        }
+        self.make(route, dialled).await
+    }
+
+    /// Makes a new connection for a route, even if there are others.
+    pub async fn fresh(&self, route: Route) -> Result<Up, UpstreamError> {
+        self.make(route, None).await
+    }
+
+    async fn make(&self, route: Route, dialled: Option<Dialled>) -> Result<Up, UpstreamError> {
+        let up = self.connect(Arc::new(route), dialled).await?;
+        if !up.is_h2() {
+            return Ok(Up::Conn(up));
+        }
+        #[cfg(feature = "http2")]
+        return Ok(Up::H2(crate::h2::start(self, up).await?));
+        #[cfg(not(feature = "http2"))]
+        Err(FlowError::new(
+            Side::Upstream,
+            ErrorClass::Protocol,
+            "the origin chose HTTP/2, which this build does not speak",
+        )
+        .into())
+    }
+
+    /// Gives a connection to the pool. One of HTTP/2 stands with the shared ones anyway.
+    pub fn give_back(&self, up: Up) {
+        let mut up = match up {
+            Up::Conn(up) => up,
+            #[cfg(feature = "http2")]
+            Up::H2(_) => return,
+        };
         up.count_bytes(self.counters());
-        if up.is_h2() || !self.live_is_current() {
+        if !self.live_is_current() {
             return;
         }
         let config = &self.live.config.pool;
@@ -118,7 +173,7 @@ impl Session {
     }
 
     /// Makes a connection by a route: TCP, and TLS where the route says so.
-    pub async fn connect(
+    async fn connect(
         &self,
         route: Arc<Route>,
         dialled: Option<Dialled>,
@@ -230,6 +285,33 @@ impl Session {
         add_to(&self.counters().client_bytes_in, read);
         add_to(&self.counters().client_bytes_out, sent);
         self.info.count_bytes(read, sent);
+    }
+}
+
+/// A connection to an origin that can carry an exchange.
+pub(crate) enum Up {
+    /// One at a time: HTTP/1, or bytes.
+    Conn(UpConn),
+    /// Many at once.
+    #[cfg(feature = "http2")]
+    H2(crate::h2::Shared),
+}
+
+impl Up {
+    pub fn info(&self) -> &Arc<UpstreamInfo> {
+        match self {
+            Self::Conn(up) => &up.info,
+            #[cfg(feature = "http2")]
+            Self::H2(shared) => &shared.info,
+        }
+    }
+
+    pub fn route(&self) -> &Arc<Route> {
+        match self {
+            Self::Conn(up) => &up.route,
+            #[cfg(feature = "http2")]
+            Self::H2(shared) => &shared.route,
+        }
     }
 }
 
@@ -361,11 +443,6 @@ impl Control {
         } else {
             Poll::Pending
         }
-    }
-
-    /// Waits until the proxy drains.
-    pub async fn drained(&self) {
-        poll_fn(|cx| self.poll_drain(cx)).await;
     }
 
     pub fn drain(&self) {

@@ -28,7 +28,7 @@ use crate::metrics::count;
 use crate::policy::Action;
 use crate::pool::{RouteTls, UpConn};
 use crate::reply;
-use crate::session::{Dialled, Session, UpstreamError};
+use crate::session::{Dialled, Session, Up, UpstreamError};
 use crate::tls::{failure, handshake};
 use crate::tunnel;
 
@@ -41,13 +41,13 @@ enum Stage {
     Http1 {
         client: Conn,
         mode: Mode,
-        upstream: Option<UpConn>,
+        upstream: Option<Up>,
     },
     #[cfg(feature = "http2")]
     Http2 {
         client: Conn,
         fixed: Option<Fixed>,
-        upstream: Option<UpConn>,
+        upstream: Option<Up>,
     },
     Connect {
         client: Conn,
@@ -156,7 +156,7 @@ async fn http1(
     session: &mut Session,
     mut client: Conn,
     mode: Mode,
-    upstream: Option<UpConn>,
+    upstream: Option<Up>,
 ) -> Stage {
     match h1::serve(session, &mut client, &mode, upstream).await {
         h1::Next::Close => Stage::Closed,
@@ -252,7 +252,7 @@ async fn inner(
             let fixed = fixed_plain(&target);
             Stage::Http1 {
                 client,
-                upstream: dialled.map(|d| plain_upstream(session, &target, d)),
+                upstream: dialled.map(|d| Up::Conn(plain_upstream(session, &target, d))),
                 mode: Mode::Fixed(fixed),
             }
         }
@@ -427,19 +427,7 @@ async fn intercept(
         alpn: offer,
     };
     let route = session.route(&target, Some(tls.clone()), false);
-    let upstream = match session.pooled(&route) {
-        Some(up) => Ok(up),
-        None => {
-            #[cfg(feature = "http2")]
-            let shared = crate::h2::shared(session, &route);
-            #[cfg(not(feature = "http2"))]
-            let shared: Option<UpConn> = None;
-            match shared {
-                Some(up) => Ok(up),
-                None => session.connect(Arc::new(route), dialled).await,
-            }
-        }
-    };
+    let upstream = session.acquire(route, dialled).await;
     let (upstream, broken) = match upstream {
         Ok(up) => (Some(up), None),
         Err(error) => {
@@ -450,7 +438,7 @@ async fn intercept(
             (None, Some(error.into_flow_error()))
         }
     };
-    let info = upstream.as_ref().map(|up| Arc::clone(&up.info));
+    let info = upstream.as_ref().map(|up| Arc::clone(up.info()));
     let fail = |kind, detail: String| TlsFailure {
         side: Side::Client,
         kind,
@@ -535,8 +523,8 @@ async fn intercept(
     let limit = session.live.config.timeouts.first_bytes;
     let mut upstream = upstream;
     let peeked = match &mut upstream {
-        Some(up) => peek_both(session, &mut client, &mut up.conn, limit).await,
-        None => peek(session, &mut client, limit).await,
+        Some(Up::Conn(up)) => peek_both(session, &mut client, &mut up.conn, limit).await,
+        _ => peek(session, &mut client, limit).await,
     };
     match (peeked, upstream) {
         (Peek::Known(Protocol::Http1), upstream) => Stage::Http1 {
@@ -550,7 +538,7 @@ async fn intercept(
             fixed: Some(fixed),
             upstream,
         },
-        (Peek::Known(_), Some(up)) => Stage::Opaque {
+        (Peek::Known(_), Some(Up::Conn(up))) => Stage::Opaque {
             client,
             upstream: up.conn,
         },
@@ -561,7 +549,7 @@ async fn intercept(
     }
 }
 
-fn give_back(session: &Session, upstream: Option<UpConn>) {
+fn give_back(session: &Session, upstream: Option<Up>) {
     if let Some(up) = upstream {
         session.give_back(up);
     }

@@ -1,0 +1,26 @@
+//! The engine from outside: a real client, the proxy, a real origin, and every byte between them.
+//!
+//! One program, so that it links once; one module for each question. `support` has the actors.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "tests assert by panicking, in their helpers too"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod fidelity;
+mod framing;
+mod interceptors;
+mod lifecycle;
+mod predecessors;
+mod routing;
+mod smuggling;
+mod timeouts;
+mod tls_failures;
+mod tls_records;
+mod upstream;
