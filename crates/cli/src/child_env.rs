@@ -34,9 +34,12 @@ impl Files {
     /// # Errors
     /// When the folder for temporary files can't be written.
     pub fn create(authority: &Authority) -> io::Result<Self> {
-        // Mode 0700.
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("tollgate-");
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
         let files = Self {
-            dir: tempfile::Builder::new().prefix("tollgate-").tempdir()?,
+            dir: builder.tempdir()?,
         };
         let own = authority.cert_pem();
         fs::write(files.cert(), &own)?;

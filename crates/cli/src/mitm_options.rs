@@ -243,7 +243,8 @@ pub fn missing_flag(flag: &str) -> Option<String> {
         long => long,
     };
     let name = long.strip_prefix("--")?.replace('-', "_");
-    let known = |name: &str| find(name).is_some() || matches!(name, "options" | "commands" | "script");
+    let known =
+        |name: &str| find(name).is_some() || matches!(name, "options" | "commands" | "script");
     let known = known(&name) || name.strip_prefix("no_").is_some_and(known);
     let shown = if long == flag {
         format!("'{flag}'")
@@ -384,7 +385,9 @@ fn edit_distance(a: &str, b: &str) -> usize {
 /// Digits with one of mitmproxy's units, or none.
 fn is_size(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
-    let digits = lower.strip_suffix(['b', 'k', 'm', 'g', 't']).unwrap_or(&lower);
+    let digits = lower
+        .strip_suffix(['b', 'k', 'm', 'g', 't'])
+        .unwrap_or(&lower);
     digits.parse::<u64>().is_ok()
 }
 
@@ -396,12 +399,17 @@ const fn option(name: &'static str, kind: Kind, status: Status) -> Spec {
     Spec { name, kind, status }
 }
 
-const TLS_VERSIONS: Kind = Kind::Choice(&["UNBOUNDED", "SSL3", "TLS1", "TLS1_1", "TLS1_2", "TLS1_3"]);
+const TLS_VERSIONS: Kind =
+    Kind::Choice(&["UNBOUNDED", "SSL3", "TLS1", "TLS1_1", "TLS1_2", "TLS1_3"]);
 const VERBOSITIES: Kind = Kind::Choice(&["error", "warn", "info", "alert", "debug"]);
 
 /// Every option of mitmdump 13, by name.
 const OPTIONS: &[Spec] = &[
-    option("add_upstream_certs_to_client_chain", Kind::Bool, Status::Only(&["false"])),
+    option(
+        "add_upstream_certs_to_client_chain",
+        Kind::Bool,
+        Status::Only(&["false"]),
+    ),
     option("allow_hosts", Kind::List, Status::Supported),
     option("anticache", Kind::Bool, Status::Only(&["false"])),
     option("anticomp", Kind::Bool, Status::Only(&["false"])),
@@ -419,13 +427,21 @@ const OPTIONS: &[Spec] = &[
     option("command_history", Kind::Bool, Status::Missing),
     option("confdir", Kind::Str, Status::Supported),
     option("connect_addr", Kind::OptStr, Status::Supported),
-    option("connection_strategy", Kind::Choice(&["eager", "lazy"]), Status::Only(&["eager"])),
+    option(
+        "connection_strategy",
+        Kind::Choice(&["eager", "lazy"]),
+        Status::Only(&["eager"]),
+    ),
     option("content_view_lines_cutoff", Kind::Int, Status::Missing),
     option("dns_name_servers", Kind::List, Status::Missing),
     option("dns_use_hosts_file", Kind::Bool, Status::Missing),
     option("dumper_default_contentview", Kind::Str, Status::Missing),
     option("dumper_filter", Kind::OptStr, Status::Missing),
-    option("export_preserve_original_ip", Kind::Bool, Status::Only(&["false"])),
+    option(
+        "export_preserve_original_ip",
+        Kind::Bool,
+        Status::Only(&["false"]),
+    ),
     option("flow_detail", Kind::Int, Status::Supported),
     option("hardump", Kind::Str, Status::Missing),
     option("http2", Kind::Bool, Status::Supported),
@@ -463,9 +479,17 @@ const OPTIONS: &[Spec] = &[
     option("server_replay_ignore_content", Kind::Bool, Status::Missing),
     option("server_replay_ignore_host", Kind::Bool, Status::Missing),
     option("server_replay_ignore_params", Kind::List, Status::Missing),
-    option("server_replay_ignore_payload_params", Kind::List, Status::Missing),
+    option(
+        "server_replay_ignore_payload_params",
+        Kind::List,
+        Status::Missing,
+    ),
     option("server_replay_ignore_port", Kind::Bool, Status::Missing),
-    option("server_replay_kill_extra", Kind::Bool, Status::Only(&["false"])),
+    option(
+        "server_replay_kill_extra",
+        Kind::Bool,
+        Status::Only(&["false"]),
+    ),
     option("server_replay_nopop", Kind::Bool, Status::Only(&["false"])),
     option("server_replay_refresh", Kind::Bool, Status::Missing),
     option("server_replay_reuse", Kind::Bool, Status::Only(&["false"])),
@@ -473,11 +497,23 @@ const OPTIONS: &[Spec] = &[
     option("show_ignored_hosts", Kind::Bool, Status::Only(&["false"])),
     option("showhost", Kind::Bool, Status::Only(&["false"])),
     option("ssl_insecure", Kind::Bool, Status::Supported),
-    option("ssl_verify_upstream_trusted_ca", Kind::OptStr, Status::Supported),
-    option("ssl_verify_upstream_trusted_confdir", Kind::OptStr, Status::Supported),
+    option(
+        "ssl_verify_upstream_trusted_ca",
+        Kind::OptStr,
+        Status::Supported,
+    ),
+    option(
+        "ssl_verify_upstream_trusted_confdir",
+        Kind::OptStr,
+        Status::Supported,
+    ),
     option("stickyauth", Kind::OptStr, Status::Missing),
     option("stickycookie", Kind::OptStr, Status::Missing),
-    option("store_streamed_bodies", Kind::Bool, Status::Only(&["false"])),
+    option(
+        "store_streamed_bodies",
+        Kind::Bool,
+        Status::Only(&["false"]),
+    ),
     option("stream_large_bodies", Kind::OptStr, Status::Supported),
     option("strip_ech", Kind::Bool, Status::Missing),
     option("tcp_hosts", Kind::List, Status::Missing),
@@ -492,7 +528,11 @@ const OPTIONS: &[Spec] = &[
     option("udp_hosts", Kind::List, Status::Missing),
     option("upstream_auth", Kind::OptStr, Status::Missing),
     option("upstream_cert", Kind::Bool, Status::Only(&["true"])),
-    option("validate_inbound_headers", Kind::Bool, Status::Only(&["true"])),
+    option(
+        "validate_inbound_headers",
+        Kind::Bool,
+        Status::Only(&["true"]),
+    ),
     option("websocket", Kind::Bool, Status::Missing),
 ];
 

@@ -17,7 +17,7 @@ pub fn open_output(settings: &Settings) -> anyhow::Result<Printer> {
     let style = Style::detect(settings.output.no_color, io::stderr().is_terminal());
     install_log(printer.clone(), settings.output.verbosity, style)?;
     for warning in &settings.warnings {
-        printer.notice(format!("warning: {warning}\n"));
+        tracing::warn!("{warning}");
     }
     Ok(printer)
 }
@@ -70,9 +70,9 @@ fn show_flows(
 fn explain(error: ProxyError) -> anyhow::Error {
     match error {
         ProxyError::Bind { address, error } => match error.kind() {
-            ErrorKind::AddrInUse => anyhow!(
-                "{address} is in use by another program; choose another port with -p"
-            ),
+            ErrorKind::AddrInUse => {
+                anyhow!("{address} is in use by another program; choose another port with -p")
+            }
             ErrorKind::PermissionDenied => {
                 anyhow!("no permission to listen on {address}; choose a port from 1024 on with -p")
             }

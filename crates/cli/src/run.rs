@@ -59,7 +59,8 @@ async fn with_proxy(
         .context("there is no command to run")?;
     let mut command = Command::new(program);
     command.args(rest);
-    for (name, value) in child_env::variables(reachable(address), &files, |name| std::env::var_os(name))
+    for (name, value) in
+        child_env::variables(reachable(address), &files, |name| std::env::var_os(name))
     {
         command.env(name, value);
     }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use tollgate_engine::{Handle, Listen, Metrics};
 
 use crate::args::ProxyArgs;
-use crate::output::{Printer, Stream, pretty_size};
+use crate::output::{Printer, Stream, Verbosity, pretty_size};
 use crate::proxy;
 use crate::settings::{OpenAuthority, Purpose, Settings};
 use crate::signals::Stop;
@@ -41,7 +41,13 @@ async fn until_stopped(
     let mut stop = Stop::listen().context("can't listen for signals")?;
     let started = Instant::now();
     let handle = proxy::start(settings, authority, printer, Stream::Stdout).await?;
-    printer.notice(banner(&handle, authority, settings));
+    let quiet = matches!(
+        settings.output.verbosity,
+        Verbosity::Error | Verbosity::Warn
+    );
+    if !quiet {
+        printer.notice(banner(&handle, authority, settings));
+    }
     tokio::select! {
         () = stop.requested() => {}
         () = printer.closed() => {}
@@ -54,7 +60,9 @@ async fn until_stopped(
         shutdown = handle.shutdown(settings.drain) => shutdown.metrics,
         () = stop.requested() => before,
     };
-    printer.notice(summary(&metrics, started.elapsed()));
+    if !quiet {
+        printer.notice(summary(&metrics, started.elapsed()));
+    }
     Ok(())
 }
 

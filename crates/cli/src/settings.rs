@@ -199,7 +199,10 @@ impl AuthoritySource {
             } => {
                 let (authority, created) = Authority::open_or_create(dir, *naming, params)?;
                 // A name that no constraint permits tells an authority without any.
-                if !created && !params.permit.is_empty() && authority.permits("unconstrained.invalid") {
+                if !created
+                    && !params.permit.is_empty()
+                    && authority.permits("unconstrained.invalid")
+                {
                     bail!(
                         "the authority in {} exists already and is not limited by --permit; replace it with `tollgate ca rotate --permit …`",
                         dir.display()
@@ -289,9 +292,9 @@ fn listen(args: &ListenArgs, set: &MitmOptions, purpose: Purpose) -> anyhow::Res
         return Ok(places.collect());
     }
     let port = match (port, purpose) {
-        (Some(port), _) => u16::try_from(port)
-            .ok()
-            .with_context(|| format!("option 'listen_port' must be from 0 to 65535, not '{port}'"))?,
+        (Some(port), _) => u16::try_from(port).ok().with_context(|| {
+            format!("option 'listen_port' must be from 0 to 65535, not '{port}'")
+        })?,
         (None, Purpose::Serve) => 8080,
         (None, Purpose::Run) => 0,
     };
@@ -349,7 +352,9 @@ fn resolve(host: Option<&str>, port: u16) -> anyhow::Result<SocketAddr> {
         Some("") => return Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
         Some(host) => host,
     };
-    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
     if let Ok(address) = bare.unwrap_or(host).parse::<IpAddr>() {
         return Ok(SocketAddr::from((address, port)));
     }
@@ -513,7 +518,11 @@ mod tests {
             settings(&["-m", "socks5"]).unwrap_err(),
             "mode 'socks5' exists in mitmproxy but Tollgate doesn't have it yet"
         );
-        assert!(settings(&["-m", "sideways"]).unwrap_err().starts_with("unknown mode"));
+        assert!(
+            settings(&["-m", "sideways"])
+                .unwrap_err()
+                .starts_with("unknown mode")
+        );
     }
 
     #[test]
@@ -590,7 +599,10 @@ mod tests {
         assert_eq!(shown(&["-v", "--flow-detail", "3"]), (3, Verbosity::Debug));
         assert_eq!(shown(&["--set", "flow_detail=4"]), (4, Verbosity::Info));
         assert_eq!(shown(&["run", "x"]), (0, Verbosity::Error));
-        assert_eq!(shown(&["run", "--flow-detail", "1", "x"]), (1, Verbosity::Info));
+        assert_eq!(
+            shown(&["run", "--flow-detail", "1", "x"]),
+            (1, Verbosity::Info)
+        );
         assert_eq!(
             shown(&["--set", "termlog_verbosity=warn"]),
             (1, Verbosity::Warn)
@@ -605,12 +617,18 @@ mod tests {
             naming,
             params: AuthorityParams::default(),
         };
-        assert_eq!(source(&["--data-dir", "/d"]), folder("/d", Naming::Tollgate));
+        assert_eq!(
+            source(&["--data-dir", "/d"]),
+            folder("/d", Naming::Tollgate)
+        );
         assert_eq!(
             source(&["--set", "confdir=/m"]),
             folder("/m", Naming::Mitmproxy)
         );
-        assert_eq!(source(&["run", "x"]), AuthoritySource::Memory(AuthorityParams::default()));
+        assert_eq!(
+            source(&["run", "x"]),
+            AuthoritySource::Memory(AuthorityParams::default())
+        );
         assert_eq!(
             source(&["--ca-cert", "/c.pem"]),
             AuthoritySource::Files {

@@ -17,9 +17,14 @@ const STAGGER: Duration = Duration::from_millis(250);
 
 /// Remembers what names resolve to. Shared by the workers of a proxy.
 pub(crate) struct DnsCache {
-    entries: Mutex<HashMap<Arc<str>, (Arc<[IpAddr]>, Instant)>>,
+    entries: Mutex<HashMap<Arc<str>, Answer>>,
     capacity: usize,
     ttl: Duration,
+}
+
+struct Answer {
+    addresses: Arc<[IpAddr]>,
+    until: Instant,
 }
 
 impl DnsCache {
@@ -37,11 +42,11 @@ impl DnsCache {
         }
         {
             let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((addresses, until)) = entries.get(host)
-                && *until > Instant::now()
+            if let Some(answer) = entries.get(host)
+                && answer.until > Instant::now()
             {
                 count(&counters.dns_cache_hits);
-                return Ok(Arc::clone(addresses));
+                return Ok(Arc::clone(&answer.addresses));
             }
         }
         count(&counters.dns_lookups);
@@ -54,15 +59,16 @@ impl DnsCache {
             let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
             if entries.len() >= self.capacity && !entries.contains_key(host) {
                 let now = Instant::now();
-                entries.retain(|_, (_, until)| *until > now);
+                entries.retain(|_, answer| answer.until > now);
                 if entries.len() >= self.capacity {
                     entries.clear();
                 }
             }
-            entries.insert(
-                Arc::clone(host),
-                (Arc::clone(&addresses), Instant::now() + self.ttl),
-            );
+            let answer = Answer {
+                addresses: Arc::clone(&addresses),
+                until: Instant::now() + self.ttl,
+            };
+            entries.insert(Arc::clone(host), answer);
         }
         Ok(addresses)
     }
@@ -71,7 +77,9 @@ impl DnsCache {
 /// Alternates the address families, beginning with the one that the resolver put first.
 fn interleave(found: Vec<IpAddr>) -> Vec<IpAddr> {
     let first_is_v6 = found.first().is_some_and(IpAddr::is_ipv6);
-    let (a, b): (Vec<_>, Vec<_>) = found.into_iter().partition(|ip| ip.is_ipv6() == first_is_v6);
+    let (a, b): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|ip| ip.is_ipv6() == first_is_v6);
     let mut mixed = Vec::with_capacity(a.len() + b.len());
     let (mut a, mut b) = (a.into_iter(), b.into_iter());
     loop {

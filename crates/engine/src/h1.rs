@@ -78,7 +78,10 @@ pub(crate) async fn serve(
     };
     let mut flow = Box::new(Flow::new(Arc::clone(&session.info)));
     loop {
-        let after = match server.read_head(session, client, &mut flow.request.head).await {
+        let after = match server
+            .read_head(session, client, &mut flow.request.head)
+            .await
+        {
             Head::Complete(len) => server.exchange(session, client, mode, &mut flow, len).await,
             Head::Closed => After::Close,
             Head::Refused { status, error } => {
@@ -115,10 +118,7 @@ pub(crate) async fn serve(
             }
             After::Close => {
                 server.release(session);
-                let _ = session
-                    .timer
-                    .within(LINGER, client.wr.shutdown())
-                    .await;
+                let _ = session.timer.within(LINGER, client.wr.shutdown()).await;
                 return Next::Close;
             }
             After::Abort => return Next::Close,
@@ -205,10 +205,12 @@ impl Server {
             match head.parse(client.rd.data(), &limits) {
                 Ok(Parsed::Complete { len }) => return Head::Complete(len),
                 Ok(Parsed::Partial) => {}
-                Err(anomaly) => return Head::Refused {
-                    status: anomaly.status(),
-                    error: client_anomaly(anomaly),
-                },
+                Err(anomaly) => {
+                    return Head::Refused {
+                        status: anomaly.status(),
+                        error: client_anomaly(anomaly),
+                    };
+                }
             }
             if !timing {
                 session.timer.set(limit);
@@ -353,7 +355,10 @@ impl Server {
             guard.flow.request.head.headers.remove("expect");
             let collected = session
                 .timer
-                .within(config.timeouts.idle, request.collect(client, config.limits.body_limit))
+                .within(
+                    config.timeouts.idle,
+                    request.collect(client, config.limits.body_limit),
+                )
                 .await;
             match collected {
                 Ok(Ok(())) => {}
@@ -412,10 +417,13 @@ impl Server {
             Mode::Fixed(fixed) if guard.flow.request.target == fixed.target => {
                 (fixed.tls.clone(), fixed.broken.clone())
             }
-            Mode::Fixed(fixed) => (fixed.tls.clone().map(|tls| RouteTls {
-                sni: Arc::clone(&guard.flow.request.target.host),
-                ..tls
-            }), None),
+            Mode::Fixed(fixed) => (
+                fixed.tls.clone().map(|tls| RouteTls {
+                    sni: Arc::clone(&guard.flow.request.target.host),
+                    ..tls
+                }),
+                None,
+            ),
             Mode::Proxy => (None, None),
         };
         if let Some(error) = broken {
@@ -426,14 +434,15 @@ impl Server {
         loop {
             attempt += 1;
             let found = self
-                .find_upstream(session, &guard.flow.request.target, tls.as_ref(), pinned, attempt > 1)
+                .find_upstream(
+                    session,
+                    &guard.flow.request.target,
+                    tls.as_ref(),
+                    pinned,
+                    attempt > 1,
+                )
                 .await;
             if let Err(error) = found {
-                if config.retry.on_connect_failure && attempt == 1 {
-                    count(&counters.retries);
-                    tokio::time::sleep(config.retry.delay).await;
-                    continue;
-                }
                 fail!(error.into_flow_error());
             }
             let up = match &mut self.upstream {
@@ -492,7 +501,9 @@ impl Server {
                     "the origin closed the connection before it answered",
                 ));
             }
-            return self.conclude(client, guard, request, end, keep_alive, head_only).await;
+            return self
+                .conclude(client, guard, request, end, keep_alive, head_only)
+                .await;
         }
     }
 
@@ -757,6 +768,31 @@ fn is_connection_bound(headers: &HeaderList, name: &str) -> bool {
     })
 }
 
+/// Whether a response is one that goes on for as long as the origin likes: collecting it would
+/// keep from the client what it is waiting for.
+pub(crate) fn is_stream(flow: &Flow) -> bool {
+    let Some(value) = flow
+        .response
+        .as_ref()
+        .and_then(|r| r.headers().get("content-type"))
+    else {
+        return false;
+    };
+    let media = value.split(|b| *b == b';').next().unwrap_or_default();
+    let media = media.trim_ascii().to_ascii_lowercase();
+    media.starts_with(b"application/grpc")
+        || [
+            &b"text/event-stream"[..],
+            b"application/x-ndjson",
+            b"application/ndjson",
+            b"application/jsonl",
+            b"application/json-seq",
+            b"application/vnd.amazon.eventstream",
+            b"multipart/x-mixed-replace",
+        ]
+        .contains(&media.as_slice())
+}
+
 fn make_chunked(headers: &mut HeaderList) {
     headers.remove("content-length");
     if !headers.has_token("transfer-encoding", "chunked") {
@@ -797,11 +833,7 @@ pub(crate) fn blocked(target: &Target) -> FlowError {
 
 pub(crate) fn dropped(verdict: Verdict) -> Outcome {
     let error = match verdict {
-        Verdict::Close(reason) => Some(FlowError::new(
-            Side::Proxy,
-            ErrorClass::Blocked,
-            reason,
-        )),
+        Verdict::Close(reason) => Some(FlowError::new(Side::Proxy, ErrorClass::Blocked, reason)),
         Verdict::Failed(error) => return Outcome::failed(error),
         _ => None,
     };
@@ -815,9 +847,7 @@ pub(crate) fn dropped(verdict: Verdict) -> Outcome {
 pub(crate) fn put_reply(flow: &mut Flow, reply: &Reply) {
     let status = reply::valid_status(reply.status);
     let mut response = Box::<Response>::default();
-    if let Ok(head) =
-        http1::ResponseHead::build(status, reply::reason(status).as_bytes())
-    {
+    if let Ok(head) = http1::ResponseHead::build(status, reply::reason(status).as_bytes()) {
         response.head = head;
     }
     response.head.headers = reply.headers.clone();
@@ -940,9 +970,7 @@ impl ClientBody {
             headers.remove("transfer-encoding");
             headers
                 .set(b"Content-Length", length.as_bytes())
-                .map_err(|e| {
-                    FlowError::new(Side::Proxy, ErrorClass::Interceptor, e.to_string())
-                })?;
+                .map_err(|e| FlowError::new(Side::Proxy, ErrorClass::Interceptor, e.to_string()))?;
         }
         Ok(())
     }
@@ -1004,8 +1032,7 @@ impl Exchange<'_> {
     ) -> ExchangeEnd {
         let limits = &self.config.limits;
         let method = Method::of(flow.request.method());
-        let wants_upgrade =
-            method == Method::Connect || flow.request.head.upgrade().is_some();
+        let wants_upgrade = method == Method::Connect || flow.request.head.upgrade().is_some();
         let client_is_10 = flow.request.version == HttpVersion::Http10;
         let reused = up.reused;
         up.reused = true;
@@ -1014,9 +1041,12 @@ impl Exchange<'_> {
         // The head and what is here of the body leave in one write.
         let first = {
             let shared = SharedFlow::new(&mut *flow);
-            let mut body =
-                self.run
-                    .body(&shared, Direction::Request, limits.decoded_bytes, self.counters);
+            let mut body = self.run.body(
+                &shared,
+                Direction::Request,
+                limits.decoded_bytes,
+                self.counters,
+            );
             self.send_start(client, up, request, &mut body, edits).await
         };
         let replayable = match first {
@@ -1078,8 +1108,7 @@ impl Exchange<'_> {
             &started,
         );
         let mut response = pin!(response);
-        let end;
-        if streaming {
+        let end = if streaming {
             let mut body = self.run.body(
                 &shared,
                 Direction::Request,
@@ -1102,7 +1131,7 @@ impl Exchange<'_> {
             let mut seen = 0;
             let mut finished: Option<ExchangeEnd> = None;
             timer.set(self.config.timeouts.idle);
-            end = poll_fn(|cx| {
+            poll_fn(|cx| {
                 if pumped.is_none()
                     && let Poll::Ready(result) = pump.as_mut().poll(cx)
                 {
@@ -1153,12 +1182,12 @@ impl Exchange<'_> {
                 }
                 Poll::Pending
             })
-            .await;
+            .await
         } else {
             let watch = &mut client.rd;
             let mut seen = 0;
             timer.set(self.config.timeouts.response_head);
-            end = poll_fn(|cx| {
+            poll_fn(|cx| {
                 if let Poll::Ready(end) = response.as_mut().poll(cx) {
                     return Poll::Ready(Duplex::Response(end));
                 }
@@ -1179,8 +1208,8 @@ impl Exchange<'_> {
                 }
                 Poll::Pending
             })
-            .await;
-        }
+            .await
+        };
         let started = started.load(Ordering::Relaxed);
         {
             let mut flow = lock(&shared);
@@ -1257,14 +1286,22 @@ impl Exchange<'_> {
         let mut head = Vec::new();
         let untouched = {
             let flow = body.flow();
-            let untouched = flow.request.head.as_raw().is_some_and(|raw| raw.len() == request.head_len);
+            let untouched = flow
+                .request
+                .head
+                .as_raw()
+                .is_some_and(|raw| raw.len() == request.head_len);
             if !untouched || edits || request.collected.is_some() {
                 flow.request.head.write_to(&mut head);
             }
             untouched
         };
         if let Some(whole) = &request.collected {
-            up.conn.wr.write_all2(&head, whole).await.map_err(Start::Upstream)?;
+            up.conn
+                .wr
+                .write_all2(&head, whole)
+                .await
+                .map_err(Start::Upstream)?;
             return Ok(whole.len() as u64);
         }
         let data = client.rd.data();
@@ -1343,7 +1380,10 @@ fn upstream_io(e: &io::Error, doing: &str) -> FlowError {
     FlowError::new(
         Side::Upstream,
         ErrorClass::Reset,
-        format!("the connection to the origin failed while {doing}: {}", describe(e)),
+        format!(
+            "the connection to the origin failed while {doing}: {}",
+            describe(e)
+        ),
     )
 }
 
@@ -1497,11 +1537,10 @@ impl ResponseRelay<'_> {
             Ok(framing) => framing,
             Err(anomaly) => return upstream_failed(upstream_anomaly(anomaly)),
         };
-        let upstream_keeps =
-            response.head.keep_alive() && framing != Framing::UntilClose;
+        let upstream_keeps = response.head.keep_alive() && framing != Framing::UntilClose;
         let pin = is_connection_bound(&response.head.headers, "www-authenticate");
-        let upgraded = status == 101
-            || (self.method == Method::Connect && (200..300).contains(&status));
+        let upgraded =
+            status == 101 || (self.method == Method::Connect && (200..300).contains(&status));
         {
             let mut flow = lock(flow);
             let elapsed = flow.timing.start.elapsed();
@@ -1512,7 +1551,7 @@ impl ResponseRelay<'_> {
         let mut body = Body::new(framing, self.config.limits.trailer_bytes);
         let mut collected: Option<Bytes> = None;
         let mut prefix: Option<Vec<u8>> = None;
-        if self.run.wants(Interest::RESPONSE_BODY) && !upgraded {
+        if self.run.wants(Interest::RESPONSE_BODY) && !upgraded && !is_stream(&lock(flow)) {
             match self.collect(rd, head_len, &mut body).await {
                 Ok(Collected::Whole(bytes)) => {
                     let mut flow = lock(flow);
@@ -1531,9 +1570,7 @@ impl ResponseRelay<'_> {
             Verdict::Continue => {}
             verdict => return verdict_before_response(verdict),
         }
-        let edits = self.run.edits(Direction::Response)
-            && collected.is_none()
-            && !body.is_done();
+        let edits = self.run.edits(Direction::Response) && collected.is_none() && !body.is_done();
         let mut head = Vec::new();
         let mut whole: Option<Bytes> = None;
         let mut until_close = framing == Framing::UntilClose;
@@ -1633,8 +1670,18 @@ impl ResponseRelay<'_> {
             }
             .map_err(|_| PumpError::Write)
         } else {
-            self.relay_body(rd, wr, flow, head, head_len, prefix, &mut body, edits, until_close)
-                .await
+            self.relay_body(
+                rd,
+                wr,
+                flow,
+                head,
+                head_len,
+                prefix,
+                &mut body,
+                edits,
+                until_close,
+            )
+            .await
         };
         {
             let mut flow = lock(flow);
@@ -1646,8 +1693,7 @@ impl ResponseRelay<'_> {
         }
         match relayed {
             Ok(()) => {
-                let truncated =
-                    framing == Framing::UntilClose && rd.end() == Some(End::Truncated);
+                let truncated = framing == Framing::UntilClose && rd.end() == Some(End::Truncated);
                 let closing = match closing {
                     // TLS says whether a stream without a length is whole.
                     Closing::Close if until_close && truncated => Closing::Truncated,
@@ -1748,11 +1794,11 @@ impl ResponseRelay<'_> {
                 .map_err(upstream_anomaly)?;
             rd.consume(n);
             self.progress.fetch_add(1, Ordering::Relaxed);
-            if body.is_done() {
-                return Ok(Collected::Whole(whole.into()));
-            }
             if whole.len() > self.config.limits.body_limit {
                 return Ok(Collected::TooLarge(whole));
+            }
+            if body.is_done() {
+                return Ok(Collected::Whole(whole.into()));
             }
             match rd.fill().await {
                 Ok(n) if n > 0 => {}
@@ -1865,7 +1911,10 @@ impl Reframed<'_> {
         prefix: &[u8],
         hooks: &mut BodyRun<'_, '_>,
     ) -> Result<(), PumpError> {
-        self.wr.write_all(head).await.map_err(|_| PumpError::Write)?;
+        self.wr
+            .write_all(head)
+            .await
+            .map_err(|_| PumpError::Write)?;
         self.send(prefix, hooks).await
     }
 

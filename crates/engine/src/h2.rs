@@ -29,7 +29,7 @@ use tracing::debug;
 
 use crate::body::Body;
 use crate::config::{Config, PoolMode};
-use crate::h1::{self, ClientBody, Closing, Exchanged, ExchangeEnd, Fixed, UpstreamAfter};
+use crate::h1::{self, ClientBody, Closing, ExchangeEnd, Exchanged, Fixed, UpstreamAfter};
 use crate::hooks::{BodyRun, PieceVerdict, Run, SharedFlow, Verdict, lock};
 use crate::io::{Conn, ReadHalf, WriteHalf};
 use crate::metrics::{Counters, count};
@@ -208,7 +208,9 @@ pub(crate) async fn start(session: &Session, up: UpConn) -> Result<Shared, Upstr
         route: up.route,
         state: Arc::clone(&state),
     };
+    let slot = up.slot;
     tokio::spawn(async move {
+        let _slot = slot;
         if let Err(error) = connection.await {
             debug!(%error, "an upstream HTTP/2 connection ended");
         }
@@ -337,7 +339,10 @@ pub(crate) async fn serve(
     };
     let handshake = session
         .timer
-        .within(config.timeouts.first_bytes, builder.handshake::<_, Bytes>(io))
+        .within(
+            config.timeouts.first_bytes,
+            builder.handshake::<_, Bytes>(io),
+        )
         .await;
     let mut connection = match handshake {
         Ok(Ok(connection)) => connection,
@@ -382,7 +387,8 @@ pub(crate) async fn serve(
         .await;
         match event {
             Accepted::Stream(Some(Ok((request, respond)))) => {
-                tasks.spawn(stream(Arc::clone(&streams), request, respond));
+                // Boxed here: a task is moved several times on its way to the runtime.
+                tasks.spawn(Box::pin(stream(Arc::clone(&streams), request, respond)));
             }
             Accepted::Stream(Some(Err(error))) => {
                 debug!(client = %session.info.client, %error, "an HTTP/2 connection failed");
@@ -429,11 +435,17 @@ pub(crate) async fn serve(
     }
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart in the same breath, never stored"
+)]
 enum Accepted {
-    Stream(Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>),
+    Stream(Option<Result<NewStream, h2::Error>>),
     Drain,
     Tick,
 }
+
+type NewStream = (Request<RecvStream>, SendResponse<Bytes>);
 
 /// Serves one stream.
 async fn stream(
@@ -444,7 +456,7 @@ async fn stream(
     let session = &streams.session;
     let counters = session.counters();
     let config = &*session.live.config;
-    let mut flow = Flow::new(Arc::clone(&session.info));
+    let mut flow = Box::new(Flow::new(Arc::clone(&session.info)));
     let (mut parts, body) = request.into_parts();
     let prepared = prepare(&mut parts, streams.fixed.as_ref(), &mut flow);
     session.begin_flow(&mut flow);
@@ -463,8 +475,9 @@ async fn stream(
             Box::new(reply::with_status(status, &error)),
             Outcome::failed(error),
         )),
-        Ok(()) if streams.fixed.is_none()
-            && config.policy.decide(&[&guard.flow.request.target]) == Action::Block =>
+        Ok(())
+            if streams.fixed.is_none()
+                && config.policy.decide(&[&guard.flow.request.target]) == Action::Block =>
         {
             count(&counters.blocked_total);
             let error = h1::blocked(&guard.flow.request.target);
@@ -544,8 +557,6 @@ fn answer(
     {
         let _ = stream.send_data(reply.body.clone(), true);
     }
-    // The rest of the request isn't wanted (RFC 9113 section 8.1).
-    respond.send_reset(Reason::NO_ERROR);
 }
 
 /// Finds out where a request goes.
@@ -580,7 +591,10 @@ fn prepare(
         None => {
             let scheme = parts.uri.scheme_str().unwrap_or("http");
             if scheme != "http" {
-                return Err(bad(400, "only http:// URLs are served on this port; use CONNECT"));
+                return Err(bad(
+                    400,
+                    "only http:// URLs are served on this port; use CONNECT",
+                ));
             }
             let target = authority
                 .as_deref()
@@ -601,13 +615,13 @@ fn prepare(
 
 /// Shows a head to interceptors as the ordered list that HTTP/1 has.
 fn fill_head(parts: &http::request::Parts, flow: &mut Flow) -> Result<(), FlowError> {
-    let path = parts
-        .uri
-        .path_and_query()
-        .map_or("/", PathAndQuery::as_str);
-    flow.request.head =
-        RequestHead::build(parts.method.as_str().as_bytes(), path.as_bytes(), Version::Http11)
-            .map_err(interceptor_error)?;
+    let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    flow.request.head = RequestHead::build(
+        parts.method.as_str().as_bytes(),
+        path.as_bytes(),
+        Version::Http11,
+    )
+    .map_err(interceptor_error)?;
     from_map(&parts.headers, &mut flow.request.head.headers);
     Ok(())
 }
@@ -618,11 +632,16 @@ fn interceptor_error(e: tollgate_wire::headers::InvalidHeader) -> FlowError {
 
 /// Makes the parts of an HTTP/2 request from what interceptors left of a flow's head.
 fn parts_of(flow: &Flow) -> Result<http::request::Parts, FlowError> {
-    let failed =
-        |what: &str| FlowError::new(Side::Proxy, ErrorClass::Protocol, format!("{what} can't be sent over HTTP/2"));
+    let failed = |what: &str| {
+        FlowError::new(
+            Side::Proxy,
+            ErrorClass::Protocol,
+            format!("{what} can't be sent over HTTP/2"),
+        )
+    };
     let mut request = Request::new(());
-    *request.method_mut() = http::Method::from_bytes(flow.request.method())
-        .map_err(|_| failed("the method"))?;
+    *request.method_mut() =
+        http::Method::from_bytes(flow.request.method()).map_err(|_| failed("the method"))?;
     let headers = flow.request.headers();
     let authority = match (&flow.request.authority, headers.get("host")) {
         (_, Some(host)) => host.to_vec(),
@@ -756,10 +775,7 @@ struct Exchange<'a> {
 
 /// An upstream's side of an exchange.
 enum Link {
-    H2 {
-        shared: Shared,
-        _in_use: InUse,
-    },
+    H2 { shared: Shared, _in_use: InUse },
     H1(Box<UpConn>),
 }
 
@@ -773,7 +789,8 @@ impl Exchange<'_> {
         down: &mut Down<'_>,
     ) -> Ended {
         if guard.run.wants(Interest::REQUEST_BODY) {
-            match collect(source, self.config.limits.body_limit, self.config.timeouts.idle).await {
+            let limits = (self.config.limits.body_limit, self.config.timeouts.idle);
+            match Box::pin(collect(source, limits.0, limits.1)).await {
                 Ok(Collected::Whole(bytes, trailers)) => {
                     guard.flow.request.body_size = bytes.len() as u64;
                     guard.flow.request.trailers = trailers;
@@ -816,7 +833,8 @@ impl Exchange<'_> {
 
         // Once more where a shared connection turned out to be closing.
         for attempt in 0..3 {
-            let link = match self.link(&guard.flow.request.target, attempt > 0).await {
+            let link = self.link(&guard.flow.request.target, attempt > 0);
+            let link = match link.await {
                 Ok(link) => link,
                 Err(error) => return failed(error.into_flow_error()),
             };
@@ -840,7 +858,7 @@ impl Exchange<'_> {
                         None => head_from_flow(guard.flow, has_body),
                     };
                     match head {
-                        Ok(head) => self.over_h1(guard, *up, head, source, down).await,
+                        Ok(head) => Box::pin(self.over_h1(guard, *up, head, source, down)).await,
                         Err(error) => return failed(error),
                     }
                 }
@@ -894,16 +912,20 @@ impl Exchange<'_> {
     ) -> Option<Ended> {
         let replayable = matches!(source, Source::Empty | Source::Whole(_));
         let retry = |error: &h2::Error| {
-            replayable && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM) || error.is_io())
+            replayable
+                && (error.is_go_away()
+                    || error.reason() == Some(Reason::REFUSED_STREAM)
+                    || error.is_io())
         };
         let state = Arc::clone(&shared.state);
         let mut send = match shared.send.ready().await {
             Ok(send) => send,
             Err(error) => {
                 state.closed.store(true, Ordering::Relaxed);
-                return retry(&error).then_some(None).unwrap_or_else(|| {
-                    Some(failed(upstream_error(&error, "sending the request")))
-                });
+                if retry(&error) {
+                    return None;
+                }
+                return Some(failed(upstream_error(&error, "sending the request")));
             }
         };
         let request = Request::from_parts(parts, ());
@@ -986,7 +1008,8 @@ impl Exchange<'_> {
                             && error.is_reset()
                         {
                             // The origin's word for it reaches the client as it is.
-                            let outcome = Outcome::failed(upstream_error(&error, "waiting for the response"));
+                            let outcome =
+                                Outcome::failed(upstream_error(&error, "waiting for the response"));
                             if matches!(down, Down::H2 { .. }) {
                                 return Some(Ended::Cut(reason, outcome));
                             }
@@ -1210,7 +1233,10 @@ impl Exchange<'_> {
                         )));
                     }
                     Err(RelayError::Verdict(verdict)) => {
-                        return Poll::Ready(Some(by_verdict(verdict, progress.load(Ordering::Relaxed) > 0)));
+                        return Poll::Ready(Some(by_verdict(
+                            verdict,
+                            progress.load(Ordering::Relaxed) > 0,
+                        )));
                     }
                 }
             }
@@ -1270,9 +1296,9 @@ impl Exchange<'_> {
             }
         }
         let mut collected = false;
-        if run.wants(Interest::RESPONSE_BODY) {
-            match collect(&mut source, self.config.limits.body_limit, self.config.timeouts.idle).await
-            {
+        if run.wants(Interest::RESPONSE_BODY) && !h1::is_stream(&lock(flow)) {
+            let limits = (self.config.limits.body_limit, self.config.timeouts.idle);
+            match Box::pin(collect(&mut source, limits.0, limits.1)).await {
                 Ok(Collected::Whole(bytes, trailers)) => {
                     if let Some(response) = &mut lock(flow).response {
                         response.body_size = bytes.len() as u64;
@@ -1283,8 +1309,20 @@ impl Exchange<'_> {
                 }
                 Ok(Collected::TooLarge(start)) => {
                     source = match source {
-                        Source::H2(recv) => return self.oversized(run, flow, start, Source::H2(recv), down, progress).await,
-                        Source::H1 { rd, body } => return self.oversized(run, flow, start, Source::H1 { rd, body }, down, progress).await,
+                        Source::H2(recv) => {
+                            let source = Source::H2(recv);
+                            return Box::pin(
+                                self.oversized(run, flow, start, source, down, progress),
+                            )
+                            .await;
+                        }
+                        Source::H1 { rd, body } => {
+                            let source = Source::H1 { rd, body };
+                            return Box::pin(
+                                self.oversized(run, flow, start, source, down, progress),
+                            )
+                            .await;
+                        }
                         source => source,
                     };
                 }
@@ -1301,7 +1339,9 @@ impl Exchange<'_> {
                 let body = response.body().cloned().unwrap_or_default();
                 if response.is_body_edited() {
                     let length = body.len().to_string();
-                    let _ = response.headers_mut().set(b"content-length", length.as_bytes());
+                    let _ = response
+                        .headers_mut()
+                        .set(b"content-length", length.as_bytes());
                 }
                 source = Source::Whole((!body.is_empty()).then_some(body));
             }
@@ -1310,7 +1350,8 @@ impl Exchange<'_> {
         {
             response.headers_mut().remove("content-length");
         }
-        self.send(run, flow, plain, Bytes::new(), source, down, progress).await
+        self.send(run, flow, plain, Bytes::new(), source, down, progress)
+            .await
     }
 
     /// A body that turned out too large to collect: what was collected goes first.
@@ -1327,7 +1368,8 @@ impl Exchange<'_> {
             Verdict::Continue => {}
             verdict => return by_verdict(verdict, false),
         }
-        self.send(run, flow, None, start.into(), source, down, progress).await
+        self.send(run, flow, None, start.into(), source, down, progress)
+            .await
     }
 
     #[expect(
@@ -1378,7 +1420,9 @@ impl Exchange<'_> {
                 }
                 Ended::Complete
             }
-            Err(RelayError::Read(error)) => Ended::Cut(Reason::INTERNAL_ERROR, Outcome::failed(error)),
+            Err(RelayError::Read(error)) => {
+                Ended::Cut(Reason::INTERNAL_ERROR, Outcome::failed(error))
+            }
             Err(RelayError::Write(error)) => Ended::Cut(Reason::CANCEL, Outcome::failed(error)),
             Err(RelayError::Verdict(verdict)) => by_verdict(verdict, true),
         }
@@ -1406,8 +1450,8 @@ impl ResponseParts {
         match self {
             Self::Http(parts) => {
                 response.version = HttpVersion::Http2;
-                response.head = ResponseHead::build(parts.status.as_u16(), b"")
-                    .map_err(interceptor_error)?;
+                response.head =
+                    ResponseHead::build(parts.status.as_u16(), b"").map_err(interceptor_error)?;
                 from_map(&parts.headers, &mut response.head.headers);
             }
             Self::Http1(head) => {
@@ -1589,7 +1633,10 @@ fn head_of(
     let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let mut list = HeaderList::new();
     from_map(&parts.headers, &mut list);
-    let authority = parts.uri.authority().map(|a| a.as_str().as_bytes().to_vec());
+    let authority = parts
+        .uri
+        .authority()
+        .map(|a| a.as_str().as_bytes().to_vec());
     http1_head(
         parts.method.as_str().as_bytes(),
         path.as_bytes(),
@@ -1619,8 +1666,7 @@ fn http1_head(
     flow: &Flow,
     has_body: bool,
 ) -> Result<RequestHead, FlowError> {
-    let mut head =
-        RequestHead::build(method, path, Version::Http11).map_err(interceptor_error)?;
+    let mut head = RequestHead::build(method, path, Version::Http11).map_err(interceptor_error)?;
     let host = match (from.get("host"), authority) {
         (Some(host), _) => host.to_vec(),
         (None, Some(authority)) => authority,
@@ -1732,7 +1778,11 @@ impl Source<'_> {
 
 fn body_error(error: &h2::Error) -> FlowError {
     FlowError::new(
-        if error.is_remote() { Side::Client } else { Side::Upstream },
+        if error.is_remote() {
+            Side::Client
+        } else {
+            Side::Upstream
+        },
         ErrorClass::Reset,
         format!("the stream ended in the middle of the body: {error}"),
     )

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use bytes::Bytes;
 use tollgate_flow::{
@@ -213,6 +214,17 @@ impl Run {
         if !self.wants(interest) {
             return Verdict::Continue;
         }
+        // Boxed, so that the flows that nobody is interested in don't carry its state.
+        Box::pin(self.call_heads(flow, counters, interest, call)).await
+    }
+
+    async fn call_heads(
+        &self,
+        flow: &SharedFlow<'_>,
+        counters: &Counters,
+        interest: Interest,
+        call: impl Fn(&dyn Interceptor, &mut Flow) -> Step + Send + Sync,
+    ) -> Verdict {
         for (hook, wants) in self.hooks.0.iter().zip(&self.interests) {
             if !wants.contains(interest) {
                 continue;
@@ -268,7 +280,7 @@ pub(crate) struct BodyRun<'a, 'f> {
     direction: Direction,
     /// Somebody wants its pieces.
     pub watched: bool,
-    decoding: Option<Decoding>,
+    decoding: Option<Box<Decoding>>,
     counters: &'a Counters,
 }
 
@@ -287,6 +299,11 @@ impl<'f> BodyRun<'_, 'f> {
 
     /// Offers a piece to those who want it. `last` comes once, with no data.
     pub async fn data(&mut self, data: &[u8], last: bool) -> PieceVerdict {
+        // Boxed for the same reason as the heads' hooks.
+        Box::pin(self.offer(data, last)).await
+    }
+
+    async fn offer(&mut self, data: &[u8], last: bool) -> PieceVerdict {
         let (watch, edit) = match self.direction {
             Direction::Request => (Interest::REQUEST_DATA, Interest::EDIT_REQUEST_DATA),
             Direction::Response => (Interest::RESPONSE_DATA, Interest::EDIT_RESPONSE_DATA),
@@ -356,7 +373,7 @@ impl Decoding {
     }
 }
 
-fn decoding(flow: &Flow, direction: Direction, limit: u64) -> Option<Decoding> {
+fn decoding(flow: &Flow, direction: Direction, limit: u64) -> Option<Box<Decoding>> {
     let headers = match direction {
         Direction::Request => flow.request.headers(),
         Direction::Response => flow.response.as_ref()?.headers(),
@@ -372,10 +389,10 @@ fn decoding(flow: &Flow, direction: Direction, limit: u64) -> Option<Decoding> {
             None
         }
     };
-    Some(Decoding {
+    Some(Box::new(Decoding {
         decoder,
         out: Vec::new(),
-    })
+    }))
 }
 
 /// Follows a step to one that ends the hook: waits, and applies edits.
@@ -387,7 +404,7 @@ async fn follow(
 ) -> Option<Step> {
     for _ in 0..MAX_STEPS {
         step = match step {
-            Some(Step::Hold(hold)) => Some(wait(hold, counters).await),
+            Some(Step::Hold(hold)) => wait(hold, counters).await,
             Some(Step::Edit(edit)) => guard(hook, counters, || (edit.0)(&mut lock(flow))),
             _ => break,
         };
@@ -395,12 +412,24 @@ async fn follow(
     step
 }
 
-async fn wait(hold: tollgate_flow::Hold, counters: &Counters) -> Step {
-    match tokio::time::timeout(hold.deadline, hold.future).await {
+/// Waits for a hold. `None`: its future panicked.
+async fn wait(hold: tollgate_flow::Hold, counters: &Counters) -> Option<Step> {
+    let mut future = hold.future;
+    let guarded = std::future::poll_fn(|cx| {
+        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))).map_or_else(
+            |_| {
+                count(&counters.hook_panics);
+                error!("what a hook waits for panicked");
+                Poll::Ready(None)
+            },
+            |poll| poll.map(Some),
+        )
+    });
+    match tokio::time::timeout(hold.deadline, guarded).await {
         Ok(step) => step,
         Err(_) => {
             count(&counters.hold_timeouts);
-            *hold.at_deadline
+            Some(*hold.at_deadline)
         }
     }
 }

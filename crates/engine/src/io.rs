@@ -130,10 +130,7 @@ impl Conn {
             return false;
         }
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        match self.rd.poll_fill(&mut cx) {
-            Poll::Pending => true,
-            Poll::Ready(_) => false,
-        }
+        self.rd.poll_fill(&mut cx).is_pending()
     }
 }
 
@@ -359,8 +356,10 @@ impl TlsRead {
     fn handshake_record(&mut self, record: &[u8]) -> io::Result<()> {
         self.handshake.extend_from_slice(record);
         let mut used = 0;
-        while let Some(&[typ, l1, l2, l3]) =
-            self.handshake.get(used..).and_then(|m| m.first_chunk::<4>())
+        while let Some(&[typ, l1, l2, l3]) = self
+            .handshake
+            .get(used..)
+            .and_then(|m| m.first_chunk::<4>())
         {
             let length = u32::from_be_bytes([0, l1, l2, l3]) as usize;
             if length > MAX_POST_HANDSHAKE {
@@ -610,7 +609,8 @@ impl TlsWrite {
     /// Sends a key_update and changes the key when the peer asked for one or the key is worn.
     fn rekey(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let asked = self.shared.rekey.load(Ordering::Relaxed);
-        if !asked && !(self.sealer.wants_new_key() && self.sealer.is_tls13()) {
+        let worn = self.sealer.wants_new_key() && self.sealer.is_tls13();
+        if !asked && !worn {
             return Ok(0);
         }
         self.shared.rekey.store(false, Ordering::Relaxed);
@@ -656,18 +656,14 @@ impl Kernel {
         }
     }
 
-    fn update_rx(
-        &mut self,
-    ) -> Result<(u64, rustls::ConnectionTrafficSecrets), rustls::Error> {
+    fn update_rx(&mut self) -> Result<(u64, rustls::ConnectionTrafficSecrets), rustls::Error> {
         match self {
             Self::Client(k) => k.update_rx_secret(),
             Self::Server(k) => k.update_rx_secret(),
         }
     }
 
-    fn update_tx(
-        &mut self,
-    ) -> Result<(u64, rustls::ConnectionTrafficSecrets), rustls::Error> {
+    fn update_tx(&mut self) -> Result<(u64, rustls::ConnectionTrafficSecrets), rustls::Error> {
         match self {
             Self::Client(k) => k.update_tx_secret(),
             Self::Server(k) => k.update_tx_secret(),

@@ -279,8 +279,14 @@ mod tests {
         }
         let metrics = Metrics::collect([&counters].into_iter());
         assert_eq!(metrics.latency.count(), 6);
-        assert_eq!(metrics.latency.quantile(0.5), Some(Duration::from_micros(128)));
-        assert_eq!(metrics.latency.quantile(1.0), Some(Duration::from_micros(8192)));
+        assert_eq!(
+            metrics.latency.quantile(0.5),
+            Some(Duration::from_micros(128))
+        );
+        assert_eq!(
+            metrics.latency.quantile(1.0),
+            Some(Duration::from_micros(8192))
+        );
     }
 
     #[test]

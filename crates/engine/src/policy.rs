@@ -277,8 +277,14 @@ mod tests {
             ignore: vec![regex(r"^pinned\.example\.com:443$")],
             ..Policy::default()
         };
-        assert_eq!(policy.decide(&[&target("www.example.com")]), Action::Intercept);
-        assert_eq!(policy.decide(&[&target("pinned.example.com")]), Action::Tunnel);
+        assert_eq!(
+            policy.decide(&[&target("www.example.com")]),
+            Action::Intercept
+        );
+        assert_eq!(
+            policy.decide(&[&target("pinned.example.com")]),
+            Action::Tunnel
+        );
         assert_eq!(policy.decide(&[&target("elsewhere.net")]), Action::Tunnel);
         assert_eq!(
             policy.decide(&[&target("192.0.2.1"), &target("www.EXAMPLE.com")]),

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tollgate_flow::{ConnectionId, Target, UpstreamInfo};
 
 use crate::config::PoolConfig;
@@ -41,6 +42,8 @@ pub(crate) struct UpConn {
     pub reused: bool,
     /// It must not serve another client connection.
     pub pinned: bool,
+    /// Its place among the connections to its destination, where their number is bounded.
+    pub slot: Option<Slot>,
 }
 
 impl UpConn {
@@ -53,6 +56,54 @@ impl UpConn {
     pub fn count_bytes(&mut self, counters: &Counters) {
         crate::metrics::add_to(&counters.upstream_bytes_in, self.conn.rd.take_received());
         crate::metrics::add_to(&counters.upstream_bytes_out, self.conn.wr.take_sent());
+    }
+}
+
+/// Counts the connections to each destination, where `max_per_route` bounds them.
+#[derive(Default)]
+pub(crate) struct Slots(Mutex<HashMap<Target, Arc<SlotState>>>);
+
+#[derive(Default)]
+pub(crate) struct SlotState {
+    open: AtomicUsize,
+    /// A connection was closed, or given to the pool.
+    pub freed: Notify,
+}
+
+/// A place among the connections to a destination, for as long as it lives.
+pub(crate) struct Slot(Arc<SlotState>);
+
+impl Slots {
+    pub fn of(&self, target: &Target) -> Arc<SlotState> {
+        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(slots.entry(target.clone()).or_default())
+    }
+
+    /// Forgets destinations without connections.
+    pub fn prune(&self) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, state| Arc::strong_count(state) > 1);
+    }
+}
+
+impl SlotState {
+    /// Takes a place, if fewer than `max` are taken.
+    pub fn take(self: &Arc<Self>, max: usize) -> Option<Slot> {
+        self.open
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                (n < max).then_some(n + 1)
+            })
+            .ok()
+            .map(|_| Slot(Arc::clone(self)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.freed.notify_waiters();
     }
 }
 
@@ -101,7 +152,11 @@ impl Pool {
         let list = self.idle.entry(Arc::clone(&up.route)).or_default();
         let full = list.len() >= config.max_idle_per_route;
         let dropped = full.then(|| list.remove(0));
+        let slot = up.slot.as_ref().map(|slot| Arc::clone(&slot.0));
         list.push((up, Instant::now()));
+        if let Some(state) = slot {
+            state.freed.notify_waiters();
+        }
         self.len += 1;
         count(&counters.upstream_idle);
         if let Some((up, _)) = dropped {

@@ -20,7 +20,7 @@ use crate::hooks::Hooks;
 use crate::io::Conn;
 use crate::metrics::{Counters, Metrics, count, uncount};
 use crate::os;
-use crate::pool::Pool;
+use crate::pool::{Pool, Slots};
 use crate::session::{Registry, Session};
 use crate::stages;
 use crate::timer::Timer;
@@ -243,6 +243,7 @@ impl Proxy {
                 shared: Arc::clone(&shared),
                 counters: Counters::default(),
                 pool: Mutex::new(Pool::default()),
+                slots: Slots::default(),
                 #[cfg(feature = "http2")]
                 h2: Mutex::default(),
                 registry: Registry::default(),
@@ -365,6 +366,7 @@ pub(crate) struct Worker {
     pub shared: Arc<Shared>,
     pub counters: Counters,
     pool: Mutex<Pool>,
+    pub slots: Slots,
     #[cfg(feature = "http2")]
     pub h2: Mutex<crate::h2::SharedConnections>,
     registry: Registry,
@@ -575,8 +577,7 @@ impl Drop for UnixPath {
 fn bind_unix(path: &std::path::Path) -> io::Result<std::os::unix::net::UnixListener> {
     use std::os::unix::fs::{FileTypeExt, PermissionsExt};
     use std::os::unix::net::{UnixListener, UnixStream};
-    let left_over = std::fs::symlink_metadata(path)
-        .is_ok_and(|m| m.file_type().is_socket())
+    let left_over = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
         && UnixStream::connect(path).is_err();
     if left_over {
         std::fs::remove_file(path)?;
@@ -624,6 +625,7 @@ async fn worker_main(
             Event::Housekeeping => {
                 let limit = worker.shared.live.load().config.pool.idle_timeout;
                 worker.pool().expire(limit, &worker.counters);
+                worker.slots.prune();
                 #[cfg(feature = "http2")]
                 worker
                     .h2
@@ -649,6 +651,10 @@ async fn worker_main(
     let _ = done.send(true);
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart in the same breath, never stored"
+)]
 enum Event {
     Accepted(Conn, SocketAddr, SocketAddr),
     Failed(io::Error),
@@ -687,7 +693,10 @@ async fn accept(
         }
         if !std::mem::replace(&mut delayed, true) {
             count(&worker.counters.connections_delayed);
-            warn!(limit = shared.limit, "the connection limit is reached: clients wait");
+            warn!(
+                limit = shared.limit,
+                "the connection limit is reached: clients wait"
+            );
         }
         free.await;
     }

@@ -20,7 +20,7 @@ use crate::dial::dial;
 use crate::hooks::Run;
 use crate::io::Conn;
 use crate::metrics::{Counters, add_to, count, uncount};
-use crate::pool::{Route, RouteTls, UpConn};
+use crate::pool::{Route, RouteTls, Slot, UpConn};
 use crate::proxy::{Live, Worker};
 use crate::timer::Timer;
 use crate::tls::{failure, handshake};
@@ -101,16 +101,25 @@ impl Session {
                 return Ok(Up::H2(shared));
             }
         }
-        self.make(route, dialled).await
+        // Boxed: most exchanges find a connection, and don't carry the state of making one.
+        Box::pin(self.make(route, dialled)).await
     }
 
     /// Makes a new connection for a route, even if there are others.
     pub async fn fresh(&self, route: Route) -> Result<Up, UpstreamError> {
-        self.make(route, None).await
+        Box::pin(self.make(route, None)).await
     }
 
     async fn make(&self, route: Route, dialled: Option<Dialled>) -> Result<Up, UpstreamError> {
-        let up = self.connect(Arc::new(route), dialled).await?;
+        let slot = match self.live.config.pool.max_per_route {
+            0 => None,
+            max => match self.slot(&route, max).await? {
+                Place::Free(slot) => Some(slot),
+                Place::Pooled(up) => return Ok(Up::Conn(up)),
+            },
+        };
+        let mut up = self.connect(Arc::new(route), dialled).await?;
+        up.slot = slot;
         if !up.is_h2() {
             return Ok(Up::Conn(up));
         }
@@ -123,6 +132,37 @@ impl Session {
             "the origin chose HTTP/2, which this build does not speak",
         )
         .into())
+    }
+
+    /// Waits for a place among the connections to a destination, or for one of them to be idle.
+    async fn slot(&self, route: &Route, max: usize) -> Result<Place, FlowError> {
+        let state = self.worker.slots.of(&route.target);
+        let limit = self.live.config.timeouts.connect;
+        let wait = async {
+            loop {
+                let freed = state.freed.notified();
+                if let Some(slot) = state.take(max) {
+                    return Place::Free(slot);
+                }
+                if let Some(up) = self.pooled(route) {
+                    return Place::Pooled(up);
+                }
+                freed.await;
+            }
+        };
+        if limit.is_zero() {
+            return Ok(wait.await);
+        }
+        timeout(limit, wait).await.map_err(|_| {
+            FlowError::new(
+                Side::Proxy,
+                ErrorClass::Limit,
+                format!(
+                    "all {max} connections to {} were busy for {limit:?}",
+                    route.target
+                ),
+            )
+        })
     }
 
     /// Gives a connection to the pool. One of HTTP/2 stands with the shared ones anyway.
@@ -146,7 +186,10 @@ impl Session {
     }
 
     /// Makes a TCP connection to a destination.
-    pub async fn dial_tcp(&self, target: &Target) -> Result<(Conn, SocketAddr, SocketAddr, Duration), FlowError> {
+    async fn dial_tcp(
+        &self,
+        target: &Target,
+    ) -> Result<(Conn, SocketAddr, SocketAddr, Duration), FlowError> {
         let shared = &self.worker.shared;
         let config = &self.live.config;
         let started = Instant::now();
@@ -212,12 +255,25 @@ impl Session {
             route,
             reused: false,
             pinned: false,
+            slot: None,
         })
     }
 
-    /// Dials; the connection says nothing yet.
+    /// Dials; the connection says nothing yet. Once more where the configuration says so.
     pub async fn dial(&self, target: &Target) -> Result<Dialled, FlowError> {
-        let (conn, address, local, connect_time) = self.dial_tcp(target).await?;
+        let retry = &self.live.config.retry;
+        let dialled = match self.dial_tcp(target).await {
+            Err(error)
+                if retry.on_connect_failure
+                    && matches!(error.class, ErrorClass::Connect | ErrorClass::Timeout) =>
+            {
+                count(&self.counters().retries);
+                tokio::time::sleep(retry.delay).await;
+                self.dial_tcp(target).await
+            }
+            dialled => dialled,
+        };
+        let (conn, address, local, connect_time) = dialled?;
         Ok(Dialled {
             conn,
             address,
@@ -288,6 +344,11 @@ impl Session {
     }
 }
 
+enum Place {
+    Free(Slot),
+    Pooled(UpConn),
+}
+
 /// A connection to an origin that can carry an exchange.
 pub(crate) enum Up {
     /// One at a time: HTTP/1, or bytes.
@@ -356,7 +417,10 @@ impl UpstreamError {
                 FlowError::new(
                     Side::Upstream,
                     class,
-                    format!("TLS handshake with {} failed: {}", failure.host, failure.kind),
+                    format!(
+                        "TLS handshake with {} failed: {}",
+                        failure.host, failure.kind
+                    ),
                 )
             }
         }

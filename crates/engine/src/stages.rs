@@ -93,9 +93,7 @@ pub(crate) async fn serve(session: &mut Session, client: Conn) {
                 Box::pin(crate::h2::serve(session, client, fixed, upstream)).await;
                 Stage::Closed
             }
-            Stage::Connect { client, target } => {
-                Box::pin(connect(session, client, target)).await
-            }
+            Stage::Connect { client, target } => Box::pin(connect(session, client, target)).await,
             Stage::Inner {
                 client,
                 target,
@@ -108,9 +106,7 @@ pub(crate) async fn serve(session: &mut Session, client: Conn) {
                 hello,
                 dialled,
             } => Box::pin(intercept(session, client, target, hello, dialled)).await,
-            Stage::Opaque { client, upstream } => {
-                Box::pin(opaque(session, client, upstream)).await
-            }
+            Stage::Opaque { client, upstream } => Box::pin(opaque(session, client, upstream)).await,
             Stage::Closed => return,
         };
     }
@@ -152,12 +148,7 @@ async fn first(session: &mut Session, mut client: Conn) -> Stage {
     }
 }
 
-async fn http1(
-    session: &mut Session,
-    mut client: Conn,
-    mode: Mode,
-    upstream: Option<Up>,
-) -> Stage {
+async fn http1(session: &mut Session, mut client: Conn, mode: Mode, upstream: Option<Up>) -> Stage {
     match h1::serve(session, &mut client, &mode, upstream).await {
         h1::Next::Close => Stage::Closed,
         h1::Next::Connect(target) => Stage::Connect { client, target },
@@ -219,7 +210,10 @@ async fn connect(session: &mut Session, mut client: Conn, target: Target) -> Sta
 
 async fn refuse(session: &mut Session, mut client: Conn, error: &FlowError) -> Stage {
     let reply = reply::for_error(error);
-    if h1::send_reply(&mut client, &reply, false, true).await.is_ok() {
+    if h1::send_reply(&mut client, &reply, false, true)
+        .await
+        .is_ok()
+    {
         h1::linger(session, &mut client).await;
     }
     session.count_client_bytes(&mut client);
@@ -245,9 +239,7 @@ async fn inner(
         None => peek(session, &mut client, limit).await,
     };
     match peeked {
-        Peek::Known(Protocol::Tls) => {
-            hello(session, client, target, decision, dialled).await
-        }
+        Peek::Known(Protocol::Tls) => hello(session, client, target, decision, dialled).await,
         Peek::Known(Protocol::Http1) => {
             let fixed = fixed_plain(&target);
             Stage::Http1 {
@@ -292,6 +284,7 @@ fn plain_upstream(session: &Session, target: &Target, d: Dialled) -> UpConn {
         route: Arc::new(session.route(target, None, false)),
         reused: false,
         pinned: false,
+        slot: None,
     }
 }
 
@@ -323,9 +316,7 @@ async fn hello(
     decision: ConnectDecision,
     dialled: Option<Dialled>,
 ) -> Stage {
-    session
-        .timer
-        .set(session.live.config.timeouts.first_bytes);
+    session.timer.set(session.live.config.timeouts.first_bytes);
     let hello = loop {
         match parse_client_hello(client.rd.data()) {
             Ok(HelloStatus::Complete(hello)) => break Arc::from(hello),

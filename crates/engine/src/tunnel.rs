@@ -22,7 +22,12 @@ pub(crate) enum TunnelEnd {
 
 /// Relays until both directions have ended, one fails, or nothing passes for `idle`.
 /// A direction that ends is ended on the other side; the other direction goes on.
-pub(crate) async fn relay(a: &mut Conn, b: &mut Conn, timer: &mut Timer, idle: Duration) -> TunnelEnd {
+pub(crate) async fn relay(
+    a: &mut Conn,
+    b: &mut Conn,
+    timer: &mut Timer,
+    idle: Duration,
+) -> TunnelEnd {
     let progress = AtomicU64::new(0);
     let mut there = pin!(one_way(&mut a.rd, &mut b.wr, &progress));
     let mut back = pin!(one_way(&mut b.rd, &mut a.wr, &progress));

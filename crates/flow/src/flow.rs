@@ -368,7 +368,10 @@ mod tests {
 
     #[test]
     fn flow_id_is_a_version_7_uuid() {
-        let id = FlowId::new(UNIX_EPOCH + Duration::from_millis(0x0123_4567_89ab), u128::MAX);
+        let id = FlowId::new(
+            UNIX_EPOCH + Duration::from_millis(0x0123_4567_89ab),
+            u128::MAX,
+        );
         assert_eq!(id.to_string(), "01234567-89ab-7fff-bfff-ffffffffffff");
         let later = FlowId::new(UNIX_EPOCH + Duration::from_millis(0x0123_4567_89ac), 0);
         assert!(later > id);

@@ -140,6 +140,8 @@ bitflags! {
         const REQUEST_BODY = 1 << 6 | 1;
         /// The whole response body is collected (up to the engine's `body_limit`; of a larger one
         /// the response streams on and [`Response::body`](crate::Response::body) is `None`).
+        /// Responses that are streams by their type (event streams, NDJSON, gRPC, …) are never
+        /// held back: their body is `None` too; ask for their pieces.
         const RESPONSE_BODY = 1 << 7 | 1 << 1;
         /// Pieces are offered after content decoding (gzip, deflate, br, zstd). For observers: it
         /// has no effect together with an `EDIT` flag.

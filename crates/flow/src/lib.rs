@@ -41,8 +41,6 @@ pub use flow::{Flow, FlowId, HttpVersion, Request, Response, Scheme, Timing};
 pub use interceptor::{ConnectDecision, Direction, Interceptor, Interest, OnFailure, Piece};
 pub use outcome::{ErrorClass, FlowError, Outcome, OutcomeKind, Side};
 pub use step::{Edit, EditStep, Hold, Reply, Step};
-pub use tls::{
-    CertificateProblem, ClientTls, TlsDecision, TlsFailure, TlsFailureKind, TlsVersion,
-};
+pub use tls::{CertificateProblem, ClientTls, TlsDecision, TlsFailure, TlsFailureKind, TlsVersion};
 pub use tollgate_wire::headers::{HeaderList, InvalidHeader};
 pub use tollgate_wire::tls::ClientHello;

@@ -25,7 +25,10 @@ pub fn body(out: &mut String, data: &[u8], complete: bool, whole: bool, style: S
     let text = harmless(&text, true);
     let mut lines = text.lines();
     out.push('\n');
-    for line in lines.by_ref().take(if whole { usize::MAX } else { max_lines }) {
+    for line in lines
+        .by_ref()
+        .take(if whole { usize::MAX } else { max_lines })
+    {
         if !line.is_empty() {
             out.push_str("    ");
             out.push_str(line);
@@ -149,7 +152,11 @@ mod tests {
     #[test]
     fn json_keeps_its_order_and_spelling() {
         assert_eq!(
-            shown(br#"{"b":1.50,"a":["x, {y}\"",{} ,[]],"c":null}"#, true, false),
+            shown(
+                br#"{"b":1.50,"a":["x, {y}\"",{} ,[]],"c":null}"#,
+                true,
+                false
+            ),
             "\n    {\n      \"b\": 1.50,\n      \"a\": [\n        \"x, {y}\\\"\",\n        {},\n        []\n      ],\n      \"c\": null\n    }\n"
         );
     }
@@ -165,7 +172,10 @@ mod tests {
 
     #[test]
     fn a_beginning_is_marked() {
-        assert_eq!(shown("aü".as_bytes().split_at(2).0, false, true), "\n    a\n    (cut off)\n");
+        assert_eq!(
+            shown("aü".as_bytes().split_at(2).0, false, true),
+            "\n    a\n    (cut off)\n"
+        );
         assert_eq!(shown(b"", false, true), "\n    (cut off)\n");
         assert_eq!(shown(b"", true, true), "");
     }

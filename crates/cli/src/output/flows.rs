@@ -76,7 +76,8 @@ impl FlowPrinter {
     fn text(&self, flow: &Flow, outcome: &Outcome, detail: u8) -> Text {
         let style = self.style;
         let mut request = String::with_capacity(160);
-        let url_width = (detail == 1 && self.cuts_urls).then(|| terminal_width().saturating_sub(25).max(50));
+        let url_width =
+            (detail == 1 && self.cuts_urls).then(|| terminal_width().saturating_sub(25).max(50));
         line::request_line(&mut request, flow, style, url_width);
         let mut response = String::new();
         if detail >= 2 {
@@ -132,7 +133,11 @@ impl Interceptor for FlowPrinter {
         OnFailure::Open
     }
 
-    fn interest(&self, _: &Flow) -> Interest {
+    fn interest(&self, flow: &Flow) -> Interest {
+        if let Form::Json { process: true } = self.form {
+            // Now, while the client waits: at the end of the flow it may be gone. The connection remembers it.
+            flow.connection.process();
+        }
         match self.form {
             Form::Lines { detail: 3.. } => {
                 Interest::HEADS | Interest::DATA | Interest::DECODED | Interest::END
@@ -225,9 +230,10 @@ impl Drop for Capture {
 #[cfg(test)]
 pub(super) mod tests {
     use tollgate_flow::{
-        ConnectionId, ConnectionInfo, ErrorClass, FlowError, HttpVersion, Response, Scheme, Side,
-        Target,
+        ConnectionId, ConnectionInfo, ErrorClass, FlowError, Response, Scheme, Side, Target,
     };
+
+    use tollgate_wire::http1::{RequestHead, ResponseHead, Version};
 
     use super::*;
 
@@ -245,20 +251,13 @@ pub(super) mod tests {
             "http" => Scheme::Http,
             _ => Scheme::Https,
         };
-        let slash = rest.find('/').unwrap();
-        flow.request.target =
-            Target::parse(&rest[..slash], Some(flow.request.scheme.default_port())).unwrap();
-        flow.request.head.set_method(b"GET").unwrap();
-        flow.request
-            .head
-            .set_target(rest[slash..].as_bytes())
-            .unwrap();
-        let mut response = Response {
-            version: HttpVersion::Http11,
-            body_size: size,
-            ..Response::default()
-        };
-        response.head.set_status(status, reason).unwrap();
+        let (authority, path) = rest.split_at_checked(rest.find('/').unwrap()).unwrap();
+        let port = flow.request.scheme.default_port();
+        flow.request.target = Target::parse(authority, Some(port)).unwrap();
+        flow.request.head = RequestHead::build(b"GET", path.as_bytes(), Version::Http11).unwrap();
+        let mut response = Response::default();
+        response.body_size = size;
+        response.head = ResponseHead::build(status, reason).unwrap();
         flow.response = Some(Box::new(response));
         flow
     }

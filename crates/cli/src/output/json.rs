@@ -21,11 +21,15 @@ pub fn flow_line(out: &mut String, flow: &Flow, outcome: &Outcome, process: bool
         version: flow.request.version.as_str(),
         request_bytes: flow.request.body_size,
         status: flow.response.as_ref().map(|response| response.status()),
-        response_version: flow.response.as_ref().map(|response| response.version.as_str()),
+        response_version: flow
+            .response
+            .as_ref()
+            .map(|response| response.version.as_str()),
         response_bytes: flow.response.as_ref().map(|response| response.body_size),
-        content_type: flow.response.as_ref().and_then(|response| {
-            response.headers().get("content-type").map(lossy)
-        }),
+        content_type: flow
+            .response
+            .as_ref()
+            .and_then(|response| response.headers().get("content-type").map(lossy)),
         durations: Durations {
             request: flow.timing.request_end.map(millis),
             response_start: flow.timing.response_start.map(millis),
@@ -58,14 +62,20 @@ pub fn flow_line(out: &mut String, flow: &Flow, outcome: &Outcome, process: bool
             class: error.class.code(),
             message: error.message.to_string(),
         }),
-        process: process.then(|| connection.process()).flatten().map(|process| Process {
-            pid: process.pid,
-            name: process.name.clone(),
-            executable: process.executable.as_ref().map(|path| path.display().to_string()),
-            command: process.command.clone(),
-            parent_pid: process.parent_pid,
-            parent_name: process.parent_name.clone(),
-        }),
+        process: process
+            .then(|| connection.process())
+            .flatten()
+            .map(|process| Process {
+                pid: process.pid,
+                name: process.name.clone(),
+                executable: process
+                    .executable
+                    .as_ref()
+                    .map(|path| path.display().to_string()),
+                command: process.command.clone(),
+                parent_pid: process.parent_pid,
+                parent_name: process.parent_name.clone(),
+            }),
     };
     // Nothing in it can fail to become JSON: no map keys, no foreign types.
     if let Ok(text) = serde_json::to_string(&line) {
@@ -179,7 +189,11 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * of_year + 2) / 153;
     let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     (year, month, day)
 }
@@ -192,7 +206,11 @@ mod tests {
     #[test]
     fn times_are_rfc_3339() {
         let at = |seconds, millis| {
-            timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_millis(millis))
+            timestamp(
+                SystemTime::UNIX_EPOCH
+                    + Duration::from_secs(seconds)
+                    + Duration::from_millis(millis),
+            )
         };
         assert_eq!(at(0, 0), "1970-01-01T00:00:00.000Z");
         assert_eq!(at(951_782_400, 7), "2000-02-29T00:00:00.007Z");

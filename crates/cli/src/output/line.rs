@@ -187,7 +187,7 @@ fn standard_reason(status: u16) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::flows::tests::{flow, failed};
+    use super::super::flows::tests::{failed, flow};
     use super::*;
 
     #[test]

@@ -199,9 +199,6 @@ impl WriterThread {
                     let _ = done.try_send(());
                 }
             }
-            if self.stdout.closed && !self.shared.closed.swap(true, Ordering::AcqRel) {
-                self.shared.closing.notify_waiters();
-            }
         }
         self.idle();
     }
@@ -212,6 +209,9 @@ impl WriterThread {
             self.stderr.write(&losses);
         }
         self.stderr.flush();
+        if self.stdout.closed && !self.shared.closed.swap(true, Ordering::AcqRel) {
+            self.shared.closing.notify_waiters();
+        }
     }
 }
 
@@ -323,8 +323,6 @@ mod tests {
         let printer = Printer::with_outputs(Closed, Memory::default()).unwrap();
         assert!(!printer.is_closed());
         printer.flow(Stream::Stdout, Text::Ready("x\n".to_owned()));
-        printer.flush();
-        printer.notice(String::new());
         printer.closed().await;
         assert!(printer.is_closed());
     }

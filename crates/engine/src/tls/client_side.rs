@@ -50,9 +50,7 @@ impl ClientSide {
 }
 
 /// The rustls names of the versions within bounds.
-pub(crate) fn protocol_versions(
-    versions: TlsVersions,
-) -> Vec<&'static SupportedProtocolVersion> {
+pub(crate) fn protocol_versions(versions: TlsVersions) -> Vec<&'static SupportedProtocolVersion> {
     [
         (TlsVersion::Tls13, &rustls::version::TLS13),
         (TlsVersion::Tls12, &rustls::version::TLS12),
@@ -63,9 +61,7 @@ pub(crate) fn protocol_versions(
     .collect()
 }
 
-fn template(
-    versions: &[&'static SupportedProtocolVersion],
-) -> Result<ServerConfig, ConfigError> {
+fn template(versions: &[&'static SupportedProtocolVersion]) -> Result<ServerConfig, ConfigError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions)
         .map_err(|e| ConfigError::Tls(e.to_string()))?
@@ -74,8 +70,8 @@ fn template(
     config.enable_secret_extraction = true;
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()
-        .map_err(|e| ConfigError::Tls(e.to_string()))?;
+    config.ticketer =
+        rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|e| ConfigError::Tls(e.to_string()))?;
     Ok(config)
 }
 

@@ -7,9 +7,7 @@ use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{
-    ClientConfig, CommonState, ExtractedSecrets, ProtocolVersion, ServerConfig,
-};
+use rustls::{ClientConfig, CommonState, ExtractedSecrets, ProtocolVersion, ServerConfig};
 use tollgate_flow::TlsVersion;
 
 use crate::io::{Conn, Kernel};
@@ -159,8 +157,9 @@ async fn drive<H: Handshake>(
             }
         }
     }
-    if server {
-        // Session tickets leave together with the first response.
+    let tickets_only = server && tls.common().protocol_version() == Some(ProtocolVersion::TLSv1_3);
+    if tickets_only {
+        // All that is left are session tickets: they leave together with the first response.
         conn.wr.queue_raw(outgoing.bytes());
     } else if !outgoing.bytes().is_empty() {
         conn.wr.write_all(outgoing.bytes()).await?;

@@ -410,7 +410,10 @@ mod tests {
 
     #[test]
     fn hostile_headers_are_errors() {
-        assert_eq!(record_length(&[23, 3, 3, 0xff, 0xff]), Err(RecordError::Oversized));
+        assert_eq!(
+            record_length(&[23, 3, 3, 0xff, 0xff]),
+            Err(RecordError::Oversized)
+        );
         assert_eq!(record_length(b"GET /"), Err(RecordError::Malformed));
         assert_eq!(record_length(&[23, 3, 3]), Ok(None));
         let mut opener = Opener::new(ProtocolVersion::TLSv1_3, (0, secrets(0))).unwrap();

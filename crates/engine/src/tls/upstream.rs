@@ -28,8 +28,11 @@ const CONFIGS: usize = 256;
 pub(crate) struct Upstream {
     tls: TlsConfig,
     verifier: Arc<WebPkiServerVerifier>,
-    configs: Mutex<HashMap<(Vec<Vec<u8>>, Option<PathBuf>), Arc<ClientConfig>>>,
+    configs: Mutex<HashMap<ConfigKey, Arc<ClientConfig>>>,
 }
+
+/// What configurations differ by: the ALPN offer, and the file of the client certificate.
+type ConfigKey = (Vec<Vec<u8>>, Option<PathBuf>);
 
 /// What one handshake is made with.
 pub(crate) struct UpstreamHandshake {
@@ -178,9 +181,10 @@ impl ServerCertVerifier for Reporting {
         self.0
             .verify_server_cert(end_entity, intermediates, name, ocsp, now)
             .map_err(|error| match error {
-                Error::InvalidCertificate(CertificateError::UnknownIssuer)
-                    if is_self_signed(end_entity) =>
-                {
+                // webpki has another error for one that also says it is an authority.
+                Error::InvalidCertificate(
+                    CertificateError::UnknownIssuer | CertificateError::Other(_),
+                ) if is_self_signed(end_entity) => {
                     // rustls has no kind of its own for it; this one is free for applications.
                     Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
                 }

@@ -105,11 +105,17 @@ fn requests_arrive_as_they_were_sent_when_somebody_looks_on() {
 #[test]
 fn a_collected_request_that_nobody_edits_keeps_its_head_unless_it_was_chunked() {
     let origin = log_then_answer();
-    let proxy = start_with(config(), [Recorder::new(tollgate_flow::Interest::REQUEST_BODY)]);
+    let proxy = start_with(
+        config(),
+        [Recorder::new(tollgate_flow::Interest::REQUEST_BODY)],
+    );
     let mut client = proxy.tls(&origin);
     let mut expected = Vec::new();
     for request in REQUESTS {
-        if String::from_utf8_lossy(request).to_lowercase().contains("chunked") {
+        if String::from_utf8_lossy(request)
+            .to_lowercase()
+            .contains("chunked")
+        {
             continue;
         }
         assert_eq!(client.exchange(request).unwrap().status(), 200);
@@ -193,7 +199,7 @@ fn plain_requests_change_only_in_what_the_hop_must_change() {
     let proxy = start(config());
     let authority = origin.authority();
     let mut client = proxy.plain();
-    let rest = format!("hOsT:{authority}\r\nB:  2  \r\nX: \xe9\r\nb: 3\r\n\r\n");
+    let rest = format!("hOsT:{authority}\r\nB:  2  \r\nX: \u{e9}\r\nb: 3\r\n\r\n");
     client
         .exchange(format!("GET http://{authority}/a?b HTTP/1.1\r\n{rest}"))
         .unwrap();

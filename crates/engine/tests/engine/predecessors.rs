@@ -12,7 +12,8 @@ use tollgate_flow::{Direction, Interest, OutcomeKind, Reply, Step, TlsFailureKin
 
 use crate::support::*;
 
-const SSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
+const SSE: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
     e\r\ndata: {\"n\":1}\n\r\n1\r\n\n\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n";
 
 fn get(path: &str) -> String {
@@ -216,7 +217,10 @@ fn a_chunked_upload_passes_an_interceptor_that_decides_on_the_whole_body() {
     let refused = client
         .exchange(format!("{head}3\r\nsec\r\n3\r\nret\r\n0\r\n\r\n"))
         .unwrap();
-    assert_eq!((refused.status(), refused.text().as_str()), (403, "no secrets"));
+    assert_eq!(
+        (refused.status(), refused.text().as_str()),
+        (403, "no secrets")
+    );
     // The refused body never left.
     let received = origin.received_all();
     assert!(!received.windows(3).any(|w| w == b"ret"));
@@ -243,11 +247,14 @@ fn a_hook_that_panics_fails_closed_unless_it_is_declared_open() {
 #[test]
 fn a_block_works_with_the_default_configuration() {
     let origin = Origin::echo_path(Identity::Good);
-    let hook = Hook::new(Interest::REQUEST)
-        .on_request(|_| Step::respond(Reply::new(403).text("blocked")));
+    let hook =
+        Hook::new(Interest::REQUEST).on_request(|_| Step::respond(Reply::new(403).text("blocked")));
     let proxy = start_with(config(), [hook.shared()]);
     let response = proxy.tls(&origin).exchange(get("/")).unwrap();
-    assert_eq!((response.status(), response.text().as_str()), (403, "blocked"));
+    assert_eq!(
+        (response.status(), response.text().as_str()),
+        (403, "blocked")
+    );
     assert_eq!(origin.received_all(), b"");
 }
 
@@ -265,7 +272,10 @@ fn expect_100_continue_is_answered_by_the_origin() {
     client
         .send("PUT / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
         .unwrap();
-    assert_eq!(client.read_head().unwrap(), b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(
+        client.read_head().unwrap(),
+        b"HTTP/1.1 100 Continue\r\n\r\n"
+    );
     client.send(b"hello").unwrap();
     assert_eq!(client.read_response("PUT").unwrap().text(), "hello");
 }
@@ -278,7 +288,10 @@ fn expect_100_continue_does_not_wait_for_a_body_that_an_interceptor_collects() {
     client
         .send("PUT / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
         .unwrap();
-    assert_eq!(client.read_head().unwrap(), b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(
+        client.read_head().unwrap(),
+        b"HTTP/1.1 100 Continue\r\n\r\n"
+    );
     client.send(b"hello").unwrap();
     assert_eq!(client.read_response("PUT").unwrap().text(), "hello");
 }
@@ -311,9 +324,15 @@ fn two_hosts_on_one_proxy_connection_get_their_own_requests() {
         );
         assert_eq!(client.exchange(request).unwrap().text(), name);
     }
-    for (origin, own, foreign) in [(&a, "Cookie: a", "Cookie: b"), (&b, "Cookie: b", "Cookie: a")] {
+    for (origin, own, foreign) in [
+        (&a, "Cookie: a", "Cookie: b"),
+        (&b, "Cookie: b", "Cookie: a"),
+    ] {
         let received = String::from_utf8(origin.received_all()).unwrap();
-        assert!(received.contains(own) && !received.contains(foreign), "{received}");
+        assert!(
+            received.contains(own) && !received.contains(foreign),
+            "{received}"
+        );
     }
     assert_eq!(proxy.metrics().connections_total, 1);
 }
@@ -329,10 +348,15 @@ fn an_upload_of_33_mib_arrives() {
     let proxy = start_with(config(), [recorder.clone()]);
     let mut client = proxy.tls(&origin);
     client
-        .send(format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {SIZE}\r\n\r\n"))
+        .send(format!(
+            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {SIZE}\r\n\r\n"
+        ))
         .unwrap();
     client.send(pattern(SIZE)).unwrap();
-    assert_eq!(client.read_response("POST").unwrap().text(), SIZE.to_string());
+    assert_eq!(
+        client.read_response("POST").unwrap().text(),
+        SIZE.to_string()
+    );
     recorder.ends(1);
 }
 
@@ -400,7 +424,9 @@ fn a_thousand_idle_connections_leave_room_for_a_request() {
     let origin = Origin::echo_path(Identity::Good);
     let proxy = start(config());
     let idle: Vec<_> = (0..1100).map(|_| proxy.plain()).collect();
-    wait_until("all are accepted", || proxy.metrics().connections_active == 1100);
+    wait_until("all are accepted", || {
+        proxy.metrics().connections_active == 1100
+    });
     assert_eq!(proxy.tls(&origin).exchange(get("/x")).unwrap().text(), "/x");
     drop(idle);
     wait_until("all are closed", || proxy.metrics().connections_active == 0);
@@ -467,9 +493,13 @@ fn at_the_connection_limit_clients_wait_and_are_never_tunnelled() {
     let mut second = proxy.plain();
     let authority = origin.authority();
     second
-        .send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n"))
+        .send(format!(
+            "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n"
+        ))
         .unwrap();
-    wait_until("accepting pauses", || proxy.metrics().connections_delayed == 1);
+    wait_until("accepting pauses", || {
+        proxy.metrics().connections_delayed == 1
+    });
     assert_eq!(first.exchange(get("/1")).unwrap().text(), "/1");
     assert_eq!(proxy.metrics().connections_total, 1);
     drop(first);
@@ -537,5 +567,10 @@ fn a_header_cannot_opt_out_of_interception() {
 fn a_proxy_without_an_authority_of_its_own_makes_one() {
     let one = Proxy::builder().config(config()).build().unwrap();
     let handle = block_on(one.start()).unwrap();
-    assert!(handle.authority().cert_pem().starts_with("-----BEGIN CERTIFICATE-----"));
+    assert!(
+        handle
+            .authority()
+            .cert_pem()
+            .starts_with("-----BEGIN CERTIFICATE-----")
+    );
 }

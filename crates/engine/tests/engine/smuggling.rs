@@ -68,7 +68,10 @@ const CHUNKS: &[(&str, &[u8])] = &[
     ("a bare CR in an extension", b"1;a\rb\r\na\r\n0\r\n\r\n"),
     ("NUL in an extension", b"1;a=\0\r\na\r\n0\r\n\r\n"),
     ("CL in the trailers", b"0\r\nContent-Length: 5\r\n\r\n"),
-    ("TE in the trailers", b"0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    (
+        "TE in the trailers",
+        b"0\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ),
     ("bare LF in the trailers", b"0\r\nX: 1\n\r\n"),
     ("an obs-fold in the trailers", b"0\r\nX: 1\r\n 2\r\n\r\n"),
 ];
@@ -81,7 +84,11 @@ fn ambiguous_heads_inside_tls_are_refused_and_nothing_is_forwarded() {
         let mut client = proxy.tls(&origin);
         let response = client.exchange(request).unwrap();
         assert_eq!(response.status(), *status, "{name}: {}", response.text());
-        assert_eq!(response.header("connection").as_deref(), Some("close"), "{name}");
+        assert_eq!(
+            response.header("connection").as_deref(),
+            Some("close"),
+            "{name}"
+        );
         // What follows is not taken for another request.
         let (rest, _) = client.read_to_end();
         assert_eq!(rest, b"", "{name}");
@@ -163,18 +170,38 @@ fn a_request_hidden_in_a_body_stays_a_body() {
 #[test]
 fn an_origin_with_ambiguous_framing_is_a_502_and_its_connection_is_not_used_again() {
     for (name, response) in [
-        ("CL and TE", &b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"[..]),
-        ("differing CL", b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
-        ("CL with sign", b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\na"),
-        ("obs-fold", b"HTTP/1.1 200 OK\r\nX: 1\r\n 2\r\nContent-Length: 0\r\n\r\n"),
+        (
+            "CL and TE",
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+                [..],
+        ),
+        (
+            "differing CL",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        ),
+        (
+            "CL with sign",
+            b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\na",
+        ),
+        (
+            "obs-fold",
+            b"HTTP/1.1 200 OK\r\nX: 1\r\n 2\r\nContent-Length: 0\r\n\r\n",
+        ),
         ("bare LF", b"HTTP/1.1 200 OK\nContent-Length: 0\n\n"),
-        ("TE xchunked", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
+        (
+            "TE xchunked",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        ),
         ("not HTTP", b"220 mail.example ESMTP\r\n\r\n"),
         ("a status of two digits", b"HTTP/1.1 20 OK\r\n\r\n"),
     ] {
         let origin = Origin::script(Identity::Good, move |wire, number| {
             wire.read_request()?;
-            wire.send(if number == 0 { response.to_vec() } else { ok("fresh") })?;
+            wire.send(if number == 0 {
+                response.to_vec()
+            } else {
+                ok("fresh")
+            })?;
             wire.read_to_end();
             Ok(())
         });
@@ -183,7 +210,11 @@ fn an_origin_with_ambiguous_framing_is_a_502_and_its_connection_is_not_used_agai
         let request = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
         let refused = client.exchange(request).unwrap();
         assert_eq!(refused.status(), 502, "{name}");
-        assert!(refused.text().contains("upstream"), "{name}: {}", refused.text());
+        assert!(
+            refused.text().contains("upstream"),
+            "{name}: {}",
+            refused.text()
+        );
         assert_eq!(client.exchange(request).unwrap().text(), "fresh", "{name}");
         assert_eq!(origin.accepted(), 2, "{name}");
     }

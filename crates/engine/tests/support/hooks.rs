@@ -57,7 +57,11 @@ impl Recorder {
                 return picked;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "only {} of {n} calls: {events:#?}", picked.len());
+            assert!(
+                !left.is_zero(),
+                "only {} of {n} calls: {events:#?}",
+                picked.len()
+            );
             events = self.changed.wait_timeout(events, left).unwrap().0;
         }
     }
@@ -271,7 +275,9 @@ impl Interceptor for Hook {
         self.interest
     }
     fn connect(&self, target: &Target, _: &ConnectionInfo) -> ConnectDecision {
-        self.connect.as_ref().map_or_else(Default::default, |f| f(target))
+        self.connect
+            .as_ref()
+            .map_or_else(Default::default, |f| f(target))
     }
     fn tls(&self, hello: &ClientHello, connection: &ConnectionInfo) -> TlsDecision {
         self.tls
@@ -285,6 +291,8 @@ impl Interceptor for Hook {
         self.response.as_ref().map_or(Step::Continue, |f| f(flow))
     }
     fn data(&self, flow: &mut Flow, piece: Piece<'_>) -> Step {
-        self.data.as_ref().map_or(Step::Continue, |f| f(flow, piece))
+        self.data
+            .as_ref()
+            .map_or(Step::Continue, |f| f(flow, piece))
     }
 }

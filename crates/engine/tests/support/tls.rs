@@ -64,7 +64,7 @@ fn generate(common_name: &str) -> Authority {
     .unwrap()
 }
 
-pub fn provider() -> Arc<CryptoProvider> {
+fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
@@ -72,12 +72,27 @@ fn certified(identity: Identity) -> Arc<CertifiedKey> {
     let request = LeafRequest::new("127.0.0.1").with_server_name("localhost");
     match identity {
         Identity::Plain => panic!("a plain origin has no certificate"),
-        Identity::Good => origin_authority().authority.mint(&request).unwrap().certified,
+        Identity::Good => {
+            origin_authority()
+                .authority
+                .mint(&request)
+                .unwrap()
+                .certified
+        }
         Identity::WrongHost => {
             let request = LeafRequest::new("other.example");
-            origin_authority().authority.mint(&request).unwrap().certified
+            origin_authority()
+                .authority
+                .mint(&request)
+                .unwrap()
+                .certified
         }
-        Identity::UnknownIssuer => generate("Nobody knows me").mint(&request).unwrap().certified,
+        Identity::UnknownIssuer => {
+            generate("Nobody knows me")
+                .mint(&request)
+                .unwrap()
+                .certified
+        }
         Identity::Expired => dated(2001, 2002),
         Identity::NotYetValid => dated(2150, 2151),
         Identity::SelfSigned => {
@@ -121,8 +136,16 @@ impl ResolvesServerCert for Always {
 
 /// An origin's configuration: every TLS version, no ALPN.
 pub fn server_config(identity: Identity) -> ServerConfig {
+    server_config_with(identity, rustls::ALL_VERSIONS)
+}
+
+/// The same with these versions.
+pub fn server_config_with(
+    identity: Identity,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ServerConfig {
     ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .with_protocol_versions(versions)
         .unwrap()
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Always(certified(identity))))

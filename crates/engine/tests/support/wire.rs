@@ -166,7 +166,10 @@ impl Wire {
             Io::Server(stream) => stream.read(&mut chunk),
         }
         .inspect_err(|e| {
-            let late = matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+            let late = matches!(
+                e.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+            );
             assert!(!late, "nothing came for {PATIENCE:?}");
         })?;
         self.buffer.extend_from_slice(&chunk[..n]);

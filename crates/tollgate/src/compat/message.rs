@@ -10,36 +10,36 @@ const STEP: usize = 16 * 1024;
 
 /// A body as a handler shall see it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Decoded {
+pub(super) enum Content {
     /// There is no content coding: the bytes are those on the wire.
-    Plain,
+    AsSent,
     /// The coding was undone.
     Decoded(Bytes),
     /// The coding is unknown, the body is damaged, or decodes to more than the limit.
-    Failed,
+    Undecodable,
 }
 
 /// Undoes `Content-Encoding` where it is known; at most `limit` bytes.
-pub(super) fn decode(headers: &HeaderList, body: &[u8], limit: usize) -> Decoded {
+pub(super) fn decode(headers: &HeaderList, body: &[u8], limit: usize) -> Content {
     let limits = OutputLimit {
         total: limit as u64,
         per_feed: limit,
     };
     let mut decoder = match Decoder::new(headers.get_all("content-encoding"), limits) {
-        Ok(None) => return Decoded::Plain,
+        Ok(None) => return Content::AsSent,
         Ok(Some(decoder)) => decoder,
-        Err(_) => return Decoded::Failed,
+        Err(_) => return Content::Undecodable,
     };
     if body.is_empty() {
-        return Decoded::Plain;
+        return Content::AsSent;
     }
     let mut out = Vec::new();
     let fed = body
         .chunks(STEP)
         .try_for_each(|piece| decoder.feed(piece, &mut out));
     match fed.and_then(|()| decoder.finish(&mut out)) {
-        Ok(()) => Decoded::Decoded(out.into()),
-        Err(_) => Decoded::Failed,
+        Ok(()) => Content::Decoded(out.into()),
+        Err(_) => Content::Undecodable,
     }
 }
 
@@ -60,9 +60,14 @@ impl StreamKind {
         let grpc = b"application/grpc";
         if is("text/event-stream") {
             Some(Self::Sse)
-        } else if ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"]
-            .into_iter()
-            .any(is)
+        } else if [
+            "application/x-ndjson",
+            "application/ndjson",
+            "application/jsonl",
+            "application/x-jsonlines",
+        ]
+        .into_iter()
+        .any(is)
         {
             Some(Self::Ndjson)
         } else if essence
@@ -120,15 +125,15 @@ mod tests {
         let odd = headers(&[("Content-Encoding", "rot13")]);
         let data = vec![b'x'; 100_000];
         let packed = gzip(&data);
-        assert_eq!(decode(&plain, b"abc", 1), Decoded::Plain);
+        assert_eq!(decode(&plain, b"abc", 1), Content::AsSent);
         assert_eq!(
             decode(&coded, &packed, 100_000),
-            Decoded::Decoded(data.into())
+            Content::Decoded(data.into())
         );
-        assert_eq!(decode(&coded, &packed, 99_999), Decoded::Failed);
-        assert_eq!(decode(&coded, b"not gzip", 100), Decoded::Failed);
-        assert_eq!(decode(&odd, b"abc", 100), Decoded::Failed);
-        assert_eq!(decode(&coded, b"", 100), Decoded::Plain);
+        assert_eq!(decode(&coded, &packed, 99_999), Content::Undecodable);
+        assert_eq!(decode(&coded, b"not gzip", 100), Content::Undecodable);
+        assert_eq!(decode(&odd, b"abc", 100), Content::Undecodable);
+        assert_eq!(decode(&coded, b"", 100), Content::AsSent);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::task::JoinHandle;
 use tollgate_flow::{
     Bytes, ClientHello, ConnectDecision, ConnectionId, ConnectionInfo, Direction, Flow, FlowId,
-    HeaderList, HttpVersion, Interceptor, Interest, Outcome, OutcomeKind, Piece, Reply, Step, Target,
-    TlsDecision, TlsFailure,
+    HeaderList, HttpVersion, Interceptor, Interest, Outcome, OutcomeKind, Piece, Reply, Step,
+    Target, TlsDecision, TlsFailure,
 };
 use tollgate_wire::framing::{DEFAULT_MAX_MESSAGE_BYTES, GrpcSplitter, NdjsonSplitter};
 use tollgate_wire::sse::SseParser;
@@ -23,7 +23,7 @@ use super::types::{
     ConnectionMeta, FrameKind, HandlerDecision, ProcessInfo, RawRequest, RawResponse, SocketFamily,
     StreamChunk, TlsInfo,
 };
-use crate::compat::message::{Decoded, StreamKind, decode, text};
+use crate::compat::message::{Content, StreamKind, decode, text};
 
 /// The most that one message of a stream may hold: the default of gRPC implementations.
 const MAX_MESSAGE: usize = DEFAULT_MAX_MESSAGE_BYTES;
@@ -127,9 +127,9 @@ impl<H: InterceptHandler> Adapter<H> {
             let capture = self.shared.live().config.tls.capture_fingerprint;
             Arc::make_mut(&mut meta).tls_info = Some(TlsInfo {
                 sni: tls.hello.server_name.clone(),
-                negotiated_proto: tls.alpn.as_deref().map(|p| text(p).into_owned()),
+                negotiated_proto: tls.alpn().map(|p| text(p).into_owned()),
                 ja4_hash: capture.then(|| tls.hello.ja4()),
-                tls_version: tls.version.map(Into::into),
+                tls_version: tls.version().map(Into::into),
             });
         }
         Arc::clone(&meta)
@@ -141,7 +141,8 @@ impl<H: InterceptHandler> Adapter<H> {
             return Step::respond(Reply::new(503).text("the proxy is not running"));
         };
         let handler = Arc::clone(&self.handler);
-        let mut task = AbortOnDrop(runtime.spawn(async move { handler.on_request(&request).await }));
+        let mut task =
+            AbortOnDrop(runtime.spawn(async move { handler.on_request(&request).await }));
         let shared = Arc::clone(&self.shared);
         let lane = Arc::clone(lane);
         let limit = self.shared.live().config.handler.request_timeout_ms;
@@ -365,7 +366,8 @@ impl<H: InterceptHandler> Interceptor for Adapter<H> {
             return Step::close("the intercept handler panicked");
         }
         exchange.take(piece.data, &self.shared);
-        if piece.last {
+        // Of other responses, all is known when the flow ends.
+        if piece.last && matches!(exchange.state, State::Stream { .. }) {
             exchange.finish(flow, true, &self.shared);
         }
         Step::Continue
@@ -377,10 +379,7 @@ impl<H: InterceptHandler> Interceptor for Adapter<H> {
         };
         let exchange = lock(&connection.exchanges).remove(&flow.id);
         if let Some(mut exchange) = exchange {
-            let whole = matches!(
-                outcome.kind,
-                OutcomeKind::Completed | OutcomeKind::Upgraded
-            );
+            let whole = matches!(outcome.kind, OutcomeKind::Completed | OutcomeKind::Upgraded);
             exchange.finish(flow, whole, &self.shared);
         }
     }
@@ -563,9 +562,9 @@ fn raw_request(flow: &Flow, meta: Arc<ConnectionMeta>, limit: usize) -> RawReque
     }
     let on_wire = request.body().cloned().unwrap_or_default();
     let body = match decode(request.headers(), &on_wire, limit) {
-        Decoded::Plain => on_wire,
-        Decoded::Decoded(body) => body,
-        Decoded::Failed => {
+        Content::AsSent => on_wire,
+        Content::Decoded(body) => body,
+        Content::Undecodable => {
             headers.insert(UNDECODABLE, HeaderValue::from_static("true"));
             on_wire
         }
@@ -583,7 +582,8 @@ fn raw_request(flow: &Flow, meta: Arc<ConnectionMeta>, limit: usize) -> RawReque
 fn header_map(list: &HeaderList) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(list.len());
     for (name, value) in list.iter() {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
         {
             map.append(name, value);
         }
@@ -602,4 +602,87 @@ impl<T> Drop for AbortOnDrop<T> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use tollgate_flow::ProcessResolver;
+
+    use super::*;
+    use crate::compat::soth_mitm::dispatch::Live;
+    use crate::compat::soth_mitm::scope::Scope;
+    use crate::compat::soth_mitm::{InterceptionScope, MitmConfig};
+
+    struct Nobody;
+
+    impl InterceptHandler for Nobody {}
+
+    /// Takes as long as it is told to.
+    struct Slow(Duration);
+
+    impl ProcessResolver for Slow {
+        fn resolve(
+            &self,
+            _: std::net::SocketAddr,
+            _: std::net::SocketAddr,
+        ) -> Option<Arc<tollgate_flow::ProcessInfo>> {
+            let started = Instant::now();
+            while started.elapsed() <= self.0 {
+                std::hint::spin_loop();
+            }
+            Some(Arc::new(tollgate_flow::ProcessInfo {
+                pid: 7,
+                parent_pid: None,
+                parent_name: None,
+                executable: None,
+                name: Some("agent".into()),
+                command: Vec::new(),
+            }))
+        }
+    }
+
+    #[test]
+    fn a_look_up_that_takes_too_long_counts_as_not_found() {
+        for (limit, found) in [(1, None), (60_000, Some(7))] {
+            let mut config = MitmConfig::default();
+            config.process_attribution.lookup_timeout_ms = limit;
+            let scope = Scope::new(&InterceptionScope {
+                destinations: vec!["a:1".into()],
+                passthrough_unlisted: true,
+            });
+            let shared = Arc::new(Shared::new(Live {
+                config,
+                scope: scope.unwrap(),
+            }));
+            let adapter = Adapter::new(Arc::new(Nobody), Arc::clone(&shared));
+            let address = "127.0.0.1:9".parse().unwrap();
+            let resolver = Arc::new(Slow(Duration::from_millis(2)));
+            let info = ConnectionInfo::new(ConnectionId(1), address, address, Some(resolver));
+            assert_eq!(adapter.process(&info).map(|p| p.pid), found);
+            let timeouts = shared.counts.attribution_timeouts.load(Ordering::Relaxed);
+            assert_eq!(timeouts, u64::from(found.is_none()));
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        let scope = Scope::new(&InterceptionScope {
+            destinations: vec!["a:1".into()],
+            passthrough_unlisted: true,
+        });
+        let shared = Arc::new(Shared::new(Live {
+            config: MitmConfig::default(),
+            scope: scope.unwrap(),
+        }));
+        let adapter = Adapter::new(Arc::new(Nobody), shared);
+        let address = "127.0.0.1:9".parse().unwrap();
+        let info = Arc::new(ConnectionInfo::new(ConnectionId(1), address, address, None));
+        let target = Target::new("a", 1);
+        assert_eq!(adapter.connect(&target, &info), ConnectDecision::Block);
+        let mut flow = Flow::new(info);
+        assert!(adapter.interest(&flow).contains(Interest::REQUEST));
+        assert!(matches!(adapter.request(&mut flow), Step::Respond(_)));
+    }
 }

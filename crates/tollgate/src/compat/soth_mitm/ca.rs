@@ -109,7 +109,10 @@ pub fn install_ca_system_trust(ca: &CertificateAuthority) -> Result<(), CaError>
 /// # Errors
 /// As [`install_ca_system_trust`].
 pub fn uninstall_ca_system_trust(ca: &CertificateAuthority) -> Result<(), CaError> {
-    check("uninstall_ca_system_trust", &trust::uninstall(&ca.to_native()?))
+    check(
+        "uninstall_ca_system_trust",
+        &trust::uninstall(&ca.to_native()?),
+    )
 }
 
 /// Whether the system's store holds the authority. (The original took a fingerprint that was none.)

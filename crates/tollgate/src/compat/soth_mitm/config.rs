@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use tollgate_engine::{Config, Listen, Retry};
+use tollgate_engine::{Config, Listen};
 
 use super::error::MitmError;
 use super::scope::Scope;
@@ -218,7 +218,10 @@ impl MitmConfig {
                 self.process_attribution.lookup_timeout_ms,
             ),
             ("upstream.timeout_ms", self.upstream.timeout_ms),
-            ("upstream.connect_timeout_ms", self.upstream.connect_timeout_ms),
+            (
+                "upstream.connect_timeout_ms",
+                self.upstream.connect_timeout_ms,
+            ),
             (
                 "connection_pool.max_connections_per_host",
                 self.connection_pool.max_connections_per_host as u64,
@@ -228,7 +231,10 @@ impl MitmConfig {
                 self.connection_pool.idle_timeout_ms,
             ),
             ("body.max_size_bytes", self.body.max_size_bytes as u64),
-            ("handler.request_timeout_ms", self.handler.request_timeout_ms),
+            (
+                "handler.request_timeout_ms",
+                self.handler.request_timeout_ms,
+            ),
             (
                 "handler.response_timeout_ms",
                 self.handler.response_timeout_ms,
@@ -260,10 +266,8 @@ impl MitmConfig {
         config.tls.insecure = !self.upstream.verify_upstream_tls;
         config.timeouts.response_head = Duration::from_millis(self.upstream.timeout_ms);
         config.timeouts.connect = Duration::from_millis(self.upstream.connect_timeout_ms);
-        config.retry = Retry {
-            on_connect_failure: self.upstream.retry_on_failure,
-            delay: Duration::from_millis(self.upstream.retry_delay_ms),
-        };
+        config.retry.on_connect_failure = self.upstream.retry_on_failure;
+        config.retry.delay = Duration::from_millis(self.upstream.retry_delay_ms);
         config.pool.max_per_route = pool.max_connections_per_host / workers;
         config.pool.max_idle_per_route = pool.max_idle_per_host.div_ceil(workers);
         config.pool.idle_timeout = Duration::from_millis(pool.idle_timeout_ms);
@@ -287,7 +291,9 @@ mod tests {
         type Flip = fn(&mut MitmConfig);
         let flips: [(&str, Flip); 14] = [
             ("bind", |c| c.bind.set_port(1)),
-            ("unix_socket_path", |c| c.unix_socket_path = Some("s".into())),
+            ("unix_socket_path", |c| {
+                c.unix_socket_path = Some("s".into())
+            }),
             ("enabled", |c| c.process_attribution.enabled = false),
             ("min_version", |c| c.tls.min_version = TlsVersion::Tls13),
             ("timeout_ms", |c| c.upstream.timeout_ms = 1),
@@ -321,7 +327,10 @@ mod tests {
             config.connection_pool.max_connections_per_host = limit;
             let engine = config.to_engine();
             assert!(engine.pool.max_per_route >= 1);
-            assert!(engine.workers * engine.pool.max_per_route <= limit, "{limit}");
+            assert!(
+                engine.workers * engine.pool.max_per_route <= limit,
+                "{limit}"
+            );
         }
     }
 
@@ -329,7 +338,9 @@ mod tests {
     fn zeros_and_missing_destinations_are_refused() {
         type Flip = fn(&mut MitmConfig);
         let flips: [(&str, Flip); 9] = [
-            ("lookup_timeout_ms", |c| c.process_attribution.lookup_timeout_ms = 0),
+            ("lookup_timeout_ms", |c| {
+                c.process_attribution.lookup_timeout_ms = 0
+            }),
             ("upstream.timeout_ms", |c| c.upstream.timeout_ms = 0),
             ("connect_timeout_ms", |c| c.upstream.connect_timeout_ms = 0),
             ("max_connections_per_host", |c| {

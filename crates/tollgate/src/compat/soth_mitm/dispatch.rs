@@ -182,7 +182,11 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub fn open<H: InterceptHandler>(handler: &Arc<H>, shared: &Arc<Shared>, id: Uuid) -> Arc<Self> {
+    pub fn open<H: InterceptHandler>(
+        handler: &Arc<H>,
+        shared: &Arc<Shared>,
+        id: Uuid,
+    ) -> Arc<Self> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let lane = Arc::new(Self {
             id,

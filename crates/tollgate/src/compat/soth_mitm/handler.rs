@@ -42,10 +42,7 @@ pub trait InterceptHandler: Send + Sync + 'static {
 
     /// Decides about a request. Nothing of it has gone to the origin, and nothing will if the answer is
     /// [`HandlerDecision::Block`].
-    fn on_request(
-        &self,
-        request: &RawRequest,
-    ) -> impl Future<Output = HandlerDecision> + Send {
+    fn on_request(&self, request: &RawRequest) -> impl Future<Output = HandlerDecision> + Send {
         let _ = request;
         ready(HandlerDecision::Allow)
     }

@@ -92,7 +92,12 @@ mod tests {
     #[test]
     fn destinations_match_host_and_port() {
         let scope = scope(
-            &["API.example.com:443", "*.internal.test:8443", "[::1]:443", "*:9443"],
+            &[
+                "API.example.com:443",
+                "*.internal.test:8443",
+                "[::1]:443",
+                "*:9443",
+            ],
             true,
         )
         .unwrap();
@@ -122,8 +127,18 @@ mod tests {
     #[test]
     fn bad_destinations_are_refused() {
         for bad in [
-            "", "example.com", ":443", "a:0", "a:65536", "a:x", "::1:443", "[::1", "[*]:443",
-            "10.0.0.0/8:443", "https://a:443", "a b:1",
+            "",
+            "example.com",
+            ":443",
+            "a:0",
+            "a:65536",
+            "a:x",
+            "::1:443",
+            "[::1",
+            "[*]:443",
+            "10.0.0.0/8:443",
+            "https://a:443",
+            "a b:1",
         ] {
             assert!(scope(&[bad], true).is_err(), "{bad}");
         }

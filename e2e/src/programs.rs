@@ -1,0 +1,78 @@
+//! Which programs this machine has.
+
+use std::env;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Ends the test early unless all of these programs are installed; under `CI=true` or `TOLLGATE_E2E=1` it fails instead.
+///
+/// `"python-venv"` stands for the Python that [`python_venv`](crate::programs::python_venv) gives.
+#[macro_export]
+macro_rules! require {
+    ($($program:literal),+ $(,)?) => {
+        $(
+            if !$crate::programs::available($program) {
+                return;
+            }
+        )+
+    };
+}
+
+/// Where a program is: on `PATH`, or where Debian keeps what only administrators run.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
+
+/// A Python with requests, httpx and h2: `TOLLGATE_E2E_VENV/bin/python`, by default in `target/e2e-venv`.
+///
+/// `.ci/run` makes it; by hand: `python3 -m venv target/e2e-venv && target/e2e-venv/bin/pip install requests httpx[http2]`.
+pub fn python_venv() -> PathBuf {
+    env::var_os("TOLLGATE_E2E_VENV")
+        .map_or_else(
+            || {
+                let profile = profile_dir();
+                profile.parent().unwrap_or(&profile).join("e2e-venv")
+            },
+            PathBuf::from,
+        )
+        .join("bin/python")
+}
+
+/// For [`require!`]: whether a program is there. Says so on standard error if it isn't.
+///
+/// # Panics
+/// If it isn't, and every test must run.
+pub fn available(program: &str) -> bool {
+    let found = match program {
+        "python-venv" => python_venv().is_file(),
+        // Chrome takes the same flags, but not every machine's Chrome may be started by a test.
+        _ => find(program).is_some(),
+    };
+    let must = env::var("CI").is_ok_and(|value| value == "true")
+        || env::var("TOLLGATE_E2E").is_ok_and(|value| value == "1");
+    assert!(
+        found || !must,
+        "this test needs `{program}`, which is not installed; .ci/run shows how to install it"
+    );
+    if !found {
+        let test = std::thread::current();
+        let test = test.name().unwrap_or("a test");
+        // Past the capture of output: a skipped test passes, and should be seen to be skipped.
+        let _ = writeln!(io::stderr(), "skipped {test}: it needs `{program}`");
+    }
+    found
+}
+
+/// The folder of the profile that this test was built with: `target/debug`, say.
+pub(crate) fn profile_dir() -> PathBuf {
+    let test = env::current_exe().expect("the path of this test");
+    // target/debug/deps/curl-0123456789abcdef
+    test.ancestors()
+        .nth(2)
+        .map(Path::to_owned)
+        .expect("a test lies two folders deep in a target folder")
+}
