@@ -344,6 +344,10 @@ impl Session {
     }
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart in the same breath, never stored"
+)]
 enum Place {
     Free(Slot),
     Pooled(UpConn),

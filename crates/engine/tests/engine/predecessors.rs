@@ -498,7 +498,7 @@ fn at_the_connection_limit_clients_wait_and_are_never_tunnelled() {
         ))
         .unwrap();
     wait_until("accepting pauses", || {
-        proxy.metrics().connections_delayed == 1
+        proxy.metrics().connections_delayed > 0
     });
     assert_eq!(first.exchange(get("/1")).unwrap().text(), "/1");
     assert_eq!(proxy.metrics().connections_total, 1);

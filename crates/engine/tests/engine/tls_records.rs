@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig, SupportedProtocolVersion};
 use tollgate_engine::{Config, PoolMode};
 use tollgate_flow::{Interest, TlsVersion};
@@ -220,13 +222,15 @@ fn clients_resume_their_sessions_with_us() {
 
 #[test]
 fn a_configured_client_certificate_is_shown_to_the_origin() {
-    let clients = tollgate_ca::Authority::generate(&Default::default()).unwrap();
-    let identity = rcgen_client(&clients);
+    let (clients, clients_pem) = lax_authority("Clients of the tests");
+    let identity = client_identity(&clients);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("localhost.pem");
     std::fs::write(&file, &identity).unwrap();
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(clients.cert_der().clone()).unwrap();
+    roots
+        .add(CertificateDer::from_pem_slice(clients_pem.as_bytes()).unwrap())
+        .unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier =
         rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
@@ -283,6 +287,21 @@ fn a_client_that_updates_its_keys_is_understood_and_answered_in_kind() {
         client.refresh_traffic_keys();
         client.send(&body[100_000..]).unwrap();
         assert_same(&client.read_response("POST").unwrap().body, &body);
+    }
+}
+
+#[test]
+fn key_updates_one_after_the_other_are_answered_by_one() {
+    let origin = echo(rustls::ALL_VERSIONS);
+    let proxy = start(config());
+    let mut client = proxy.tls(&origin);
+    let post = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n";
+    for _ in 0..3 {
+        client.refresh_traffic_keys();
+        client.send(post).unwrap();
+        client.refresh_traffic_keys();
+        client.send("hi").unwrap();
+        assert_eq!(client.read_response("POST").unwrap().text(), "hi");
     }
 }
 
@@ -370,12 +389,10 @@ fn an_operators_own_certificate_is_shown_for_its_host() {
 }
 
 /// A certificate for a client, with its key, in PEM.
-fn rcgen_client(authority: &tollgate_ca::Authority) -> String {
-    let key = rcgen::KeyPair::from_pem(&authority.key_pem().unwrap()).unwrap();
-    let issuer = rcgen::Issuer::from_ca_cert_pem(&authority.cert_pem(), key).unwrap();
+fn client_identity(authority: &rcgen::Issuer<'_, rcgen::KeyPair>) -> String {
     let mut params = rcgen::CertificateParams::new(["client".to_owned()]).unwrap();
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
     let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = params.signed_by(&key, &issuer).unwrap();
+    let certificate = params.signed_by(&key, authority).unwrap();
     [certificate.pem(), key.serialize_pem()].concat()
 }

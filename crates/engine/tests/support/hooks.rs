@@ -13,10 +13,10 @@ use super::PATIENCE;
 /// A call of a hook.
 #[derive(Clone, Debug)]
 pub enum Event {
-    Opened(ConnectionId),
+    Opened,
     Closed(ConnectionId),
-    Connect(Target),
-    Tls(Option<String>),
+    Connect,
+    Tls,
     TlsFailed(TlsFailure),
     Request(String),
     Response(u16),
@@ -113,10 +113,10 @@ impl Recorder {
     /// The calls as words, for the order of them.
     pub fn trace(&self) -> Vec<String> {
         let word = |event: &Event| match event {
-            Event::Opened(_) => "opened".to_owned(),
+            Event::Opened => "opened".to_owned(),
             Event::Closed(_) => "closed".to_owned(),
-            Event::Connect(_) => "connect".to_owned(),
-            Event::Tls(_) => "tls".to_owned(),
+            Event::Connect => "connect".to_owned(),
+            Event::Tls => "tls".to_owned(),
             Event::TlsFailed(_) => "tls_failed".to_owned(),
             Event::Request(path) => format!("request {path}"),
             Event::Response(status) => format!("response {status}"),
@@ -141,18 +141,18 @@ impl Interceptor for Recorder {
     fn interest(&self, _: &Flow) -> Interest {
         self.interest
     }
-    fn connection_opened(&self, connection: &ConnectionInfo) {
-        self.record(Event::Opened(connection.id));
+    fn connection_opened(&self, _: &ConnectionInfo) {
+        self.record(Event::Opened);
     }
     fn connection_closed(&self, connection: &ConnectionInfo) {
         self.record(Event::Closed(connection.id));
     }
-    fn connect(&self, target: &Target, _: &ConnectionInfo) -> ConnectDecision {
-        self.record(Event::Connect(target.clone()));
+    fn connect(&self, _: &Target, _: &ConnectionInfo) -> ConnectDecision {
+        self.record(Event::Connect);
         ConnectDecision::Default
     }
-    fn tls(&self, hello: &ClientHello, _: &ConnectionInfo) -> TlsDecision {
-        self.record(Event::Tls(hello.server_name.clone()));
+    fn tls(&self, _: &ClientHello, _: &ConnectionInfo) -> TlsDecision {
+        self.record(Event::Tls);
         TlsDecision::Default
     }
     fn tls_failed(&self, failure: &TlsFailure, _: &ConnectionInfo) {

@@ -17,10 +17,10 @@ pub use hooks::{Event, Hook, Recorder};
 pub use origin::{Origin, closed_port, ok};
 pub use proxy::{TestProxy, block_on, config, start, start_with, try_start};
 pub use tls::{
-    Identity, client_config, client_config_with, origin_authority, server_config,
-    server_config_with,
+    Identity, client_config, client_config_with, lax_authority, origin_authority,
+    server_config, server_config_with,
 };
-pub use wire::{Ending, Message, Wire};
+pub use wire::{Ending, Wire};
 
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(10);

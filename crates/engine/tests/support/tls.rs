@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
-use rcgen::{CertificateParams, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd,
+};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -31,11 +33,13 @@ pub enum Identity {
     UnknownIssuer,
 }
 
-/// The authority of the origins, in a file for `extra_roots`.
+/// The authorities of the origins, in a file for `roots`.
 pub struct OriginAuthority {
-    /// It signs.
+    /// Signs what is in order.
     pub authority: Authority,
-    /// Its certificate in PEM.
+    /// Signs whatever it is asked to.
+    lax: Issuer<'static, KeyPair>,
+    /// Both certificates in PEM.
     pub pem: PathBuf,
     _folder: TempDir,
 }
@@ -46,9 +50,11 @@ pub fn origin_authority() -> &'static OriginAuthority {
         let authority = generate("Origins of the tests");
         let folder = tempfile::tempdir().unwrap();
         let pem = folder.path().join("origins.pem");
-        std::fs::write(&pem, authority.cert_pem()).unwrap();
+        let (lax, lax_pem) = lax_authority("Lax origins of the tests");
+        std::fs::write(&pem, authority.cert_pem() + &lax_pem).unwrap();
         OriginAuthority {
             authority,
+            lax,
             pem,
             _folder: folder,
         }
@@ -62,6 +68,18 @@ fn generate(common_name: &str) -> Authority {
         ..AuthorityParams::default()
     })
     .unwrap()
+}
+
+/// An authority that signs whatever it is asked to, and its certificate in PEM.
+pub fn lax_authority(common_name: &str) -> (Issuer<'static, KeyPair>, String) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
+    let pem = params.self_signed(&key).unwrap().pem();
+    (Issuer::new(params, key), pem)
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -109,14 +127,11 @@ fn names() -> CertificateParams {
 
 /// A certificate for a time, in years, from the trusted authority.
 fn dated(from_year: i32, to_year: i32) -> Arc<CertifiedKey> {
-    let authority = &origin_authority().authority;
-    let key = KeyPair::from_pem(&authority.key_pem().unwrap()).unwrap();
-    let issuer = Issuer::from_ca_cert_pem(&authority.cert_pem(), key).unwrap();
     let mut params = names();
     params.not_before = date_time_ymd(from_year, 1, 1);
     params.not_after = date_time_ymd(to_year, 1, 1);
     let key = KeyPair::generate().unwrap();
-    let certificate = params.signed_by(&key, &issuer).unwrap();
+    let certificate = params.signed_by(&key, &origin_authority().lax).unwrap();
     pair(certificate.der().clone(), &key)
 }
 
