@@ -20,8 +20,8 @@ use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{Request, Uri};
 use tokio::task::JoinSet;
 use tollgate_flow::{
-    Direction, ErrorClass, Flow, FlowError, HttpVersion, Interest, Outcome, OutcomeKind, Reply,
-    Response, Scheme, Side, Target, UpstreamInfo,
+    ConnectionInfo, Direction, ErrorClass, Flow, FlowError, HttpVersion, Interest, Outcome,
+    OutcomeKind, Reply, Response, Scheme, Side, Target, UpstreamInfo,
 };
 use tollgate_wire::headers::HeaderList;
 use tollgate_wire::http1::{self, Framing, HeadLimits, Parsed, RequestHead, ResponseHead, Version};
@@ -193,7 +193,7 @@ pub(crate) async fn start(session: &Session, up: UpConn) -> Result<Shared, Upstr
         .handshake(Counted {
             conn: up.conn,
             worker: Arc::clone(&session.worker),
-            upstream: true,
+            client: None,
         })
         .await;
     let (send, connection) = handshake.map_err(failed)?;
@@ -229,17 +229,20 @@ pub(crate) async fn start(session: &Session, up: UpConn) -> Result<Shared, Upstr
 struct Counted {
     conn: Conn,
     worker: Arc<Worker>,
-    upstream: bool,
+    /// The client's connection; `None` on an upstream one.
+    client: Option<Arc<ConnectionInfo>>,
 }
 
 impl Counted {
     fn count(&mut self) {
         let (read, sent) = (self.conn.rd.take_received(), self.conn.wr.take_sent());
         let counters = &self.worker.counters;
-        let (read_counter, sent_counter) = if self.upstream {
-            (&counters.upstream_bytes_in, &counters.upstream_bytes_out)
-        } else {
-            (&counters.client_bytes_in, &counters.client_bytes_out)
+        let (read_counter, sent_counter) = match &self.client {
+            Some(info) => {
+                info.count_bytes(read, sent);
+                (&counters.client_bytes_in, &counters.client_bytes_out)
+            }
+            None => (&counters.upstream_bytes_in, &counters.upstream_bytes_out),
         };
         crate::metrics::add_to(read_counter, read);
         crate::metrics::add_to(sent_counter, sent);
@@ -335,7 +338,7 @@ pub(crate) async fn serve(
     let io = Counted {
         conn: client,
         worker: Arc::clone(&session.worker),
-        upstream: false,
+        client: Some(Arc::clone(&session.info)),
     };
     let handshake = session
         .timer

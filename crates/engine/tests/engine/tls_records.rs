@@ -306,6 +306,39 @@ fn key_updates_one_after_the_other_are_answered_by_one() {
 }
 
 #[test]
+fn dbg_first_only() {
+    let origin = echo(rustls::ALL_VERSIONS);
+    let proxy = start(config());
+    let mut client = proxy.tls(&origin);
+    let post = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n";
+    for n in 0..3 {
+        eprintln!("ROUND {n}");
+        client.refresh_traffic_keys();
+        client.send(post).unwrap();
+        client.send("hi").unwrap();
+        assert_eq!(client.read_response("POST").unwrap().text(), "hi");
+    }
+}
+#[test]
+fn dbg_double() {
+    let origin = echo(rustls::ALL_VERSIONS);
+    let proxy = start(config());
+    let mut client = proxy.tls(&origin);
+    let post = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n";
+    client.send(post).unwrap();
+    client.send("hi").unwrap();
+    assert_eq!(client.read_response("POST").unwrap().text(), "hi");
+    for n in 0..3 {
+        eprintln!("ROUND {n}");
+        client.refresh_traffic_keys();
+        client.send(post).unwrap();
+        client.refresh_traffic_keys();
+        client.send("hi").unwrap();
+        assert_eq!(client.read_response("POST").unwrap().text(), "hi");
+    }
+}
+
+#[test]
 fn an_origin_that_updates_its_keys_is_understood_and_answered_in_kind() {
     let origin = Origin::script(Identity::Good, |wire, _| {
         loop {

@@ -17,8 +17,8 @@ pub use hooks::{Event, Hook, Recorder};
 pub use origin::{Origin, closed_port, ok};
 pub use proxy::{TestProxy, block_on, config, start, start_with, try_start};
 pub use tls::{
-    Identity, client_config, client_config_with, lax_authority, origin_authority,
-    server_config, server_config_with,
+    Identity, client_config, client_config_with, lax_authority, origin_authority, server_config,
+    server_config_with,
 };
 pub use wire::{Ending, Wire};
 
