@@ -89,6 +89,11 @@ impl Slots {
 }
 
 impl SlotState {
+    /// Whether there is a connection.
+    pub fn is_taken(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > 0
+    }
+
     /// Takes a place, if fewer than `max` are taken.
     pub fn take(self: &Arc<Self>, max: usize) -> Option<Slot> {
         self.open

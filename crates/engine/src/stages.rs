@@ -182,7 +182,10 @@ async fn connect(session: &mut Session, mut client: Conn, target: Target) -> Sta
         return refuse(session, client, &error).await;
     }
     // A pooled connection is proof enough that the origin is alive.
-    let known = decision != ConnectDecision::Tunnel && worker.knows(&target);
+    // So is one in use, where their number is bounded and dialling might exceed it.
+    let bounded = session.live.config.pool.max_per_route > 0;
+    let known = decision != ConnectDecision::Tunnel
+        && (worker.knows(&target) || (bounded && worker.slots.of(&target).is_taken()));
     let dialled = if known {
         None
     } else {

@@ -402,24 +402,29 @@ async fn idle_connections_are_kept_as_long_as_said() {
     proxy.stop().await;
 }
 
-#[ignore = "the engine does not bound connections per route yet (`pool.max_per_route`)"]
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_per_host_are_bounded() {
-    let origin = Origin::echo();
-    let proxy = start(&origin, |c| c.connection_pool.max_connections_per_host = 1).await;
-    let done = proxy
-        .with(|connect| {
-            // The first has its connection, the second has to wait until the first is idle.
-            let mut first = connect();
-            assert_eq!(first.get("/1").status(), 200);
-            drop(first);
-            let mut second = connect();
-            second.get("/2").status()
+    for bound in [1, 8] {
+        let origin = Origin::echo();
+        let proxy = start(&origin, |c| {
+            c.connection_pool.max_connections_per_host = bound;
         })
         .await;
-    assert_eq!(done, 200);
-    assert_eq!(origin.most_open(), 1);
-    proxy.stop().await;
+        let done = proxy
+            .with(|connect| {
+                // Both clients stay: with a bound of one, the second waits until the first is idle.
+                let mut first = connect();
+                assert_eq!(first.get("/1").status(), 200);
+                let mut second = connect();
+                let status = second.get("/2").status();
+                drop(first);
+                status
+            })
+            .await;
+        assert_eq!(done, 200);
+        assert_eq!(origin.most_open(), bound.min(2));
+        proxy.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -227,8 +227,9 @@ fn several_workers_serve_on_one_port() {
             });
         }
     });
-    assert_eq!(proxy.metrics().flows_completed, 40);
-    assert!(proxy.shutdown(PATIENCE).drained);
+    let end = proxy.shutdown(PATIENCE);
+    assert!(end.drained);
+    assert_eq!(end.metrics.flows_completed, 40);
 }
 
 #[test]

