@@ -20,7 +20,7 @@ const ATTEMPTS: usize = 5;
 /// * `/protocol`: the protocol of the request as nginx sees it, `HTTP/1.1` or `HTTP/2.0`;
 /// * `PUT /upload/…`: a file that [`Origin::read`] reads.
 pub struct Origin {
-    process: Process,
+    _process: Process,
     pki: Pki,
     http: SocketAddr,
     https: SocketAddr,
@@ -51,7 +51,7 @@ impl Origin {
             let mut process = Process::start(nginx);
             if answers(&mut process, http, &token) {
                 return Self {
-                    process,
+                    _process: process,
                     pki,
                     http,
                     https,
@@ -106,11 +106,6 @@ impl Origin {
     /// A folder for the test's own files, not served.
     pub fn scratch(&self) -> &Path {
         self.dir.path()
-    }
-
-    /// The process.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
     }
 
     fn file(&self, path: &str) -> PathBuf {

@@ -1,5 +1,6 @@
 //! Programs that a test starts.
 
+use std::env;
 use std::io::{self, Read, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitStatus, Stdio};
@@ -10,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use crate::programs;
 
-/// What would make a client take another way, or trust something else, than the test says.
-const FOREIGN: [&str; 26] = [
+/// What would make a client take another way, trust something else, or write differently than the test says; and all
+/// that begins with `TOLLGATE_`.
+const FOREIGN: [&str; 20] = [
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "ALL_PROXY",
@@ -29,15 +31,9 @@ const FOREIGN: [&str; 26] = [
     "NODE_EXTRA_CA_CERTS",
     "NODE_OPTIONS",
     "NODE_TLS_REJECT_UNAUTHORIZED",
+    "NODE_USE_ENV_PROXY",
     "JAVA_TOOL_OPTIONS",
-    "TOLLGATE_LISTEN",
-    "TOLLGATE_WORKERS",
-    "TOLLGATE_FLOW_DETAIL",
-    "TOLLGATE_DATA_DIR",
-    "TOLLGATE_CA_CERT",
-    "TOLLGATE_CA_KEY",
-    "TOLLGATE_UPSTREAM_TRUSTED_CA",
-    "TOLLGATE_LOG",
+    "CLICOLOR_FORCE",
 ];
 
 /// A command in an environment that says nothing about proxies, authorities or Tollgate. `program` is found as
@@ -47,6 +43,10 @@ pub fn command(program: &str) -> Command {
         Some(path) => Command::new(path),
         None => Command::new(program),
     };
+    let own = env::vars_os().map(|(name, _)| name);
+    for name in own.filter(|name| name.as_encoded_bytes().starts_with(b"TOLLGATE_")) {
+        command.env_remove(name);
+    }
     for name in FOREIGN {
         command.env_remove(name);
     }
@@ -145,12 +145,14 @@ impl Process {
         };
         self.status = Some(status);
         for output in [&self.stdout, &self.stderr] {
-            let all = output.wait(deadline, |_, ended| ended.then_some(()));
-            assert!(
-                all.is_some(),
-                "{} left someone behind who holds its output",
-                self.name
-            );
+            if output
+                .wait(deadline, |_, ended| ended.then_some(()))
+                .is_none()
+            {
+                // As long as the group has members, its number is nobody else's.
+                kill("KILL", &format!("-{}", self.pid));
+                panic!("{} left someone behind who holds its output", self.name);
+            }
         }
         Finished {
             status,

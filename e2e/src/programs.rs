@@ -49,7 +49,6 @@ pub fn python_venv() -> PathBuf {
 pub fn available(program: &str) -> bool {
     let found = match program {
         "python-venv" => python_venv().is_file(),
-        // Chrome takes the same flags, but not every machine's Chrome may be started by a test.
         _ => find(program).is_some(),
     };
     let must = env::var("CI").is_ok_and(|value| value == "true")

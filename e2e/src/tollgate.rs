@@ -90,7 +90,7 @@ impl Tollgate {
     pub fn wait_flow(&self, request: &str) -> [String; 2] {
         let what = format!("a flow of {request:?}");
         self.process.wait_stdout(LIMIT, &what, |text| {
-            let complete = &text[..text.rfind('\n')? + 1];
+            let (complete, _) = text.rsplit_once('\n')?;
             let mut lines = complete.lines().skip_while(|line| !line.contains(request));
             Some([lines.next()?.to_owned(), lines.next()?.to_owned()])
         })
@@ -113,7 +113,7 @@ impl Tollgate {
     pub fn wait_log(&self, words: &str) -> String {
         let what = format!("a log line with {words:?}");
         self.process.wait_stderr(LIMIT, &what, |text| {
-            let complete = &text[..text.rfind('\n')? + 1];
+            let (complete, _) = text.rsplit_once('\n')?;
             let line = complete.lines().find(|line| line.contains(words))?;
             Some(line.to_owned())
         })

@@ -58,7 +58,7 @@ fn tls_1_2_works_with_both_protocols() {
         curl.args([flag, "--tls-max", "1.2", &origin.https("/protocol")]);
         assert_eq!(Process::run(curl, LIMIT).success().text(), version);
     }
-    assert_eq!(proxy.wait_json("/protocol")["tls"]["version"], "TLS 1.2");
+    assert_eq!(proxy.wait_json("/protocol")["tls"]["version"], "TLSv1.2");
 }
 
 #[test]
@@ -154,16 +154,15 @@ fn an_origin_that_cannot_be_verified_is_a_502_that_says_so() {
     let proxy = Tollgate::start::<&str>([]);
     let finished = get_anyway(&proxy, &origin.https("/protocol"));
     let answer = finished.text();
-    assert!(answer.contains("502"), "{answer}{}", finished.stderr);
+    // In the tunnel, after the client's handshake: in the place of the origin's answer.
+    assert!(answer.ends_with(" 502"), "{answer}{}", finished.stderr);
     assert!(answer.contains("certificate"), "{answer}");
-    // Not a word of the origin's came through.
-    assert!(!answer.contains("HTTP/1.1 200"), "{answer}");
 
     let proxy = Tollgate::start(["--ssl-insecure"]);
     let answer = get_anyway(&proxy, &origin.https("/protocol"))
         .success()
         .text();
-    assert!(answer.ends_with("HTTP/2.0 200"), "{answer}");
+    assert_eq!(answer, "HTTP/2.0 200");
 }
 
 #[test]
@@ -250,9 +249,9 @@ fn curl(proxy: &Tollgate) -> Command {
     curl
 }
 
-/// What the client sees, whether the answer is to its CONNECT or inside the tunnel.
+/// The answer, whatever its status, and that.
 fn get_anyway(proxy: &Tollgate, url: &str) -> Finished {
     let mut curl = curl(proxy);
-    curl.args(["--include", "--write-out", " %{http_code}", url]);
+    curl.args(["--write-out", " %{http_code}", url]);
     Process::run(curl, LIMIT)
 }

@@ -1052,10 +1052,10 @@ impl Exchange<'_> {
         let replayable = match first {
             Ok(size) => {
                 flow.request.body_size = flow.request.body_size.max(size);
-                request.is_done()
+                request.replayable
             }
             Err(Start::Upstream(e)) => {
-                if reused && request.is_done() && request.head_len > 0 {
+                if reused && request.replayable {
                     return ExchangeEnd {
                         result: Exchanged::Retry,
                         upstream: UpstreamAfter::Dead,
@@ -1328,7 +1328,10 @@ impl Exchange<'_> {
             let rest = rest.get(..n).unwrap_or_default();
             up.conn.wr.write_all2(&head, rest).await
         };
-        if request.is_done() {
+        // A request without a body can be sent again from its parsed head, one that was here
+        // whole from the buffer.
+        request.replayable = request.is_done();
+        if n > 0 && request.is_done() {
             request.head_len += n;
         } else {
             client.rd.consume(head_len + n);

@@ -38,7 +38,7 @@ use crate::pool::{Route, UpConn};
 use crate::proxy::Worker;
 use crate::reply;
 use crate::session::{FlowGuard, Session, Up, UpstreamError};
-use crate::timer::Timer;
+use crate::timer::{Elapsed, Timer};
 
 /// Flow-control windows that we give: what may be in flight and not yet passed on.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -734,6 +734,8 @@ enum Down<'a> {
         head_only: bool,
         closing: &'a mut Closing,
         started: bool,
+        /// The reading half, where no body is read from it: to notice that the client goes away.
+        watch: Option<&'a mut ReadHalf>,
     },
 }
 
@@ -834,8 +836,15 @@ impl Exchange<'_> {
             _ => None,
         };
 
+        let whole = match source {
+            Source::Whole(bytes) => Some(bytes.clone()),
+            _ => None,
+        };
         // Once more where a shared connection turned out to be closing.
         for attempt in 0..3 {
+            if let Some(bytes) = &whole {
+                *source = Source::Whole(bytes.clone());
+            }
             let link = self.link(&guard.flow.request.target, attempt > 0);
             let link = match link.await {
                 Ok(link) => link,
@@ -921,9 +930,17 @@ impl Exchange<'_> {
                     || error.is_io())
         };
         let state = Arc::clone(&shared.state);
-        let mut send = match shared.send.ready().await {
-            Ok(send) => send,
-            Err(error) => {
+        let sent = ready(shared.send, self.config.timeouts.connect).await;
+        let mut send = match sent {
+            Err(_) => {
+                return Some(failed(FlowError::new(
+                    Side::Upstream,
+                    ErrorClass::Timeout,
+                    "the origin allows no further streams",
+                )));
+            }
+            Ok(Ok(send)) => send,
+            Ok(Err(error)) => {
                 state.closed.store(true, Ordering::Relaxed);
                 if retry(&error) {
                     return None;
@@ -1474,7 +1491,18 @@ impl Down<'_> {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::H2 { respond, .. } => respond.poll_reset(cx).map(|_| ()),
-            Self::H1 { .. } => Poll::Pending,
+            Self::H1 { watch, .. } => {
+                let Some(rd) = watch else {
+                    return Poll::Pending;
+                };
+                loop {
+                    match rd.poll_watch(cx) {
+                        Poll::Ready(Ok(n)) if n > 0 => {}
+                        Poll::Ready(_) => return Poll::Ready(()),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+            }
         }
     }
 
@@ -1541,6 +1569,7 @@ impl Down<'_> {
                 head_only,
                 closing,
                 started,
+                ..
             } => {
                 let mut out = Vec::with_capacity(512);
                 let framing;
@@ -1587,6 +1616,20 @@ impl Down<'_> {
                 Ok(Some(Sink::H1 { wr, framing }))
             }
         }
+    }
+}
+
+/// Waits until the origin allows another stream.
+async fn ready(
+    send: SendRequest<Bytes>,
+    limit: Duration,
+) -> Result<Result<SendRequest<Bytes>, h2::Error>, Elapsed> {
+    let mut ready = pin!(send.ready());
+    // Nearly always at once, and then without a timer.
+    let first = poll_fn(|cx| Poll::Ready(ready.as_mut().poll(cx))).await;
+    match first {
+        Poll::Ready(result) => Ok(result),
+        Poll::Pending => Timer::default().within(limit, ready).await,
     }
 }
 
@@ -1984,9 +2027,16 @@ pub(crate) async fn exchange_from_h1(
     };
     request.consume(client);
     let Conn { rd, wr } = client;
+    let mut watch = None;
     let mut source = match &request.collected {
-        Some(whole) => Source::Whole((!whole.is_empty()).then(|| whole.clone())),
-        None if request.body.is_done() => Source::Empty,
+        Some(whole) => {
+            watch = Some(rd);
+            Source::Whole((!whole.is_empty()).then(|| whole.clone()))
+        }
+        None if request.body.is_done() => {
+            watch = Some(rd);
+            Source::Empty
+        }
         None => Source::H1 {
             rd,
             body: &mut request.body,
@@ -2000,6 +2050,7 @@ pub(crate) async fn exchange_from_h1(
         head_only,
         closing: &mut closing,
         started: false,
+        watch,
     };
     guard.flow.upstream = Some(Arc::clone(&shared.info));
     let in_use = InUse::new(&shared);

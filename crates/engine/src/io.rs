@@ -31,9 +31,12 @@ pub(crate) const READ_CHUNK: usize = 128 * 1024;
 pub(crate) const WRITE_CHUNK: usize = 4 * MAX_PLAINTEXT;
 /// A head and the start of its body up to this size are sealed as one record.
 const COALESCE: usize = 4096;
-const SMALL_BUFFER: usize = 16 * 1024;
+/// Buffers come in three sizes: for a head or a small message, for a record, for bulk.
+const TINY_BUFFER: usize = 4 * 1024;
+const SMALL_BUFFER: usize = 20 * 1024;
 const LARGE_BUFFER: usize = READ_CHUNK + 32 * 1024;
-const POOLED_BUFFERS: usize = 64;
+/// How many free buffers of each size a worker keeps: about 10 MiB in all.
+const POOLED: [usize; 3] = [512, 128, 32];
 /// Largest post-handshake message; a session ticket is a few hundred bytes.
 const MAX_POST_HANDSHAKE: usize = 64 * 1024;
 /// Records without application data that are tolerated in a row.
@@ -45,8 +48,8 @@ thread_local! {
     static READ_SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_CHUNK + 24 * 1024]);
     static WRITE_SCRATCH: RefCell<Vec<u8>> =
         RefCell::new(vec![0; 2 * WRITE_CHUNK + 16 * MAX_OVERHEAD]);
-    static SMALL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-    static LARGE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static POOLS: [RefCell<Vec<Vec<u8>>>; 3] =
+        const { [const { RefCell::new(Vec::new()) }; 3] };
 }
 
 /// A connection to a client or to an origin.
@@ -206,7 +209,7 @@ impl ReadHalf {
     }
 
     fn poll_fill_plain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let free = self.buffer.reserve(SMALL_BUFFER / 2);
+        let free = self.buffer.reserve(TINY_BUFFER / 2);
         let mut read = ReadBuf::new(free);
         let result = self.socket.poll_read(cx, &mut read);
         let n = read.filled().len();
@@ -825,31 +828,35 @@ impl Drop for Buffer {
     }
 }
 
+/// Borrows memory of at least `needed` bytes.
 fn acquire(needed: usize, large: bool) -> Vec<u8> {
-    if needed <= SMALL_BUFFER && !large {
-        SMALL
-            .with_borrow_mut(Vec::pop)
-            .unwrap_or_else(|| vec![0; SMALL_BUFFER])
-    } else if needed <= LARGE_BUFFER {
-        LARGE
-            .with_borrow_mut(Vec::pop)
-            .unwrap_or_else(|| vec![0; LARGE_BUFFER])
-    } else {
-        vec![0; needed.next_power_of_two()]
-    }
+    let (class, size) = match needed {
+        _ if large && needed <= LARGE_BUFFER => (2, LARGE_BUFFER),
+        0..=TINY_BUFFER => (0, TINY_BUFFER),
+        0..=SMALL_BUFFER => (1, SMALL_BUFFER),
+        0..=LARGE_BUFFER => (2, LARGE_BUFFER),
+        _ => return vec![0; needed.next_power_of_two()],
+    };
+    POOLS
+        .with(|pools| pools.get(class).and_then(|pool| pool.borrow_mut().pop()))
+        .unwrap_or_else(|| vec![0; size])
 }
 
+/// Gives memory back. What the pool has no room for is freed.
 fn release(memory: Vec<u8>) {
-    let pool = match memory.len() {
-        SMALL_BUFFER => &SMALL,
-        LARGE_BUFFER => &LARGE,
+    let class = match memory.len() {
+        TINY_BUFFER => 0,
+        SMALL_BUFFER => 1,
+        LARGE_BUFFER => 2,
         _ => return,
     };
-    // The pool is gone when a thread ends while it drops its last connections.
-    let _ = pool.try_with(|pool| {
-        let mut pool = pool.borrow_mut();
-        if pool.len() < POOLED_BUFFERS {
-            pool.push(memory);
+    // The pools are gone when a thread ends while it drops its last connections.
+    let _ = POOLS.try_with(|pools| {
+        if let (Some(pool), Some(limit)) = (pools.get(class), POOLED.get(class)) {
+            let mut pool = pool.borrow_mut();
+            if pool.len() < *limit {
+                pool.push(memory);
+            }
         }
     });
 }

@@ -537,7 +537,8 @@ fn a_hold_ends_when_its_client_leaves() {
 
 #[test]
 fn drop_and_close_end_the_connection_without_an_answer() {
-    let steps: [(fn() -> Step, Option<&str>); 2] = [
+    type Case = (fn() -> Step, Option<&'static str>);
+    let steps: [Case; 2] = [
         (|| Step::Drop, None),
         (|| Step::close("because of me"), Some("because of me")),
     ];

@@ -61,7 +61,8 @@ fn a_reload_does_not_use_what_an_older_configuration_verified() {
 fn a_field_that_cannot_change_is_named_and_nothing_changes() {
     let proxy = start(config());
     let before = proxy.handle.current_config();
-    let changes: [(&str, fn(&mut Config)); 6] = [
+    type Case = (&'static str, fn(&mut Config));
+    let changes: [Case; 6] = [
         ("listen", |c| {
             c.listen = vec![Listen::Tcp("127.0.0.1:1".parse().unwrap())]
         }),

@@ -108,6 +108,22 @@ fn http_without_alpn_inside_intercepted_tls_is_seen() {
 }
 
 #[test]
+fn a_client_is_given_the_protocol_that_the_origin_chose() {
+    for choice in [None, Some(b"http/1.1".to_vec())] {
+        let mut server = server_config(Identity::Good);
+        server.alpn_protocols = choice.iter().cloned().collect();
+        let origin = Origin::with_tls(server, |wire, _| {
+            let request = wire.read_request()?;
+            wire.send(ok(request.path()))
+        });
+        let proxy = start(config());
+        let mut client = proxy.tls(&origin);
+        assert_eq!(client.tls().alpn_protocol(), choice.as_deref());
+        assert_eq!(client.exchange(get("/x")).unwrap().text(), "/x");
+    }
+}
+
+#[test]
 fn a_tunnel_by_policy_is_byte_exact_and_shows_the_origins_own_certificate() {
     let origin = Origin::echo_path(Identity::Good);
     let recorder = Recorder::new(Interest::all());

@@ -52,10 +52,22 @@ const SHAPES: &[(&str, u16, &[u8])] = &[
 
 /// Where the message ends is clear, but not whom it is for.
 const HOSTS: &[(&str, u16, &[u8])] = &[
-    ("two Hosts", 400, b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: other\r\n\r\n"),
+    (
+        "two Hosts",
+        400,
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: other\r\n\r\n",
+    ),
     ("no Host", 400, b"GET / HTTP/1.1\r\nX: 1\r\n\r\n"),
-    ("Host with a path", 400, b"GET / HTTP/1.1\r\nHost: localhost/x\r\n\r\n"),
-    ("Host with userinfo", 400, b"GET / HTTP/1.1\r\nHost: a@localhost\r\n\r\n"),
+    (
+        "Host with a path",
+        400,
+        b"GET / HTTP/1.1\r\nHost: localhost/x\r\n\r\n",
+    ),
+    (
+        "Host with userinfo",
+        400,
+        b"GET / HTTP/1.1\r\nHost: a@localhost\r\n\r\n",
+    ),
 ];
 
 /// A body whose chunks break the rules; the head is fine.
@@ -139,8 +151,7 @@ fn several_hosts_are_refused_in_absolute_form_too() {
     let authority = origin.authority();
     for hosts in [["a.example", "b.example"], [&authority, "b.example"]] {
         let [a, b] = hosts;
-        let request =
-            format!("GET http://{authority}/ HTTP/1.1\r\nHost: {a}\r\nHost: {b}\r\n\r\n");
+        let request = format!("GET http://{authority}/ HTTP/1.1\r\nHost: {a}\r\nHost: {b}\r\n\r\n");
         assert_eq!(proxy.plain().exchange(request).unwrap().status(), 400);
         assert_eq!(origin.accepted(), 0);
     }

@@ -147,7 +147,7 @@ impl ResolvesServerCert for Always {
     }
 }
 
-/// An origin's configuration: every TLS version, no ALPN.
+/// An origin's configuration: every TLS version, `http/1.1` for clients that offer it.
 pub fn server_config(identity: Identity) -> ServerConfig {
     server_config_with(identity, rustls::ALL_VERSIONS)
 }
@@ -157,11 +157,13 @@ pub fn server_config_with(
     identity: Identity,
     versions: &[&'static SupportedProtocolVersion],
 ) -> ServerConfig {
-    ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions)
         .unwrap()
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Always(certified(identity))))
+        .with_cert_resolver(Arc::new(Always(certified(identity))));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
 }
 
 /// A client that trusts these certificates and offers `http/1.1`.
