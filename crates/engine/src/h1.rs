@@ -21,11 +21,12 @@ use tollgate_wire::headers::HeaderList;
 use tollgate_wire::http1::{self, Anomaly, Framing, HeadLimits, Parsed, RequestHead, Version};
 
 use crate::body::Body;
+use crate::config::Timeouts;
 use crate::dial::describe;
 use crate::hooks::{BodyRun, PieceVerdict, Run, SharedFlow, Verdict, lock};
 use crate::io::{Conn, End, ReadHalf, WriteHalf};
 use crate::metrics::{Counters, count};
-use crate::policy::Action;
+use crate::policy::{Action, Policy};
 use crate::pool::{RouteTls, UpConn};
 use crate::reply;
 use crate::session::{FlowGuard, Session, Up, UpstreamError};
@@ -169,7 +170,10 @@ impl Server {
         if client.rd.data().is_empty() {
             let keep_alive = timeouts.keep_alive;
             let mut waited = Duration::ZERO;
-            session.timer.set(STICKY.min(keep_alive));
+            session.timer.set(match keep_alive {
+                Duration::ZERO => STICKY,
+                limit => STICKY.min(limit),
+            });
             loop {
                 let Session { timer, control, .. } = session;
                 let woken = poll_fn(|cx| {
@@ -185,7 +189,7 @@ impl Server {
                 match woken {
                     Idle::Read(Ok(0) | Err(_)) | Idle::Drain => return Head::Closed,
                     Idle::Read(Ok(_)) => break,
-                    Idle::Tick if waited >= keep_alive && !keep_alive.is_zero() => {
+                    Idle::Tick if !keep_alive.is_zero() && waited.max(STICKY) >= keep_alive => {
                         return Head::Closed;
                     }
                     Idle::Tick => {
@@ -279,6 +283,8 @@ impl Server {
         let mut request = ClientBody {
             body: Body::new(framing, config.limits.trailer_bytes),
             head_len,
+            buffered: 0,
+            replayable: false,
             collected: None,
         };
         let keep_alive = guard.flow.request.head.keep_alive() && !session.control.is_draining();
@@ -333,11 +339,9 @@ impl Server {
             let reply = reply::with_status(status, &error);
             answer!(reply, Outcome::failed(error));
         }
-        if let Mode::Proxy = mode
-            && config.policy.decide(&[&guard.flow.request.target]) == Action::Block
-        {
+        if let Some(target) = refused(&config.policy, mode, &guard.flow.request) {
             count(&counters.blocked_total);
-            fail!(blocked(&guard.flow.request.target));
+            fail!(blocked(&target));
         }
         if guard.run.wants(Interest::REQUEST_BODY) && !request.body.is_done() {
             // The client may be waiting to be told to send what we are about to collect.
@@ -394,7 +398,12 @@ impl Server {
         }
         let verdict = {
             let shared = SharedFlow::new(&mut *guard.flow);
-            guard.run.request(&shared, counters).await
+            let hooks = guard.run.request(&shared, counters);
+            while_client_stays(&mut client.rd, hooks).await
+        };
+        let Some(verdict) = verdict else {
+            guard.end(&Outcome::failed(client_gone()));
+            return After::Abort;
         };
         settle!(verdict);
         if request.collected.is_some() {
@@ -603,6 +612,24 @@ impl Server {
     }
 }
 
+/// Waits for hooks for as long as the client is there. `None`: it has gone.
+async fn while_client_stays<T>(rd: &mut ReadHalf, hooks: impl Future<Output = T>) -> Option<T> {
+    let mut hooks = pin!(hooks);
+    poll_fn(|cx| {
+        if let Poll::Ready(value) = hooks.as_mut().poll(cx) {
+            return Poll::Ready(Some(value));
+        }
+        loop {
+            match rd.poll_watch(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                Poll::Ready(_) => return Poll::Ready(None),
+            }
+        }
+    })
+    .await
+}
+
 enum Idle {
     Read(io::Result<usize>),
     Drain,
@@ -638,20 +665,38 @@ fn prepare(
                     .ok_or_else(|| bad("CONNECT needs a target of the form host:port"))?;
                 return Ok(Prepared::Connect(target));
             }
+            check_host(&request.head)?;
             absolute_form(request).map_err(bad)?;
         }
         Mode::Fixed(fixed) => {
+            check_host(&request.head)?;
             if request.target != fixed.target {
                 request.target = fixed.target.clone();
             }
             request.scheme = fixed.scheme;
         }
     }
-    if let Err(anomaly) = request.head.check_host() {
-        return Err((anomaly.status(), client_anomaly(anomaly)));
-    }
     strip_hop_by_hop(&mut request.head.headers);
     Ok(Prepared::Request)
+}
+
+fn check_host(head: &RequestHead) -> Result<(), (u16, FlowError)> {
+    head.check_host()
+        .map_err(|anomaly| (anomaly.status(), client_anomaly(anomaly)))
+}
+
+/// The destination that a request may not have, by the name it was connected to or by the one it
+/// names as its host: what the two say may differ (domain fronting).
+fn refused(policy: &Policy, mode: &Mode, request: &tollgate_flow::Request) -> Option<Target> {
+    let is_blocked = |target: &Target| policy.decide(&[target]) == Action::Block;
+    if let Mode::Proxy = mode {
+        return is_blocked(&request.target).then(|| request.target.clone());
+    }
+    if policy.block.is_empty() {
+        return None;
+    }
+    let host = std::str::from_utf8(request.headers().get("host")?).ok()?;
+    Target::parse(host, Some(request.target.port)).filter(is_blocked)
 }
 
 /// Reads `http://host/path`, and leaves the path as the request's target.
@@ -893,8 +938,12 @@ pub(crate) async fn linger(session: &mut Session, client: &mut Conn) {
 /// The request's body on the client's connection.
 pub(crate) struct ClientBody {
     pub body: Body,
-    /// Bytes of the head that still stand in the read buffer before the body.
+    /// Bytes of the head that still stand at the start of the read buffer.
     pub head_len: usize,
+    /// Bytes of the body that stand behind it: the request was here whole, and may be sent again.
+    pub buffered: usize,
+    /// Nothing of the request is lost yet.
+    pub replayable: bool,
     /// The whole body, where an interceptor asked for it.
     pub collected: Option<Bytes>,
 }
@@ -916,10 +965,11 @@ impl ClientBody {
         if self.body.is_done() {
             return true;
         }
-        let data = client.rd.data().get(self.head_len..).unwrap_or_default();
+        let held = self.head_len + self.buffered;
+        let data = client.rd.data().get(held..).unwrap_or_default();
         match self.body.advance(data, |_| {}) {
             Ok(n) => {
-                self.head_len += n;
+                self.buffered += n;
                 self.body.is_done()
             }
             Err(_) => false,
@@ -928,7 +978,9 @@ impl ClientBody {
 
     /// Drops what was held of the request in the buffer.
     pub fn consume(&mut self, client: &mut Conn) {
-        client.rd.consume(std::mem::take(&mut self.head_len));
+        client.rd.consume(self.head_len + self.buffered);
+        self.head_len = 0;
+        self.buffered = 0;
     }
 
     async fn collect(&mut self, client: &mut Conn, limit: usize) -> Result<(), CollectError> {
@@ -1021,6 +1073,24 @@ struct Exchange<'a> {
     spare: &'a mut Option<Box<Response>>,
 }
 
+/// What an exchange waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    /// The response's head.
+    Head,
+    /// More of a body.
+    Bytes,
+}
+
+impl Waiting {
+    fn limit(self, timeouts: &Timeouts) -> Duration {
+        match self {
+            Self::Head => timeouts.response_head,
+            Self::Bytes => timeouts.idle,
+        }
+    }
+}
+
 impl Exchange<'_> {
     async fn run(
         self,
@@ -1030,7 +1100,8 @@ impl Exchange<'_> {
         flow: &mut Flow,
         timer: &mut Timer,
     ) -> ExchangeEnd {
-        let limits = &self.config.limits;
+        let config = self.config;
+        let (limits, timeouts) = (&config.limits, &config.timeouts);
         let method = Method::of(flow.request.method());
         let wants_upgrade = method == Method::Connect || flow.request.head.upgrade().is_some();
         let client_is_10 = flow.request.version == HttpVersion::Http10;
@@ -1130,7 +1201,8 @@ impl Exchange<'_> {
             let mut pumped: Option<Result<(), PumpError>> = None;
             let mut seen = 0;
             let mut finished: Option<ExchangeEnd> = None;
-            timer.set(self.config.timeouts.idle);
+            let mut waiting = Waiting::Bytes;
+            timer.set(waiting.limit(timeouts));
             poll_fn(|cx| {
                 if pumped.is_none()
                     && let Poll::Ready(result) = pump.as_mut().poll(cx)
@@ -1158,6 +1230,15 @@ impl Exchange<'_> {
                 {
                     finished = Some(end);
                 }
+                // What is waited for, and how long, changes with what has happened.
+                let now = match (started.load(Ordering::Relaxed), &pumped) {
+                    (false, Some(_)) => Waiting::Head,
+                    _ => Waiting::Bytes,
+                };
+                if now != waiting {
+                    waiting = now;
+                    timer.set(now.limit(timeouts));
+                }
                 let reading = matches!(
                     &finished,
                     Some(ExchangeEnd {
@@ -1178,7 +1259,7 @@ impl Exchange<'_> {
                         return Poll::Ready(Duplex::Idle);
                     }
                     seen = now;
-                    timer.set(self.config.timeouts.idle);
+                    timer.set(waiting.limit(timeouts));
                 }
                 Poll::Pending
             })
@@ -1186,10 +1267,15 @@ impl Exchange<'_> {
         } else {
             let watch = &mut client.rd;
             let mut seen = 0;
-            timer.set(self.config.timeouts.response_head);
+            let mut waiting = Waiting::Head;
+            timer.set(waiting.limit(timeouts));
             poll_fn(|cx| {
                 if let Poll::Ready(end) = response.as_mut().poll(cx) {
                     return Poll::Ready(Duplex::Response(end));
+                }
+                if waiting == Waiting::Head && started.load(Ordering::Relaxed) {
+                    waiting = Waiting::Bytes;
+                    timer.set(waiting.limit(timeouts));
                 }
                 loop {
                     match watch.poll_watch(cx) {
@@ -1204,7 +1290,7 @@ impl Exchange<'_> {
                         return Poll::Ready(Duplex::Idle);
                     }
                     seen = now;
-                    timer.set(self.config.timeouts.idle);
+                    timer.set(waiting.limit(timeouts));
                 }
                 Poll::Pending
             })
@@ -1297,6 +1383,7 @@ impl Exchange<'_> {
             untouched
         };
         if let Some(whole) = &request.collected {
+            request.replayable = true;
             up.conn
                 .wr
                 .write_all2(&head, whole)
@@ -1314,13 +1401,19 @@ impl Exchange<'_> {
             up.conn.wr.write_all(&head).await.map_err(Start::Upstream)?;
             client.rd.consume(head_len);
             request.head_len = 0;
+            request.replayable = request.is_done();
             return Ok(0);
         }
         let mut size = 0;
-        let n = request
-            .body
-            .advance(rest, |payload| size += payload.len() as u64)
-            .map_err(Start::Anomaly)?;
+        let n = if request.replayable {
+            // Once more: the body has been followed to its end already.
+            request.buffered
+        } else {
+            request
+                .body
+                .advance(rest, |payload| size += payload.len() as u64)
+                .map_err(Start::Anomaly)?
+        };
         let written = if untouched {
             let whole = data.get(..head_len + n).unwrap_or_default();
             up.conn.wr.write_all(whole).await
@@ -1332,7 +1425,7 @@ impl Exchange<'_> {
         // whole from the buffer.
         request.replayable = request.is_done();
         if n > 0 && request.is_done() {
-            request.head_len += n;
+            request.buffered = n;
         } else {
             client.rd.consume(head_len + n);
             request.head_len = 0;
@@ -1576,6 +1669,7 @@ impl ResponseRelay<'_> {
         let edits = self.run.edits(Direction::Response) && collected.is_none() && !body.is_done();
         let mut head = Vec::new();
         let mut whole: Option<Bytes> = None;
+        let mut no_body = false;
         let mut until_close = framing == Framing::UntilClose;
         let closing;
         {
@@ -1593,9 +1687,9 @@ impl ResponseRelay<'_> {
                     let _ = headers.set(b"Content-Length", bytes.len().to_string().as_bytes());
                     until_close = false;
                 }
-                if !bodiless || edited {
-                    whole = Some(bytes);
-                }
+                // Where the message has no body, its head is all that there is to send.
+                no_body = bodiless && !edited;
+                whole = Some(if no_body { Bytes::new() } else { bytes });
             } else if prefix.is_some() || edits {
                 if self.client_is_10 {
                     response.head.headers.remove("content-length");
@@ -1660,7 +1754,7 @@ impl ResponseRelay<'_> {
                     .is_some_and(|r| r.head.headers.has_token("transfer-encoding", "chunked"))
             };
             let mut out = Vec::new();
-            if self.method != Method::Head {
+            if self.method != Method::Head && !no_body {
                 if chunked {
                     http1::encode_chunk(&mut out, &whole);
                     http1::encode_last(&mut out, body.trailers());

@@ -478,15 +478,11 @@ async fn stream(
             Box::new(reply::with_status(status, &error)),
             Outcome::failed(error),
         )),
-        Ok(())
-            if streams.fixed.is_none()
-                && config.policy.decide(&[&guard.flow.request.target]) == Action::Block =>
-        {
+        Ok(()) => refused(config, streams.fixed.as_ref(), &guard.flow.request).map(|target| {
             count(&counters.blocked_total);
-            let error = h1::blocked(&guard.flow.request.target);
-            Some((Box::new(reply::for_error(&error)), Outcome::failed(error)))
-        }
-        Ok(()) => None,
+            let error = h1::blocked(&target);
+            (Box::new(reply::for_error(&error)), Outcome::failed(error))
+        }),
     };
     if let Some((reply, outcome)) = early {
         answer(&mut respond, &mut guard, &reply, head_only);
@@ -560,6 +556,23 @@ fn answer(
     {
         let _ = stream.send_data(reply.body.clone(), true);
     }
+}
+
+/// The destination that a request may not have, by what it was connected to or by its authority.
+fn refused(
+    config: &Config,
+    fixed: Option<&Fixed>,
+    request: &tollgate_flow::Request,
+) -> Option<Target> {
+    let is_blocked = |target: &Target| config.policy.decide(&[target]) == Action::Block;
+    if fixed.is_none() {
+        return is_blocked(&request.target).then(|| request.target.clone());
+    }
+    if config.policy.block.is_empty() {
+        return None;
+    }
+    let authority = std::str::from_utf8(request.authority.as_deref()?).ok()?;
+    Target::parse(authority, Some(request.target.port)).filter(is_blocked)
 }
 
 /// Finds out where a request goes.

@@ -830,12 +830,14 @@ impl Drop for Buffer {
 
 /// Borrows memory of at least `needed` bytes.
 fn acquire(needed: usize, large: bool) -> Vec<u8> {
-    let (class, size) = match needed {
-        _ if large && needed <= LARGE_BUFFER => (2, LARGE_BUFFER),
-        0..=TINY_BUFFER => (0, TINY_BUFFER),
-        0..=SMALL_BUFFER => (1, SMALL_BUFFER),
-        0..=LARGE_BUFFER => (2, LARGE_BUFFER),
-        _ => return vec![0; needed.next_power_of_two()],
+    let (class, size) = if needed > LARGE_BUFFER {
+        return vec![0; needed.next_power_of_two()];
+    } else if large || needed > SMALL_BUFFER {
+        (2, LARGE_BUFFER)
+    } else if needed > TINY_BUFFER {
+        (1, SMALL_BUFFER)
+    } else {
+        (0, TINY_BUFFER)
     };
     POOLS
         .with(|pools| pools.get(class).and_then(|pool| pool.borrow_mut().pop()))

@@ -189,6 +189,21 @@ impl Pool {
         }
     }
 
+    /// Drops what only one client connection could use, once that has ended.
+    pub fn drop_isolated(&mut self, client: ConnectionId, counters: &Counters) {
+        let mut dropped = Vec::new();
+        self.idle.retain(|route, list| {
+            let keep = route.isolation != Some(client);
+            if !keep {
+                dropped.append(list);
+            }
+            keep
+        });
+        for (up, _) in dropped {
+            self.removed(&up.route.target, counters);
+        }
+    }
+
     /// Drops everything.
     pub fn clear(&mut self, counters: &Counters) {
         self.expire(Duration::ZERO, counters);

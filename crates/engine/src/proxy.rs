@@ -14,7 +14,7 @@ use tollgate_ca::{Authority, AuthorityParams, CaError, LeafCache};
 use tollgate_flow::{ConnectionId, ConnectionInfo, Interceptor, ProcessResolver, Target};
 use tracing::{debug, error, warn};
 
-use crate::config::{Config, ConfigError, Listen};
+use crate::config::{Config, ConfigError, Listen, PoolMode};
 use crate::dial::DnsCache;
 use crate::hooks::Hooks;
 use crate::io::Conn;
@@ -604,8 +604,17 @@ async fn worker_main(
     }
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Whether the limit was reached since the last connection: it is reported once.
+    let mut delayed = false;
     while *phase.borrow() == Phase::Run {
-        let event = next_event(&worker, &mut acceptors, &mut phase, &mut housekeeping).await;
+        let event = next_event(
+            &worker,
+            &mut acceptors,
+            &mut phase,
+            &mut housekeeping,
+            &mut delayed,
+        )
+        .await;
         // Ended connections leave their place in the set.
         while connections.try_join_next().is_some() {}
         match event {
@@ -667,12 +676,13 @@ async fn next_event(
     acceptors: &mut [Acceptor],
     phase: &mut watch::Receiver<Phase>,
     housekeeping: &mut tokio::time::Interval,
+    delayed: &mut bool,
 ) -> Event {
     tokio::select! {
         biased;
         _ = phase.changed() => Event::Phase,
         _ = housekeeping.tick() => Event::Housekeeping,
-        accepted = accept(worker, acceptors) => match accepted {
+        accepted = accept(worker, acceptors, delayed) => match accepted {
             Ok((conn, client, local)) => Event::Accepted(conn, client, local),
             Err(e) => Event::Failed(e),
         },
@@ -683,15 +693,15 @@ async fn next_event(
 async fn accept(
     worker: &Worker,
     acceptors: &mut [Acceptor],
+    delayed: &mut bool,
 ) -> io::Result<(Conn, SocketAddr, SocketAddr)> {
     let shared = &worker.shared;
-    let mut delayed = false;
     loop {
         let free = shared.slot_free.notified();
         if shared.connections.load(Ordering::Relaxed) < shared.limit {
             break;
         }
-        if !std::mem::replace(&mut delayed, true) {
+        if !std::mem::replace(delayed, true) {
             count(&worker.counters.connections_delayed);
             warn!(
                 limit = shared.limit,
@@ -709,6 +719,7 @@ async fn accept(
         std::task::Poll::Pending
     })
     .await;
+    *delayed = false;
     // Counted here, and not before: waiting to accept can be given up at any time.
     shared.connections.fetch_add(1, Ordering::Relaxed);
     accepted
@@ -795,6 +806,7 @@ fn serve(
     let closer = Closer {
         worker: Arc::clone(&worker),
         info: Arc::clone(&info),
+        mirror: live.config.pool.mode == PoolMode::Mirror,
     };
     let mut session = Session {
         worker,
@@ -812,12 +824,16 @@ fn serve(
 struct Closer {
     worker: Arc<Worker>,
     info: Arc<ConnectionInfo>,
+    mirror: bool,
 }
 
 impl Drop for Closer {
     fn drop(&mut self) {
         let worker = &self.worker;
         worker.registry.remove(self.info.id);
+        if self.mirror {
+            worker.pool().drop_isolated(self.info.id, &worker.counters);
+        }
         uncount(&worker.counters.connections_active);
         worker
             .shared

@@ -11,7 +11,7 @@ use rustls::{ClientConfig, CommonState, ExtractedSecrets, ProtocolVersion, Serve
 use tollgate_flow::TlsVersion;
 
 use crate::io::{Conn, Kernel};
-use crate::tls::record::RecordError;
+use crate::tls::record::{RecordError, record_length};
 
 /// Room for the largest flight that is plausible; grown on demand.
 const FLIGHT: usize = 4096;
@@ -123,12 +123,32 @@ async fn drive<H: Handshake>(
     let mut early = Vec::new();
     let mut sent_flight = false;
     let mut received = conn.rd.data().len();
+    // rustls is shown one record more at a time: what follows the handshake in the same read (a
+    // key update, say) is for our record layer.
+    let mut shown = 0;
     loop {
-        let (discard, next) = step(&mut tls, conn.rd.data_mut(), &mut outgoing, &mut early);
+        let all = conn.rd.data_mut();
+        let visible = all.get_mut(..shown).unwrap_or_default();
+        let (discard, next) = step(&mut tls, visible, &mut outgoing, &mut early);
         conn.rd.consume(discard);
+        shown = shown.saturating_sub(discard);
         match next {
             Next::Again => {}
             Next::Read => {
+                let all = conn.rd.data();
+                let hidden = all.get(shown..).unwrap_or_default();
+                match record_length(hidden) {
+                    Ok(Some(length)) if length <= hidden.len() => {
+                        shown += length;
+                        continue;
+                    }
+                    Ok(_) => {}
+                    // Whatever it is, rustls finds the words for it.
+                    Err(_) => {
+                        shown = all.len();
+                        continue;
+                    }
+                }
                 if !outgoing.bytes().is_empty() {
                     conn.wr.write_all(outgoing.bytes()).await?;
                     outgoing.clear();

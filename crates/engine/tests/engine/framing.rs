@@ -53,7 +53,7 @@ fn responses_without_a_body_can_be_edited() {
 }
 
 #[test]
-#[ignore = "engine bug: the head of a response without a body is lost when bodies are collected"]
+
 fn responses_without_a_body_can_be_collected() {
     bodiless(Interest::RESPONSE_BODY);
 }

@@ -512,7 +512,7 @@ fn a_hold_in_the_response_and_in_data_delays_and_no_more() {
 }
 
 #[test]
-#[ignore = "engine bug: a hold does not notice that its client has gone, and keeps the connection until its deadline"]
+
 fn a_hold_ends_when_its_client_leaves() {
     let origin = Origin::echo_path(Identity::Good);
     let (asked, asks) = mpsc::channel();

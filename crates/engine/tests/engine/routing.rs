@@ -272,7 +272,7 @@ fn a_block_by_sni_holds_where_connect_named_only_an_address() {
 }
 
 #[test]
-#[ignore = "engine bug: the policy is not asked about the Host header inside CONNECT, although `Policy::decide` says so"]
+
 fn a_block_by_host_holds_inside_a_connection_to_another_name() {
     let origin = Origin::echo_path(Identity::Good);
     let mut config = config();

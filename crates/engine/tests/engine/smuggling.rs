@@ -144,7 +144,7 @@ fn requests_for_nobody_in_particular_are_refused_and_nothing_is_forwarded() {
 }
 
 #[test]
-#[ignore = "engine bug: the URL's authority replaces all Host lines before they are checked (RFC 9112 section 3.2)"]
+
 fn several_hosts_are_refused_in_absolute_form_too() {
     let origin = Origin::echo_path(Identity::Plain);
     let proxy = start(config());

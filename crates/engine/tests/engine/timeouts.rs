@@ -103,7 +103,7 @@ fn a_kept_alive_client_is_let_go_after_its_time() {
 }
 
 #[test]
-#[ignore = "engine bug: a keep_alive of up to 1 s never ends, because what is left of it is set as no limit"]
+
 fn a_kept_alive_client_is_let_go_after_a_time_below_a_second() {
     is_let_go_after(SHORT);
 }
@@ -138,7 +138,7 @@ fn an_origin_that_never_answers_is_a_504() {
 }
 
 #[test]
-#[ignore = "engine bug: after a body that streamed, only timeouts.idle counts and not timeouts.response_head"]
+
 fn an_origin_that_never_answers_an_upload_is_a_504() {
     let origin = Origin::script(Identity::Good, |wire, _| {
         wire.read_to_end();
@@ -154,7 +154,7 @@ fn an_origin_that_never_answers_an_upload_is_a_504() {
 }
 
 #[test]
-#[ignore = "engine bug: timeouts.idle only counts once timeouts.response_head has passed"]
+
 fn a_response_that_stops_is_cut() {
     let origin = Origin::script(Identity::Good, |wire, _| {
         wire.read_request()?;

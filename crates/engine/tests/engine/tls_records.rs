@@ -309,7 +309,7 @@ fn key_updates_one_after_the_other_are_answered() {
 }
 
 #[test]
-#[ignore = "engine bug: a key update in one read with the client's Finished is consumed by rustls, which then changes keys without the update that it has queued"]
+
 fn a_key_update_right_behind_the_handshake_is_answered() {
     let origin = Origin::echo_path(Identity::Good);
     let proxy = start(config());

@@ -81,7 +81,7 @@ fn in_mirror_mode_clients_share_nothing() {
 }
 
 #[test]
-#[ignore = "engine bug: a connection for one client only stays in the pool when that client has gone"]
+
 fn an_idle_connection_of_a_client_that_is_gone_in_mirror_mode_is_closed() {
     let (closed, closes) = mpsc::channel();
     let closed = Mutex::new(closed);
@@ -231,7 +231,7 @@ fn put_is_sent_once_more(interest: Interest) {
 }
 
 #[test]
-#[ignore = "engine bug: the second attempt sends the head without the body, whose length was added to head_len"]
+
 fn a_request_with_its_whole_body_at_hand_is_sent_once_more() {
     put_is_sent_once_more(Interest::NONE);
 }
