@@ -1092,7 +1092,7 @@ impl Exchange<'_> {
         let session = &self.streams.session;
         let replayable = matches!(source, Source::Empty | Source::Whole(_));
         let reused = std::mem::replace(&mut up.reused, true);
-        let method = h1::Method::of(head.method());
+        let method = h1::exchange::Method::of(head.method());
         let framing = match head.framing() {
             Ok(Framing::Chunked) => SinkFraming::Chunked,
             _ => SinkFraming::Plain,
@@ -1168,7 +1168,9 @@ impl Exchange<'_> {
                         }
                         Ok(Parsed::Complete { len }) => break len,
                         Ok(Parsed::Partial) => {}
-                        Err(anomaly) => return Some(failed(h1::upstream_anomaly(anomaly))),
+                        Err(anomaly) => {
+                            return Some(failed(h1::failure::upstream_anomaly(anomaly)));
+                        }
                     }
                 }
                 let filled = poll_fn(|cx| {
@@ -1204,7 +1206,7 @@ impl Exchange<'_> {
             rd.consume(len);
             let framing = match head.framing(method.as_bytes()) {
                 Ok(framing) => framing,
-                Err(anomaly) => return Some(failed(h1::upstream_anomaly(anomaly))),
+                Err(anomaly) => return Some(failed(h1::failure::upstream_anomaly(anomaly))),
             };
             let keeps = head.keep_alive() && framing != Framing::UntilClose;
             let mut body = Body::new(framing, self.config.limits.trailer_bytes);
@@ -1329,7 +1331,7 @@ impl Exchange<'_> {
             }
         }
         let mut collected = false;
-        if run.wants(Interest::RESPONSE_BODY) && !h1::is_stream(&lock(flow)) {
+        if run.wants(Interest::RESPONSE_BODY) && !h1::head::is_stream(&lock(flow)) {
             let limits = (self.config.limits.body_limit, self.config.timeouts.idle);
             match Box::pin(collect(&mut source, limits.0, limits.1)).await {
                 Ok(Collected::Whole(bytes, trailers)) => {
@@ -1786,7 +1788,7 @@ impl Source<'_> {
                 let mut piece = Vec::new();
                 let n = body
                     .advance(rd.data(), |payload| piece.extend_from_slice(payload))
-                    .map_err(h1::upstream_anomaly)?;
+                    .map_err(h1::failure::upstream_anomaly)?;
                 rd.consume(n);
                 if !piece.is_empty() {
                     // Trailers may follow what a chunked body has shown so far.

@@ -27,6 +27,7 @@ impl Hooks {
         Self(interceptors.into())
     }
 
+    #[cfg(feature = "http2")]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -170,6 +171,7 @@ impl Run {
     }
 
     /// Whether anybody wants anything of this flow.
+    #[cfg(feature = "http2")]
     pub fn wants_anything(&self) -> bool {
         !self.any.is_empty()
     }

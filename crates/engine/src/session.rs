@@ -75,6 +75,7 @@ impl Session {
     }
 
     /// Another session of the same connection, with a timer of its own.
+    #[cfg(feature = "http2")]
     pub fn another(&self) -> Self {
         Self {
             worker: Arc::clone(&self.worker),
