@@ -66,5 +66,5 @@ END
 if [ "$mode" = --check ]; then
   diff -u "$here/cli.md" "$page"
 else
-  cp "$page" "$here/cli.md"
+  cat "$page" >"$here/cli.md"
 fi

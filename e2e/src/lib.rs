@@ -42,7 +42,7 @@ pub use tollgate::{Tollgate, tollgate_run};
 use std::time::Duration;
 
 /// How long anything may take before it counts as hanging: long, for a debug build on a busy machine.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// Bytes that look random, and are the same each time: what is lost, repeated or out of order shows.
 pub fn noise(length: usize) -> Vec<u8> {

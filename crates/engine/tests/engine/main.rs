@@ -15,6 +15,14 @@ mod support;
 
 mod fidelity;
 mod framing;
+#[cfg(feature = "http2")]
+mod h2_floods;
+#[cfg(feature = "http2")]
+mod h2_hooks;
+#[cfg(feature = "http2")]
+mod h2_streams;
+#[cfg(feature = "http2")]
+mod h2_versions;
 mod interceptors;
 mod lifecycle;
 mod predecessors;

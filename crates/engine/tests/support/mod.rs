@@ -6,6 +6,8 @@
 //! proxy that hangs fails a test instead of hanging it.
 
 mod hooks;
+#[cfg(feature = "http2")]
+pub mod http2;
 mod origin;
 mod proxy;
 mod tls;

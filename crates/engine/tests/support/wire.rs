@@ -231,12 +231,23 @@ impl Wire {
             if (100..200).contains(&status) && status != 101 {
                 continue;
             }
-            let tunnel = method == "CONNECT" && (200..300).contains(&status);
-            if method == "HEAD" || tunnel || matches!(status, 101 | 204 | 304) {
-                return Ok(message);
-            }
-            return self.read_body(message.head, true);
+            return self.read_rest_of(message.head, method);
         }
+    }
+
+    /// Takes what follows the head of a final response to a request of this method.
+    pub fn read_rest_of(&mut self, head: Vec<u8>, method: &str) -> io::Result<Message> {
+        let message = Message {
+            head,
+            body: Vec::new(),
+            raw_body: Vec::new(),
+        };
+        let status = message.status();
+        let tunnel = method == "CONNECT" && (200..300).contains(&status);
+        if method == "HEAD" || tunnel || matches!(status, 101 | 204 | 304) {
+            return Ok(message);
+        }
+        self.read_body(message.head, true)
     }
 
     /// Sends a request and takes its response.
