@@ -120,7 +120,7 @@ pub(crate) fn expand_home(path: &Path) -> PathBuf {
 /// `None` when there is no file; anything else that keeps it from being used is an error.
 fn open(path: &Path) -> Result<Option<Authority>, CaError> {
     let text = match read(path) {
-        Err(CaError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+        Err(CaError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(None);
         }
         other => other?,

@@ -25,7 +25,7 @@ use crate::mitm_options::missing_flag;
     version,
     args_conflicts_with_subcommands = true,
     verbatim_doc_comment,
-    max_term_width = 110,
+    max_term_width = 120,
     after_help = "Options of mitmdump that Tollgate has work with their names and meaning; --set takes mitmproxy's option names."
 )]
 pub struct Cli {

@@ -1,4 +1,9 @@
 //! The command `tollgate`: an intercepting proxy for the terminal, a wrapper for one command, and the keeper of the authority.
+#![allow(
+    rustdoc::bare_urls,
+    rustdoc::broken_intra_doc_links,
+    reason = "the doc comments of arguments are the text of --help"
+)]
 
 mod args;
 mod authority;
@@ -18,9 +23,6 @@ use std::process::ExitCode;
 
 use args::{Cli, Command, Exit};
 use clap::CommandFactory as _;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {

@@ -107,8 +107,13 @@ fn banner(handle: &Handle, authority: &OpenAuthority, settings: &Settings) -> St
 
 fn summary(metrics: &Metrics, uptime: Duration) -> String {
     format!(
-        "Tollgate ends: {} flows, {} failed, {} in, {} out, up {}\n",
+        "Tollgate ends: {} {}, {} failed, {} in, {} out, up {}\n",
         metrics.flows_total,
+        if metrics.flows_total == 1 {
+            "flow"
+        } else {
+            "flows"
+        },
         metrics.flows_failed,
         pretty_size(metrics.client_bytes_in),
         pretty_size(metrics.client_bytes_out),

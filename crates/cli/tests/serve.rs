@@ -40,7 +40,7 @@ fn an_https_flow_is_a_line_and_sigterm_a_summary() {
     assert_eq!(status.code(), Some(0));
     let summary = lines.last().unwrap();
     assert!(
-        summary.starts_with("Tollgate ends: 1 flows, 0 failed, "),
+        summary.starts_with("Tollgate ends: 1 flow, 0 failed, "),
         "{lines:?}"
     );
     assert_eq!(proxy.rest(), "");

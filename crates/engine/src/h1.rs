@@ -267,6 +267,11 @@ impl Server {
     ) -> After {
         flow.request.reset();
         flow.response = None;
+        if let Mode::Proxy = mode {
+            // What a request is shown with that says nothing of where it goes.
+            let local = session.info.local;
+            flow.request.target = Target::new(&local.ip().to_string(), local.port());
+        }
         let refusal = match prepare(mode, &mut flow.request) {
             Ok(Prepared::Connect(target)) => {
                 client.rd.consume(head_len);
@@ -661,6 +666,7 @@ pub(crate) fn put_reply(flow: &mut Flow, reply: &Reply) {
     if let Ok(head) = http1::ResponseHead::build(status, reply::reason(status).as_bytes()) {
         response.head = head;
     }
+    response.version = flow.request.version;
     response.head.headers = reply.headers.clone();
     response.body_size = reply.body.len() as u64;
     response.put_collected_body(reply.body.clone());

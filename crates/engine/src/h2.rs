@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{Request, Uri};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinSet;
 use tollgate_flow::{
     ConnectionInfo, Direction, ErrorClass, Flow, FlowError, HttpVersion, Interest, Outcome,
@@ -31,10 +33,10 @@ use crate::body::Body;
 use crate::config::{Config, PoolMode};
 use crate::h1::{self, ClientBody, Closing, ExchangeEnd, Exchanged, Fixed, UpstreamAfter};
 use crate::hooks::{BodyRun, PieceVerdict, Run, SharedFlow, Verdict, lock};
-use crate::io::{Conn, ReadHalf, WriteHalf};
-use crate::metrics::{Counters, count};
+use crate::io::{Buffer, Conn, ReadHalf, WriteHalf};
+use crate::metrics::{Counters, add_to, count};
 use crate::policy::Action;
-use crate::pool::{Route, UpConn};
+use crate::pool::{Route, RouteTls, UpConn};
 use crate::proxy::Worker;
 use crate::reply;
 use crate::session::{FlowGuard, Session, Up, UpstreamError};
@@ -183,6 +185,7 @@ pub(crate) async fn start(session: &Session, up: UpConn) -> Result<Shared, Upstr
             format!("HTTP/2 can't be begun with {}: {e}", up.route.target),
         )
     };
+    let (io, outlet) = Io::new(up.conn, &session.worker, None);
     let handshake = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -190,11 +193,7 @@ pub(crate) async fn start(session: &Session, up: UpConn) -> Result<Shared, Upstr
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(config.limits.head_bytes.try_into().unwrap_or(u32::MAX))
         .enable_push(false)
-        .handshake(Counted {
-            conn: up.conn,
-            worker: Arc::clone(&session.worker),
-            client: None,
-        })
+        .handshake(io)
         .await;
     let (send, connection) = handshake.map_err(failed)?;
     let state = Arc::new(SharedState {
@@ -211,7 +210,14 @@ pub(crate) async fn start(session: &Session, up: UpConn) -> Result<Shared, Upstr
     let slot = up.slot;
     tokio::spawn(async move {
         let _slot = slot;
-        if let Err(error) = connection.await {
+        let mut connection = pin!(connection);
+        let ended = poll_fn(|cx| {
+            let polled = connection.as_mut().poll(cx);
+            outlet.end_turn(cx);
+            polled
+        })
+        .await;
+        if let Err(error) = ended {
             debug!(%error, "an upstream HTTP/2 connection ended");
         }
         state.closed.store(true, Ordering::Relaxed);
@@ -225,15 +231,72 @@ pub(crate) async fn start(session: &Session, up: UpConn) -> Result<Shared, Upstr
     Ok(shared)
 }
 
-/// A connection that h2 reads and writes, and whose bytes are counted.
-struct Counted {
+/// A connection that h2 reads and writes.
+///
+/// h2 flushes after nearly every frame of data. Here frames are gathered, and leave when the task
+/// that drives the connection has had its turn: in full TLS records, and in one system call.
+/// That task has the other [`Outlet`].
+struct Io(Outlet);
+
+/// Sends what h2 has written.
+#[derive(Clone)]
+struct Outlet(Arc<Mutex<Gathering>>);
+
+struct Gathering {
     conn: Conn,
+    /// Frames that wait for the end of the turn.
+    gathered: Buffer,
     worker: Arc<Worker>,
     /// The client's connection; `None` on an upstream one.
     client: Option<Arc<ConnectionInfo>>,
 }
 
-impl Counted {
+/// Most bytes that are gathered before they leave in the middle of a turn.
+const GATHER: usize = 4 * 16 * 1024;
+/// A write of this size is worth a record of its own, and is not copied.
+const LARGE_WRITE: usize = 12 * 1024;
+
+impl Io {
+    fn new(
+        conn: Conn,
+        worker: &Arc<Worker>,
+        client: Option<&Arc<ConnectionInfo>>,
+    ) -> (Self, Outlet) {
+        let outlet = Outlet(Arc::new(Mutex::new(Gathering {
+            conn,
+            gathered: Buffer::default(),
+            worker: Arc::clone(worker),
+            client: client.map(Arc::clone),
+        })));
+        (Self(outlet.clone()), outlet)
+    }
+}
+
+impl Outlet {
+    fn lock(&self) -> MutexGuard<'_, Gathering> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends what was gathered in this turn. A socket that is full wakes the task; one that failed
+    /// is noticed by h2's next read.
+    fn end_turn(&self, cx: &mut Context<'_>) {
+        let mut io = self.lock();
+        if let Poll::Ready(Ok(())) = io.poll_drain(cx) {
+            let _ = io.conn.wr.poll_flush(cx);
+        }
+        io.count();
+    }
+}
+
+impl Gathering {
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.gathered.data().is_empty() {
+            let n = ready!(self.conn.wr.poll_write(cx, self.gathered.data()))?;
+            self.gathered.consume(n);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn count(&mut self) {
         let (read, sent) = (self.conn.rd.take_received(), self.conn.wr.take_sent());
         let counters = &self.worker.counters;
@@ -244,62 +307,82 @@ impl Counted {
             }
             None => (&counters.upstream_bytes_in, &counters.upstream_bytes_out),
         };
-        crate::metrics::add_to(read_counter, read);
-        crate::metrics::add_to(sent_counter, sent);
+        add_to(read_counter, read);
+        add_to(sent_counter, sent);
     }
 }
 
-impl Drop for Counted {
+impl Drop for Gathering {
     fn drop(&mut self) {
         self.count();
     }
 }
 
-impl tokio::io::AsyncRead for Counted {
+impl AsyncRead for Io {
     fn poll_read(
-        mut self: std::pin::Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buf: &mut tokio::io::ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.conn).poll_read(cx, buf)
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut io = self.0.lock();
+        let rd = &mut io.conn.rd;
+        if rd.data().is_empty() && ready!(rd.poll_fill(cx))? == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let n = rd.data().len().min(buf.remaining());
+        buf.put_slice(rd.data().get(..n).unwrap_or_default());
+        rd.consume(n);
+        Poll::Ready(Ok(()))
     }
 }
 
-impl tokio::io::AsyncWrite for Counted {
+impl AsyncWrite for Io {
     fn poll_write(
-        mut self: std::pin::Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        std::pin::Pin::new(&mut self.conn).poll_write(cx, data)
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(data)])
     }
 
     fn poll_write_vectored(
-        mut self: std::pin::Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        slices: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        std::pin::Pin::new(&mut self.conn).poll_write_vectored(cx, slices)
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut io = self.0.lock();
+        let total: usize = slices.iter().map(|s| s.len()).sum();
+        if total < LARGE_WRITE {
+            if io.gathered.data().len() + total > GATHER {
+                ready!(io.poll_drain(cx))?;
+            }
+            for slice in slices {
+                io.gathered.append(slice);
+            }
+            return Poll::Ready(Ok(total));
+        }
+        ready!(io.poll_drain(cx))?;
+        let wr = &mut io.conn.wr;
+        match slices {
+            [] => Poll::Ready(Ok(0)),
+            [one] => wr.poll_write(cx, one),
+            [first, second, ..] => wr.poll_write2(cx, first, second),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let flushed = std::pin::Pin::new(&mut self.conn).poll_flush(cx);
-        self.count();
-        flushed
+    /// Does nothing: see [`Outlet::end_turn`].
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.conn).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut io = self.0.lock();
+        ready!(io.poll_drain(cx))?;
+        io.conn.wr.poll_shutdown(cx)
     }
 }
 
@@ -335,11 +418,7 @@ pub(crate) async fn serve(
             .max_header_list_size(config.limits.head_bytes.try_into().unwrap_or(u32::MAX));
         builder
     };
-    let io = Counted {
-        conn: client,
-        worker: Arc::clone(&session.worker),
-        client: Some(Arc::clone(&session.info)),
-    };
+    let (io, outlet) = Io::new(client, &session.worker, Some(&session.info));
     let handshake = session
         .timer
         .within(
@@ -376,7 +455,11 @@ pub(crate) async fn serve(
         let Session { timer, control, .. } = &mut *session;
         let event = poll_fn(|cx| {
             while let Poll::Ready(Some(_)) = tasks.poll_join_next(cx) {}
-            if let Poll::Ready(accepted) = connection.poll_accept(cx) {
+            let polled = connection.poll_accept(cx);
+            if !matches!(polled, Poll::Ready(Some(Ok(_)))) {
+                outlet.end_turn(cx);
+            }
+            if let Poll::Ready(accepted) = polled {
                 return Poll::Ready(Accepted::Stream(accepted));
             }
             if !draining && control.poll_drain(cx).is_ready() {
@@ -903,12 +986,17 @@ impl Exchange<'_> {
     async fn link(&self, target: &Target, fresh: bool) -> Result<Link, UpstreamError> {
         let session = &self.streams.session;
         let tls = match &self.streams.fixed {
-            Some(fixed) => {
+            Some(fixed) if fixed.target == *target => {
                 if let Some(error) = &fixed.broken {
                     return Err(error.clone().into());
                 }
                 fixed.tls.clone()
             }
+            // An interceptor sent it elsewhere.
+            Some(fixed) => fixed.tls.clone().map(|tls| RouteTls {
+                sni: Arc::clone(&target.host),
+                ..tls
+            }),
             None => None,
         };
         let route = session.route(target, tls, false);
@@ -943,7 +1031,7 @@ impl Exchange<'_> {
                     || error.is_io())
         };
         let state = Arc::clone(&shared.state);
-        let sent = ready(shared.send, self.config.timeouts.connect).await;
+        let sent = stream_allowed(shared.send, self.config.timeouts.connect).await;
         let mut send = match sent {
             Err(_) => {
                 return Some(failed(FlowError::new(
@@ -1635,7 +1723,7 @@ impl Down<'_> {
 }
 
 /// Waits until the origin allows another stream.
-async fn ready(
+async fn stream_allowed(
     send: SendRequest<Bytes>,
     limit: Duration,
 ) -> Result<Result<SendRequest<Bytes>, h2::Error>, Elapsed> {

@@ -462,6 +462,14 @@ impl WriteHalf {
         poll_fn(|cx| self.socket.poll_shutdown(cx)).await
     }
 
+    /// Like [`WriteHalf::shutdown`].
+    #[cfg(feature = "http2")]
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.queue_close_notify();
+        ready!(self.poll_flush(cx))?;
+        self.socket.poll_shutdown(cx)
+    }
+
     /// Ends our direction without close_notify: passes on a truncated stream as truncated.
     pub async fn shutdown_truncated(&mut self) -> io::Result<()> {
         self.closed = true;
@@ -499,7 +507,8 @@ impl WriteHalf {
         self.poll_write2(cx, data, &[])
     }
 
-    fn poll_write2(
+    /// Like [`WriteHalf::poll_write`], of two slices.
+    pub fn poll_write2(
         &mut self,
         cx: &mut Context<'_>,
         first: &[u8],
@@ -590,7 +599,8 @@ impl WriteHalf {
         })
     }
 
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Sends what is pending.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent_pending < self.pending.len() {
             let rest = self.pending.get(self.sent_pending..).unwrap_or_default();
             let n = ready!(self.socket.poll_write(cx, rest))?;
@@ -737,7 +747,7 @@ impl WriteSocket {
 
 /// Bytes that were read and not yet consumed, in memory borrowed from the worker.
 #[derive(Default)]
-struct Buffer {
+pub(crate) struct Buffer {
     /// All of it initialised: its length is its capacity.
     memory: Vec<u8>,
     start: usize,
@@ -750,7 +760,7 @@ impl Buffer {
         self.end - self.start
     }
 
-    fn data(&self) -> &[u8] {
+    pub fn data(&self) -> &[u8] {
         self.memory.get(self.start..self.end).unwrap_or_default()
     }
 
@@ -760,7 +770,7 @@ impl Buffer {
             .unwrap_or_default()
     }
 
-    fn consume(&mut self, n: usize) {
+    pub fn consume(&mut self, n: usize) {
         self.start = (self.start + n).min(self.end);
         self.release_if_empty();
     }
@@ -799,7 +809,7 @@ impl Buffer {
         self.end = (self.end + n).min(self.memory.len());
     }
 
-    fn append(&mut self, data: &[u8]) {
+    pub fn append(&mut self, data: &[u8]) {
         let free = self.reserve(data.len());
         if let Some(to) = free.get_mut(..data.len()) {
             to.copy_from_slice(data);
@@ -861,60 +871,4 @@ fn release(memory: Vec<u8>) {
             }
         }
     });
-}
-
-// For libraries that bring their own framing (h2).
-
-impl AsyncRead for Conn {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let rd = &mut self.rd;
-        if rd.data().is_empty() && ready!(rd.poll_fill(cx))? == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        let n = rd.data().len().min(buf.remaining());
-        buf.put_slice(rd.data().get(..n).unwrap_or_default());
-        rd.consume(n);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Conn {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.wr.poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match slices {
-            [] => Poll::Ready(Ok(0)),
-            [one] => self.wr.poll_write(cx, one),
-            [first, second, ..] => self.wr.poll_write2(cx, first, second),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.wr.poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let wr = &mut self.wr;
-        wr.queue_close_notify();
-        ready!(wr.poll_flush(cx))?;
-        wr.socket.poll_shutdown(cx)
-    }
 }

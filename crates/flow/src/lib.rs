@@ -19,7 +19,7 @@
 //!         if flow.request.path() == b"/health" {
 //!             return Step::respond(Reply::new(200).text("fine"));
 //!         }
-//!         let _ = flow.request.headers_mut().set("via-tollgate", b"1");
+//!         let _ = flow.request.headers_mut().set(b"via-tollgate", b"1");
 //!         Step::Continue
 //!     }
 //! }

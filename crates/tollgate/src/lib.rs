@@ -105,3 +105,12 @@ pub use tollgate_engine::{
 pub use tollgate_engine::{Proxy, ProxyBuilder};
 pub use tollgate_flow::*;
 pub use tollgate_wire as wire;
+
+// The snippets of the documents are tested like those of the code.
+#[cfg(all(doctest, feature = "http-proxy", feature = "tls-intercept"))]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
+#[cfg(all(doctest, feature = "http-proxy", feature = "tls-intercept"))]
+#[doc = include_str!("../../../docs/embedding.md")]
+struct Embedding;

@@ -17,6 +17,9 @@ const MAX_RECORD: usize = MAX_PLAINTEXT + 2048;
 const HEADER: usize = 5;
 const TAG: usize = 16;
 
+/// Records that one key may seal: RFC 8446 section 5.5 allows AES-GCM 2^24.5 full ones.
+const MAX_RECORDS: u64 = 1 << 24;
+
 pub(crate) const ALERT: u8 = 21;
 pub(crate) const HANDSHAKE: u8 = 22;
 pub(crate) const APPLICATION_DATA: u8 = 23;
@@ -143,6 +146,10 @@ impl Sealer {
         out: &mut [u8],
     ) -> Result<usize, RecordError> {
         let keys = &mut self.0;
+        // TLS 1.3 gets a new key long before; TLS 1.2 has no way to.
+        if keys.seq >= MAX_RECORDS {
+            return Err(RecordError::Exhausted);
+        }
         let nonce = keys.nonce();
         let (header, rest) = out
             .split_first_chunk_mut::<HEADER>()

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -22,12 +23,24 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::PATIENCE;
 use super::proxy::{TestProxy, block_on};
 use super::tls::{Identity, server_config};
+use super::wire::Wire;
 
 /// Runs a test that waits in many places; if it hangs it fails.
 #[track_caller]
 pub fn run<T>(test: impl Future<Output = T>) -> T {
     let within = async { tokio::time::timeout(2 * PATIENCE, test).await };
     block_on(within).expect("the test hangs")
+}
+
+/// Waits for a condition that nobody announces, while the tasks of the test go on.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        let mut tick = tokio::time::interval(Duration::from_millis(1));
+        while !condition() {
+            tick.tick().await;
+        }
+    });
+    assert!(waited.await.is_ok(), "never happened: {what}");
 }
 
 /// The origin's end of a connection.
@@ -427,5 +440,69 @@ impl TestProxy {
             connection: Arc::new(Mutex::new(Some(tokio::spawn(connection)))),
             authority: authority.to_owned(),
         }
+    }
+}
+
+// Frames by hand, for what a proper implementation does not send.
+
+/// What a client says first, with empty SETTINGS.
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// A frame (RFC 9113 section 4.1).
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut out = length[1..].to_vec();
+    out.extend_from_slice(&[kind, flags]);
+    out.extend_from_slice(&stream.to_be_bytes());
+    out.extend_from_slice(payload);
+    out
+}
+
+/// A frame as it arrived.
+#[derive(Debug)]
+pub struct Frame {
+    /// Its type.
+    pub kind: u8,
+    /// Its flags.
+    pub flags: u8,
+    /// Its stream.
+    pub stream: u32,
+    /// Its payload.
+    pub payload: Vec<u8>,
+}
+
+/// Takes a frame.
+pub fn read_frame(wire: &mut Wire) -> std::io::Result<Frame> {
+    let head = wire.read_exact(9)?;
+    let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+    Ok(Frame {
+        kind: head[3],
+        flags: head[4],
+        stream: u32::from_be_bytes([head[5], head[6], head[7], head[8]]),
+        payload: wire.read_exact(length)?,
+    })
+}
+
+/// Takes frames up to the first of a stream.
+pub fn read_frame_of(wire: &mut Wire, stream: u32) -> Frame {
+    loop {
+        let frame = read_frame(wire).unwrap();
+        if frame.stream == stream {
+            return frame;
+        }
+    }
+}
+
+impl TestProxy {
+    /// A connection that agreed on HTTP/2 and has sent its preface.
+    pub fn raw_h2(&self, authority: &str) -> Wire {
+        let mut config = (*self.client_config()).clone();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let mut wire = self
+            .tunnel(authority)
+            .tls_client(Arc::new(config), "localhost")
+            .unwrap();
+        wire.send(PREFACE).unwrap();
+        wire
     }
 }

@@ -70,8 +70,8 @@ impl From<tollgate_ca::CaError> for CaError {
     fn from(error: tollgate_ca::CaError) -> Self {
         use tollgate_ca::CaError as Native;
         match error {
-            Native::Io { ref source, .. } => {
-                Self::Io(std::io::Error::new(source.kind(), error.to_string()))
+            Native::Io { error: ref io, .. } => {
+                Self::Io(std::io::Error::new(io.kind(), error.to_string()))
             }
             Native::Crypto(_) => Self::OperationFailed(error.to_string()),
             error => Self::InvalidMaterial(error.to_string()),
