@@ -454,7 +454,10 @@ pub(crate) async fn serve(
     loop {
         let Session { timer, control, .. } = &mut *session;
         let event = poll_fn(|cx| {
-            while let Poll::Ready(Some(_)) = tasks.poll_join_next(cx) {}
+            while let Poll::Ready(Some(_)) = tasks.poll_join_next(cx) {
+                // The time between requests counts from the end of the last one.
+                timer.set(keep_alive);
+            }
             let polled = connection.poll_accept(cx);
             if !matches!(polled, Poll::Ready(Some(Ok(_)))) {
                 outlet.end_turn(cx);
@@ -544,7 +547,12 @@ async fn stream(
     let config = &*session.live.config;
     let mut flow = Box::new(Flow::new(Arc::clone(&session.info)));
     let (mut parts, body) = request.into_parts();
-    let prepared = prepare(&mut parts, streams.fixed.as_ref(), &mut flow);
+    let prepared = prepare(
+        &mut parts,
+        streams.fixed.as_ref(),
+        config.limits.header_lines,
+        &mut flow,
+    );
     session.begin_flow(&mut flow);
     let hooks = &session.worker.shared.hooks;
     if !hooks.is_empty()
@@ -662,6 +670,7 @@ fn refused(
 fn prepare(
     parts: &mut http::request::Parts,
     fixed: Option<&Fixed>,
+    lines: usize,
     flow: &mut Flow,
 ) -> Result<(), (u16, FlowError)> {
     let bad = |status: u16, message: &str| {
@@ -676,12 +685,32 @@ fn prepare(
         .headers
         .get(header::HOST)
         .map(|h| String::from_utf8_lossy(h.as_bytes()).into_owned());
-    flow.request.authority = authority.clone().map(String::into_bytes);
+    if parts.headers.get_all(header::HOST).iter().count() > 1 {
+        return Err(bad(400, "more than one Host"));
+    }
+    if parts.headers.len() > lines {
+        return Err(bad(431, "the request has too many header fields"));
+    }
     if let (Some(authority), Some(host)) = (&authority, &host)
         && !authority.eq_ignore_ascii_case(host)
     {
         return Err(bad(400, ":authority and Host differ"));
     }
+    if authority.is_none()
+        && let Some(host) = &host
+    {
+        // RFC 9113 section 8.3.1 lets a Host stand in; from here on the authority is what counts.
+        let mut uri = std::mem::take(&mut parts.uri).into_parts();
+        uri.authority = Authority::try_from(host.as_str()).ok();
+        uri.scheme.get_or_insert(UriScheme::HTTPS);
+        uri.path_and_query
+            .get_or_insert(PathAndQuery::from_static("/"));
+        parts.uri = Uri::from_parts(uri).map_err(|_| bad(400, "Host is not a host"))?;
+    }
+    flow.request.authority = parts
+        .uri
+        .authority()
+        .map(|a| a.as_str().as_bytes().to_vec());
     match fixed {
         Some(fixed) => {
             flow.request.target = fixed.target.clone();
@@ -761,8 +790,8 @@ fn parts_of(flow: &Flow) -> Result<http::request::Parts, FlowError> {
     uri.path_and_query = Some(path);
     *request.uri_mut() = Uri::from_parts(uri).map_err(|_| failed("the URL"))?;
     let map = request.headers_mut();
-    to_map(headers, map);
-    map.remove(header::HOST);
+    // Removing it afterwards would reorder the others.
+    copy_to_map(headers, map, |name| !name.eq_ignore_ascii_case(b"host"));
     let (parts, ()) = request.into_parts();
     Ok(parts)
 }
@@ -770,9 +799,13 @@ fn parts_of(flow: &Flow) -> Result<http::request::Parts, FlowError> {
 /// Copies an ordered list to a map for HTTP/2: lower case, without what belongs to a connection
 /// (RFC 9113 section 8.2.2).
 fn to_map(list: &HeaderList, map: &mut HeaderMap) {
+    copy_to_map(list, map, |_| true);
+}
+
+fn copy_to_map(list: &HeaderList, map: &mut HeaderMap, wanted: impl Fn(&[u8]) -> bool) {
     map.reserve(list.len());
     for (name, value) in list.iter() {
-        if is_connection_specific(name) || list_names(list, name) {
+        if !wanted(name) || is_connection_specific(name) || list_names(list, name) {
             continue;
         }
         if name.eq_ignore_ascii_case(b"te") && !value.eq_ignore_ascii_case(b"trailers") {
@@ -838,7 +871,8 @@ enum Down<'a> {
 /// Where a body comes from.
 enum Source<'a> {
     Empty,
-    Whole(Option<Bytes>),
+    /// A collected one.
+    Whole(Option<Bytes>, Option<HeaderList>),
     H2(RecvStream),
     H1 {
         rd: &'a mut ReadHalf,
@@ -852,6 +886,8 @@ enum Sink<'a> {
     H1 {
         wr: &'a mut WriteHalf,
         framing: SinkFraming,
+        /// The client's reading half, to notice that it goes away while nothing comes.
+        watch: Option<&'a mut ReadHalf>,
     },
 }
 
@@ -891,7 +927,7 @@ impl Exchange<'_> {
     ) -> Ended {
         if guard.run.wants(Interest::REQUEST_BODY) {
             let limits = (self.config.limits.body_limit, self.config.timeouts.idle);
-            match Box::pin(collect(source, limits.0, limits.1)).await {
+            match Box::pin(collect(source, Direction::Request, limits.0, limits.1)).await {
                 Ok(Collected::Whole(bytes, trailers)) => {
                     guard.flow.request.body_size = bytes.len() as u64;
                     guard.flow.request.trailers = trailers;
@@ -922,24 +958,26 @@ impl Exchange<'_> {
                 let headers = guard.flow.request.headers_mut();
                 let _ = headers.set(b"content-length", body.len().to_string().as_bytes());
             }
-            *source = Source::Whole((!body.is_empty()).then_some(body));
+            let trailers = guard.flow.request.trailers.clone();
+            *source = Source::Whole((!body.is_empty()).then_some(body), trailers);
         } else if guard.run.edits(Direction::Request) {
             guard.flow.request.headers_mut().remove("content-length");
         }
-        let seen_by_hooks = guard.run.wants(Interest::REQUEST);
+        let seen_by_hooks =
+            guard.run.wants(Interest::REQUEST) || guard.run.edits(Direction::Request);
         let parts = match parts {
             Some(parts) if !seen_by_hooks => Some(parts),
             _ => None,
         };
 
         let whole = match source {
-            Source::Whole(bytes) => Some(bytes.clone()),
+            Source::Whole(bytes, trailers) => Some((bytes.clone(), trailers.clone())),
             _ => None,
         };
         // Once more where a shared connection turned out to be closing.
         for attempt in 0..3 {
-            if let Some(bytes) = &whole {
-                *source = Source::Whole(bytes.clone());
+            if let Some((bytes, trailers)) = &whole {
+                *source = Source::Whole(bytes.clone(), trailers.clone());
             }
             let link = self.link(&guard.flow.request.target, attempt > 0);
             let link = match link.await {
@@ -960,7 +998,7 @@ impl Exchange<'_> {
                 }
                 Link::H1(up) => {
                     guard.flow.upstream = Some(Arc::clone(&up.info));
-                    let has_body = !matches!(source, Source::Empty | Source::Whole(None));
+                    let has_body = !source.is_empty();
                     let head = match &parts {
                         Some(parts) => head_of(parts, guard.flow, has_body),
                         None => head_from_flow(guard.flow, has_body),
@@ -1023,7 +1061,7 @@ impl Exchange<'_> {
         source: &mut Source<'_>,
         down: &mut Down<'_>,
     ) -> Option<Ended> {
-        let replayable = matches!(source, Source::Empty | Source::Whole(_));
+        let replayable = source.is_replayable();
         let retry = |error: &h2::Error| {
             replayable
                 && (error.is_go_away()
@@ -1050,11 +1088,14 @@ impl Exchange<'_> {
             }
         };
         let request = Request::from_parts(parts, ());
-        let empty = matches!(source, Source::Empty | Source::Whole(None));
+        let empty = source.is_empty();
         let (mut response, mut body) = match send.send_request(request, empty) {
             Ok(sent) => sent,
             Err(error) => {
-                state.closed.store(true, Ordering::Relaxed);
+                // An error in what we send is no fault of the connection.
+                if error.is_io() || error.is_go_away() || error.is_library() {
+                    state.closed.store(true, Ordering::Relaxed);
+                }
                 if retry(&error) {
                     return None;
                 }
@@ -1178,7 +1219,7 @@ impl Exchange<'_> {
         down: &mut Down<'_>,
     ) -> Option<Ended> {
         let session = &self.streams.session;
-        let replayable = matches!(source, Source::Empty | Source::Whole(_));
+        let replayable = source.is_replayable();
         let reused = std::mem::replace(&mut up.reused, true);
         let method = h1::exchange::Method::of(head.method());
         let framing = match head.framing() {
@@ -1187,10 +1228,17 @@ impl Exchange<'_> {
         };
         let mut bytes = Vec::with_capacity(512);
         head.write_to(&mut bytes);
-        let first = match source {
-            Source::Whole(Some(whole)) => whole.clone(),
-            _ => Bytes::new(),
-        };
+        // A whole body leaves with the head.
+        let mut first = Vec::new();
+        if let Source::Whole(whole, trailers) = &*source {
+            let whole = whole.as_deref().unwrap_or_default();
+            if framing == SinkFraming::Chunked {
+                http1::encode_chunk(&mut first, whole);
+                http1::encode_last(&mut first, trailers.as_ref());
+            } else {
+                first.extend_from_slice(whole);
+            }
+        }
         if let Err(e) = up.conn.wr.write_all2(&bytes, &first).await {
             if reused && replayable {
                 return None;
@@ -1208,6 +1256,8 @@ impl Exchange<'_> {
         let Conn { rd, wr } = &mut up.conn;
         let mut keep = false;
         let mut dead = false;
+        // A connection on which a request has not ended must not get another.
+        let sent_whole = AtomicBool::new(replayable);
         let request_body = async {
             if replayable {
                 request_done(&shared_flow);
@@ -1219,8 +1269,13 @@ impl Exchange<'_> {
                 self.config.limits.decoded_bytes,
                 self.counters,
             );
-            let mut sink = Sink::H1 { wr, framing };
+            let mut sink = Sink::H1 {
+                wr,
+                framing,
+                watch: None,
+            };
             let result = relay(source, &mut sink, &mut hooks, &progress, &size).await;
+            sent_whole.store(result.is_ok(), Ordering::Relaxed);
             request_done(&shared_flow);
             result.map(|_| ())
         };
@@ -1321,7 +1376,11 @@ impl Exchange<'_> {
         };
         let ended = self.both(request_body, relay_response, &progress).await;
         lock(&shared_flow).request.body_size = size.load(Ordering::Relaxed);
-        if matches!(ended, Some(Ended::Complete)) && keep && !dead {
+        if matches!(ended, Some(Ended::Complete))
+            && keep
+            && !dead
+            && sent_whole.load(Ordering::Relaxed)
+        {
             session.give_back(Up::Conn(up));
         } else {
             up.count_bytes(self.counters);
@@ -1349,7 +1408,7 @@ impl Exchange<'_> {
                 match result {
                     // An origin that stops reading may have answered already.
                     Ok(()) | Err(RelayError::Write(_)) => {}
-                    Err(RelayError::Read(error)) => {
+                    Err(RelayError::Read(error, _)) => {
                         return Poll::Ready(Some(Ended::Cut(
                             Reason::CANCEL,
                             Outcome::failed(error),
@@ -1421,7 +1480,14 @@ impl Exchange<'_> {
         let mut collected = false;
         if run.wants(Interest::RESPONSE_BODY) && !h1::head::is_stream(&lock(flow)) {
             let limits = (self.config.limits.body_limit, self.config.timeouts.idle);
-            match Box::pin(collect(&mut source, limits.0, limits.1)).await {
+            match Box::pin(collect(
+                &mut source,
+                Direction::Response,
+                limits.0,
+                limits.1,
+            ))
+            .await
+            {
                 Ok(Collected::Whole(bytes, trailers)) => {
                     if let Some(response) = &mut lock(flow).response {
                         response.body_size = bytes.len() as u64;
@@ -1466,7 +1532,8 @@ impl Exchange<'_> {
                         .headers_mut()
                         .set(b"content-length", length.as_bytes());
                 }
-                source = Source::Whole((!body.is_empty()).then_some(body));
+                let trailers = response.trailers.clone();
+                source = Source::Whole((!body.is_empty()).then_some(body), trailers);
             }
         } else if run.edits(Direction::Response)
             && let Some(response) = &mut lock(flow).response
@@ -1509,7 +1576,7 @@ impl Exchange<'_> {
         down: &mut Down<'_>,
         progress: &AtomicU64,
     ) -> Ended {
-        let empty = matches!(source, Source::Empty | Source::Whole(None)) && prefix.is_empty();
+        let empty = source.is_empty() && prefix.is_empty();
         let mut sink = match down.head(plain, flow, empty).await {
             Ok(Some(sink)) => sink,
             Ok(None) => return Ended::Complete,
@@ -1543,9 +1610,7 @@ impl Exchange<'_> {
                 }
                 Ended::Complete
             }
-            Err(RelayError::Read(error)) => {
-                Ended::Cut(Reason::INTERNAL_ERROR, Outcome::failed(error))
-            }
+            Err(RelayError::Read(error, reason)) => Ended::Cut(reason, Outcome::failed(error)),
             Err(RelayError::Write(error)) => Ended::Cut(Reason::CANCEL, Outcome::failed(error)),
             Err(RelayError::Verdict(verdict)) => by_verdict(verdict, true),
         }
@@ -1594,18 +1659,7 @@ impl Down<'_> {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::H2 { respond, .. } => respond.poll_reset(cx).map(|_| ()),
-            Self::H1 { watch, .. } => {
-                let Some(rd) = watch else {
-                    return Poll::Pending;
-                };
-                loop {
-                    match rd.poll_watch(cx) {
-                        Poll::Ready(Ok(n)) if n > 0 => {}
-                        Poll::Ready(_) => return Poll::Ready(()),
-                        Poll::Pending => return Poll::Pending,
-                    }
-                }
-            }
+            Self::H1 { watch, .. } => poll_gone(watch.as_deref_mut(), cx),
         }
     }
 
@@ -1672,7 +1726,7 @@ impl Down<'_> {
                 head_only,
                 closing,
                 started,
-                ..
+                watch,
             } => {
                 let mut out = Vec::with_capacity(512);
                 let framing;
@@ -1716,7 +1770,11 @@ impl Down<'_> {
                 if empty || *head_only {
                     return Ok(None);
                 }
-                Ok(Some(Sink::H1 { wr, framing }))
+                Ok(Some(Sink::H1 {
+                    wr,
+                    framing,
+                    watch: watch.as_deref_mut(),
+                }))
             }
         }
     }
@@ -1853,30 +1911,44 @@ fn http1_head(
 // Bodies.
 
 enum RelayError {
-    Read(FlowError),
+    Read(FlowError, Reason),
     Write(FlowError),
     Verdict(Verdict),
 }
 
 impl Source<'_> {
+    /// Nothing comes, not even trailers.
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty | Self::Whole(None, None))
+    }
+
+    /// It can be sent again on another connection.
+    fn is_replayable(&self) -> bool {
+        matches!(self, Self::Empty | Self::Whole(..))
+    }
+
     /// The next piece, and whether it is known to be the last one.
-    async fn next(&mut self) -> Result<Option<(Bytes, bool)>, FlowError> {
+    async fn next(&mut self) -> Result<Option<(Bytes, bool)>, Broken> {
         match self {
             Self::Empty => Ok(None),
-            Self::Whole(bytes) => Ok(bytes.take().map(|b| (b, true))),
+            Self::Whole(bytes, trailers) => Ok(bytes.take().map(|b| (b, trailers.is_none()))),
             Self::H2(recv) => match recv.data().await {
                 Some(Ok(bytes)) => {
                     let last = recv.is_end_stream();
                     Ok(Some((bytes, last)))
                 }
-                Some(Err(error)) => Err(body_error(&error)),
+                Some(Err(error)) => Err(Broken::by_h2(&error)),
                 None => Ok(None),
             },
             Self::H1 { rd, body } => loop {
                 let mut piece = Vec::new();
                 let n = body
                     .advance(rd.data(), |payload| piece.extend_from_slice(payload))
-                    .map_err(h1::failure::upstream_anomaly)?;
+                    .map_err(|anomaly| Broken {
+                        message: format!("the body is malformed: {anomaly}"),
+                        class: ErrorClass::Protocol,
+                        reason: Reason::PROTOCOL_ERROR,
+                    })?;
                 rd.consume(n);
                 if !piece.is_empty() {
                     // Trailers may follow what a chunked body has shown so far.
@@ -1890,11 +1962,11 @@ impl Source<'_> {
                     Ok(n) if n > 0 => {}
                     Ok(_) if body.end_of_stream() => return Ok(None),
                     _ => {
-                        return Err(FlowError::new(
-                            Side::Upstream,
-                            ErrorClass::Reset,
-                            "the connection closed in the middle of the body",
-                        ));
+                        return Err(Broken {
+                            message: "the connection closed in the middle of the body".to_owned(),
+                            class: ErrorClass::Reset,
+                            reason: Reason::INTERNAL_ERROR,
+                        });
                     }
                 }
             },
@@ -1908,7 +1980,7 @@ impl Source<'_> {
         }
     }
 
-    async fn trailers(&mut self) -> Result<Option<HeaderList>, FlowError> {
+    async fn trailers(&mut self) -> Result<Option<HeaderList>, Broken> {
         match self {
             Self::H2(recv) => match recv.trailers().await {
                 Ok(Some(map)) => {
@@ -1917,27 +1989,56 @@ impl Source<'_> {
                     Ok(Some(list))
                 }
                 Ok(None) => Ok(None),
-                Err(error) => Err(body_error(&error)),
+                Err(error) => Err(Broken::by_h2(&error)),
             },
             Self::H1 { body, .. } => Ok(body.trailers().cloned()),
-            Self::Empty | Self::Whole(_) => Ok(None),
+            Self::Whole(_, trailers) => Ok(trailers.take()),
+            Self::Empty => Ok(None),
         }
     }
 }
 
-fn body_error(error: &h2::Error) -> FlowError {
-    FlowError::new(
-        if error.is_remote() {
-            Side::Client
-        } else {
-            Side::Upstream
-        },
-        ErrorClass::Reset,
-        format!("the stream ended in the middle of the body: {error}"),
-    )
+/// A body that ended before its end.
+struct Broken {
+    message: String,
+    class: ErrorClass,
+    /// What the other side's stream is reset with.
+    reason: Reason,
+}
+
+impl Broken {
+    fn by_h2(error: &h2::Error) -> Self {
+        Self {
+            message: format!("the stream ended in the middle of the body: {error}"),
+            class: ErrorClass::Reset,
+            reason: error.reason().unwrap_or(Reason::INTERNAL_ERROR),
+        }
+    }
+
+    /// As the error of the side that the body came from.
+    fn on(self, direction: Direction) -> RelayError {
+        let reason = self.reason;
+        RelayError::Read(self.into_error(direction), reason)
+    }
+
+    fn into_error(self, direction: Direction) -> FlowError {
+        let side = match direction {
+            Direction::Request => Side::Client,
+            Direction::Response => Side::Upstream,
+        };
+        FlowError::new(side, self.class, self.message)
+    }
 }
 
 impl Sink<'_> {
+    /// Ready when nobody wants the rest.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::H2(stream) => stream.poll_reset(cx).map(|_| ()),
+            Self::H1 { watch, .. } => poll_gone(watch.as_deref_mut(), cx),
+        }
+    }
+
     async fn send(&mut self, mut data: Bytes, last: bool) -> Result<(), FlowError> {
         match self {
             Self::H2(stream) => {
@@ -1974,7 +2075,7 @@ impl Sink<'_> {
                 }
                 Ok(())
             }
-            Self::H1 { wr, framing } => {
+            Self::H1 { wr, framing, .. } => {
                 let result = match framing {
                     SinkFraming::Chunked => {
                         let mut out = Vec::with_capacity(data.len() + 16);
@@ -2003,7 +2104,7 @@ impl Sink<'_> {
                     .send_data(Bytes::new(), true)
                     .map_err(|e| sink_error(&e)),
             },
-            Self::H1 { wr, framing } => match framing {
+            Self::H1 { wr, framing, .. } => match framing {
                 SinkFraming::Chunked => {
                     let mut out = Vec::new();
                     http1::encode_last(&mut out, trailers);
@@ -2011,6 +2112,19 @@ impl Sink<'_> {
                 }
                 SinkFraming::Plain => Ok(()),
             },
+        }
+    }
+}
+
+/// Ready when a client that is not being read from has gone.
+fn poll_gone(watch: Option<&mut ReadHalf>, cx: &mut Context<'_>) -> Poll<()> {
+    let Some(rd) = watch else {
+        return Poll::Pending;
+    };
+    loop {
+        match ready!(rd.poll_watch(cx)) {
+            Ok(n) if n > 0 => {}
+            _ => return Poll::Ready(()),
         }
     }
 }
@@ -2032,7 +2146,21 @@ async fn relay(
     size: &AtomicU64,
 ) -> Result<Option<HeaderList>, RelayError> {
     loop {
-        let Some((data, last)) = source.next().await.map_err(RelayError::Read)? else {
+        let next = {
+            let mut next = pin!(source.next());
+            poll_fn(|cx| {
+                if let Poll::Ready(next) = next.as_mut().poll(cx) {
+                    return Poll::Ready(Some(next));
+                }
+                sink.poll_gone(cx).map(|()| None)
+            })
+            .await
+        };
+        let next = match next {
+            Some(next) => next.map_err(|broken| broken.on(hooks.direction))?,
+            None => return Err(RelayError::Write(h1::client_gone())),
+        };
+        let Some((data, last)) = next else {
             break;
         };
         let len = data.len();
@@ -2056,7 +2184,10 @@ async fn relay(
             return Ok(None);
         }
     }
-    let trailers = source.trailers().await.map_err(RelayError::Read)?;
+    let trailers = source
+        .trailers()
+        .await
+        .map_err(|broken| broken.on(hooks.direction))?;
     if hooks.watched {
         match hooks.data(&[], true).await {
             PieceVerdict::Pass => {}
@@ -2080,21 +2211,28 @@ enum Collected {
 /// Reads a whole body, up to a bound.
 async fn collect(
     source: &mut Source<'_>,
+    direction: Direction,
     limit: usize,
     idle: Duration,
 ) -> Result<Collected, FlowError> {
     let mut whole = Vec::new();
     loop {
         let next = tokio::time::timeout(idle, source.next()).await;
-        let next = next.map_err(|_| {
-            FlowError::new(
-                Side::Client,
-                ErrorClass::Timeout,
-                "the body did not arrive in time",
-            )
-        })??;
+        let next = next
+            .map_err(|_| {
+                let broken = Broken {
+                    message: "the body did not arrive in time".to_owned(),
+                    class: ErrorClass::Timeout,
+                    reason: Reason::CANCEL,
+                };
+                broken.into_error(direction)
+            })?
+            .map_err(|broken| broken.into_error(direction))?;
         let Some((data, _)) = next else {
-            let trailers = source.trailers().await?;
+            let trailers = source
+                .trailers()
+                .await
+                .map_err(|broken| broken.into_error(direction))?;
             return Ok(Collected::Whole(whole.into(), trailers));
         };
         whole.extend_from_slice(&data);
@@ -2134,7 +2272,8 @@ pub(crate) async fn exchange_from_h1(
     let mut source = match &request.collected {
         Some(whole) => {
             watch = Some(rd);
-            Source::Whole((!whole.is_empty()).then(|| whole.clone()))
+            let trailers = request.body.trailers().cloned();
+            Source::Whole((!whole.is_empty()).then(|| whole.clone()), trailers)
         }
         None if request.body.is_done() => {
             watch = Some(rd);
@@ -2160,7 +2299,7 @@ pub(crate) async fn exchange_from_h1(
     let parts = match parts_of(guard.flow) {
         Ok(mut parts) => {
             // Asked of us, not of the origin's connection: HTTP/2 has no such wait.
-            if parts.headers.contains_key(header::EXPECT) && !matches!(source, Source::Whole(_)) {
+            if parts.headers.contains_key(header::EXPECT) && !matches!(source, Source::Whole(..)) {
                 let _ = down
                     .interim({
                         let mut interim = http::Response::new(());

@@ -279,7 +279,7 @@ impl Run {
 pub(crate) struct BodyRun<'a, 'f> {
     run: &'a Run,
     flow: &'a SharedFlow<'f>,
-    direction: Direction,
+    pub direction: Direction,
     /// Somebody wants its pieces.
     pub watched: bool,
     decoding: Option<Box<Decoding>>,

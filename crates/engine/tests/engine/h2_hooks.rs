@@ -381,7 +381,6 @@ fn watched_bodies_keep_their_trailers() {
 }
 
 #[test]
-#[ignore = "engine bug: Source::Whole has no trailers (h2.rs, Source::trailers)"]
 fn a_collected_request_keeps_its_trailers() {
     let answer = echoed_with_trailers(Interest::REQUEST_BODY);
     assert_eq!(answer.text(), "body");
@@ -389,7 +388,6 @@ fn a_collected_request_keeps_its_trailers() {
 }
 
 #[test]
-#[ignore = "engine bug: Source::Whole has no trailers (h2.rs, Source::trailers)"]
 fn a_collected_response_keeps_its_trailers() {
     let answer = echoed_with_trailers(Interest::RESPONSE_BODY);
     assert_eq!(answer.text(), "body");
@@ -482,7 +480,6 @@ fn pieces_of_a_response_can_be_replaced_and_dropped() {
 }
 
 #[test]
-#[ignore = "engine bug: the length of an edited body is still sent where nobody looks at the head (h2.rs, run)"]
 fn pieces_of_a_request_can_be_replaced() {
     let origin = echo();
     let hook = Hook::new(Interest::EDIT_REQUEST_DATA).on_data(|_, piece| {

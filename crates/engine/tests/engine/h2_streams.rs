@@ -227,7 +227,6 @@ fn a_response_that_the_client_cancels_is_reset_at_the_origin() {
 }
 
 #[test]
-#[ignore = "engine bug: while a response is quiet nobody looks whether the client is still there (h2.rs, relay)"]
 fn a_quiet_response_that_the_client_cancels_is_reset_at_the_origin() {
     cancel("/quiet", true);
 }
@@ -295,13 +294,11 @@ fn a_body_that_the_origin_breaks_off_is_not_a_clean_end() {
 }
 
 #[test]
-#[ignore = "engine bug: a body that breaks off is always reset with INTERNAL_ERROR (h2.rs, send)"]
 fn a_reset_by_the_origin_in_the_body_keeps_its_code() {
     assert_eq!(cut_in_the_middle().0, Some(Reason::ENHANCE_YOUR_CALM));
 }
 
 #[test]
-#[ignore = "engine bug: body_error takes every remote reset for the client's (h2.rs)"]
 fn a_reset_by_the_origin_in_the_body_is_the_origins() {
     assert_eq!(cut_in_the_middle().1, Side::Upstream);
 }
@@ -593,7 +590,6 @@ fn in_mirror_mode_each_client_has_its_own() {
 }
 
 #[test]
-#[ignore = "engine bug: keep_alive counts from the last tick, not from the last stream (h2.rs, serve)"]
 fn idle_limits_do_not_end_a_connection_that_is_used() {
     let origin = H2Origin::echo_path();
     let mut config = config();
@@ -616,7 +612,7 @@ fn idle_limits_do_not_end_a_connection_that_is_used() {
             assert_eq!(client.get("/x").await.unwrap().text(), "/x");
         }
         // And one that is not used does end, in good order.
-        client.ended().await.unwrap();
+        client.ended().await;
     });
     assert_eq!(proxy.metrics().flows_failed, 0);
 }
@@ -711,7 +707,6 @@ fn authority_and_host_that_differ_are_refused() {
 }
 
 #[test]
-#[ignore = "engine bug: only the first Host is looked at (h2.rs, prepare)"]
 fn two_hosts_are_refused() {
     let origin = H2Origin::echo_path();
     let proxy = start(config());
@@ -746,7 +741,6 @@ fn a_header_list_over_the_limit_hurts_only_its_stream() {
 }
 
 #[test]
-#[ignore = "engine bug: limits.header_lines is not looked at (h2.rs, prepare)"]
 fn more_fields_than_the_limit_are_refused() {
     let origin = H2Origin::echo_path();
     let mut config = config();
@@ -813,19 +807,43 @@ fn a_policy_blocks_by_authority_inside_a_connection() {
     assert_eq!(proxy.metrics().blocked_total, 2);
 }
 
+/// `:method GET`, `:scheme https`, `:path /`, `host`, and no `:authority` (RFC 9113 section 8.3.1
+/// allows it).
+fn head_without_authority(host: &str) -> Vec<u8> {
+    let length = u8::try_from(host.len()).unwrap();
+    let fields = [&b"\x82\x87\x84\x00\x04host"[..], &[length], host.as_bytes()].concat();
+    http2::frame(1, 5, 1, &fields)
+}
+
 #[test]
 fn a_policy_blocks_by_host_where_there_is_no_authority() {
-    let origin = H2Origin::echo_path();
+    let origin = Origin::echo_path(Identity::Good);
     let mut config = config();
+    config.upstream_http = UpstreamHttp::Http1;
     config.policy.block = vec![HostPattern::new("blocked.example").unwrap()];
     let proxy = start(config);
     let mut client = proxy.raw_h2(&origin.authority());
-    // `:method GET`, `:scheme https`, `:path /`, `host: blocked.example`, and no `:authority`.
-    let block = [&b"\x82\x87\x84\x00\x04host\x0f"[..], b"blocked.example"].concat();
-    client.send(http2::frame(1, 5, 1, &block)).unwrap();
-    let head = http2::read_frame_of(&mut client, 1);
-    assert_eq!(head.kind, 1);
-    assert_eq!(origin.heads().len(), 0);
+    client
+        .send(head_without_authority("blocked.example"))
+        .unwrap();
+    http2::read_frame_of(&mut client, 1);
+    assert_eq!(origin.received_all().escape_ascii().to_string(), "");
+    assert_eq!(proxy.metrics().blocked_total, 1);
+}
+
+#[test]
+fn a_host_without_an_authority_is_served() {
+    let origin = H2Origin::echo_path();
+    let proxy = start(config());
+    let mut client = proxy.raw_h2(&origin.authority());
+    client
+        .send(head_without_authority(&origin.authority()))
+        .unwrap();
+    http2::read_frame_of(&mut client, 1);
+    let heads = origin.heads();
+    assert_eq!(heads.len(), 1);
+    let authority = heads[0].uri.authority().unwrap();
+    assert_eq!(authority.as_str(), origin.authority());
 }
 
 // Shutdown.
@@ -856,7 +874,7 @@ fn a_shutdown_lets_streams_end_and_takes_no_more() {
             bodies.push(body);
         }
         let shutdown = std::thread::spawn(move || proxy.shutdown(PATIENCE));
-        idle.ended().await.unwrap();
+        idle.ended().await;
         // The connection with streams is told as well: what comes now is refused.
         until("no stream is opened", || {
             let mut send = client.send.clone();
@@ -870,7 +888,7 @@ fn a_shutdown_lets_streams_end_and_takes_no_more() {
         for mut body in bodies {
             assert_eq!(http2::read(&mut body).await.unwrap().0, b"rest");
         }
-        client.ended().await.unwrap();
+        client.ended().await;
         let end = shutdown.join().unwrap();
         assert!(end.drained);
         assert_eq!(end.aborted_connections, 0);
@@ -878,6 +896,32 @@ fn a_shutdown_lets_streams_end_and_takes_no_more() {
     for outcome in recorder.ends(3) {
         assert_eq!(outcome.kind, OutcomeKind::Completed);
     }
+}
+
+#[test]
+fn a_shutdown_says_goodbye_to_an_idle_connection_before_it_closes() {
+    let origin = H2Origin::echo_path();
+    let proxy = start(config());
+    let mut client = proxy.raw_h2(&origin.authority());
+    // SETTINGS, and the acknowledgement of ours.
+    http2::read_frame(&mut client).unwrap();
+    let shutdown = std::thread::spawn(move || proxy.shutdown(PATIENCE));
+    let mut goodbyes = Vec::new();
+    let ending = loop {
+        match http2::read_frame(&mut client) {
+            Ok(frame) if frame.kind == 6 => {
+                client.send(http2::frame(6, 1, 0, &frame.payload)).unwrap();
+            }
+            Ok(frame) if frame.kind == 7 => goodbyes.push(frame.payload),
+            Ok(_) => {}
+            Err(_) => break client.read_to_end().1,
+        }
+    };
+    // First for all streams, then for those after the last one that was served (RFC 9113 section 6.8).
+    assert_eq!(goodbyes.len(), 2, "{goodbyes:?}");
+    assert_eq!(goodbyes[1], [0; 8]);
+    assert_eq!(ending, Ending::Clean);
+    assert!(shutdown.join().unwrap().drained);
 }
 
 #[test]
