@@ -295,3 +295,40 @@ fn the_environment_is_below_flags() {
     // Commands that don't listen don't mind.
     assert!(run(&["ca", "show"]).contains("there is no authority"));
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_descriptor_table_is_said_and_survived() {
+    if !support::has("prlimit") {
+        println!("skipped: prlimit is not installed");
+        return;
+    }
+    let origin = Origin::start();
+    let mut proxy = Proxy::start(&["--upstream-trusted-ca", &origin.ca()]);
+    let pid = proxy.pid();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .count();
+    // Lowered behind the proxy's back: it has counted on more, and runs into the wall.
+    let limit = open + 20;
+    let lowered = std::process::Command::new("prlimit")
+        .args([
+            "--pid",
+            &pid.to_string(),
+            &format!("--nofile={limit}:{limit}"),
+        ])
+        .status()
+        .unwrap();
+    assert!(lowered.success());
+    let clients: Vec<_> = (0..40)
+        .map(|_| TcpStream::connect(proxy.address()).unwrap())
+        .collect();
+    proxy.wait_for("can't accept");
+    drop(clients);
+    let answer = proxy.curl(&origin.url("/after"), &[]);
+    assert_eq!(
+        String::from_utf8_lossy(&answer.stdout),
+        r#"{"path":"/after","received":0}"#,
+        "{answer:?}"
+    );
+}

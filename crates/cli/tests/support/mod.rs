@@ -167,6 +167,12 @@ impl Proxy {
         proxy
     }
 
+    /// Its process id.
+    #[allow(dead_code, reason = "not every test program needs it")]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn address(&self) -> &str {
         self.address.get().unwrap()
     }
