@@ -267,18 +267,20 @@ impl Server {
     ) -> After {
         flow.request.reset();
         flow.response = None;
-        if let Mode::Proxy = mode {
-            // What a request is shown with that says nothing of where it goes.
-            let local = session.info.local;
-            flow.request.target = Target::new(&local.ip().to_string(), local.port());
-        }
         let refusal = match prepare(mode, &mut flow.request) {
             Ok(Prepared::Connect(target)) => {
                 client.rd.consume(head_len);
                 return After::Connect(target);
             }
             Ok(Prepared::Request) => None,
-            Err((status, error)) => Some((status, error)),
+            Err((status, error)) => {
+                if let Mode::Proxy = mode {
+                    // It says nothing of where it goes: it came to us.
+                    let local = session.info.local;
+                    flow.request.target = Target::new(&local.ip().to_string(), local.port());
+                }
+                Some((status, error))
+            }
         };
         let framing = match flow.request.head.framing() {
             Ok(framing) => framing,
