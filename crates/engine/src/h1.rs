@@ -48,6 +48,8 @@ const STICKY: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
 
 const LINGER: Duration = Duration::from_secs(2);
+/// How long a client may take to read an answer of our own.
+const REPLY: Duration = Duration::from_secs(60);
 
 /// Where requests go.
 pub(crate) enum Mode {
@@ -686,7 +688,9 @@ pub(crate) async fn send_reply(
 ) -> io::Result<()> {
     let mut out = Vec::with_capacity(512 + reply.body.len());
     reply::write_http1(reply, head_only, close, &mut out);
-    client.wr.write_all(&out).await
+    tokio::time::timeout(REPLY, client.wr.write_all(&out))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Ends our direction and reads on for a while: a socket closed with unread input sends a reset,

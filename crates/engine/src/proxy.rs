@@ -657,6 +657,14 @@ async fn worker_main(
         }
     }
     worker.pool().clear(&worker.counters);
+    // Their tasks hold the worker, and the worker their handles: somebody has to let go first, or
+    // on a runtime that outlives the proxy they would stay for ever.
+    #[cfg(feature = "http2")]
+    worker
+        .h2
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clear();
     let _ = done.send(true);
 }
 

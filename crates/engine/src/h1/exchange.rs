@@ -115,7 +115,18 @@ impl Exchange<'_> {
                 limits.decoded_bytes,
                 self.counters,
             );
-            self.send_start(client, up, request, &mut body, edits).await
+            let start = self.send_start(client, up, request, &mut body, edits);
+            timer.within(timeouts.idle, start).await
+        };
+        let Ok(first) = first else {
+            return upstream_failed(FlowError::new(
+                Side::Upstream,
+                ErrorClass::Timeout,
+                format!(
+                    "the origin took nothing of the request for {:?}",
+                    timeouts.idle
+                ),
+            ));
         };
         let replayable = match first {
             Ok(size) => {

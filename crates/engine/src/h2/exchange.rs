@@ -398,7 +398,14 @@ impl Exchange<'_> {
                 first.extend_from_slice(whole);
             }
         }
-        if let Err(e) = up.conn.wr.write_all2(&bytes, &first).await {
+        let start = Timer::default()
+            .within(
+                self.config.timeouts.idle,
+                up.conn.wr.write_all2(&bytes, &first),
+            )
+            .await
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        if let Err(e) = start {
             if reused && replayable {
                 return None;
             }

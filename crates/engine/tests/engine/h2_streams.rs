@@ -925,6 +925,23 @@ fn a_shutdown_says_goodbye_to_an_idle_connection_before_it_closes() {
 }
 
 #[test]
+fn a_shutdown_closes_upstream_connections_on_a_runtime_that_goes_on() {
+    let origin = H2Origin::echo_path();
+    run(async {
+        let builder = tollgate_engine::Proxy::builder()
+            .config(config())
+            .runtime(tollgate_engine::Runtime::Current);
+        let handle = builder.build().unwrap().start().await.unwrap();
+        let proxy = TestProxy { handle };
+        let client = proxy.h2(&origin.authority()).await;
+        assert_eq!(client.get("/kept").await.unwrap().text(), "/kept");
+        drop(client);
+        assert!(proxy.handle.shutdown(PATIENCE).await.drained);
+        until("the upstream connection is closed", || origin.ended() == 1).await;
+    });
+}
+
+#[test]
 fn a_shutdown_past_its_deadline_cuts_streams_and_says_so() {
     let origin = H2Origin::serve(|mut call| async move {
         let mut stream = call.begin(response(200, &[]))?;
