@@ -45,6 +45,10 @@ impl<'a> Reader<'a> {
         self.rest
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     pub(crate) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.rest.split_at_checked(len)?;
         self.rest = rest;
@@ -69,6 +73,15 @@ impl<'a> Reader<'a> {
     pub(crate) fn sized_u8(&mut self) -> Option<&'a [u8]> {
         let mut ahead = *self;
         let len = usize::from(ahead.byte()?);
+        let taken = ahead.take(len)?;
+        *self = ahead;
+        Some(taken)
+    }
+
+    /// A length of two bytes, and as many bytes.
+    pub(crate) fn sized_u16(&mut self) -> Option<&'a [u8]> {
+        let mut ahead = *self;
+        let len = usize::from(ahead.u16()?);
         let taken = ahead.take(len)?;
         *self = ahead;
         Some(taken)
