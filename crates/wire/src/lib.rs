@@ -19,7 +19,7 @@
 //! | [`http1`] | HTTP/1 heads and chunked bodies |
 //! | [`coding`] | `Content-Encoding` |
 //! | [`sse`] | `text/event-stream` |
-//! | [`framing`] | NDJSON, JSON sequences and arrays, gRPC, AWS event streams |
+//! | [`framing`] | streams of messages by content type: SSE, NDJSON, JSON sequences and arrays, gRPC, gRPC-Web, Connect, AWS |
 #![forbid(unsafe_code)]
 
 pub mod coding;
