@@ -12,6 +12,7 @@
 //! | module | what it reads |
 //! |---|---|
 //! | [`detect`] | which protocol a connection starts with |
+//! | [`alt_svc`] | `Alt-Svc`, to take HTTP/3 out of it |
 //! | [`proxy_protocol`] | PROXY protocol headers, versions 1 and 2 |
 //! | [`socks5`] | SOCKS5 with user name and password, both sides |
 //! | [`tls`] | TLS records and the ClientHello, JA3 and JA4 |
@@ -22,6 +23,7 @@
 //! | [`framing`] | streams of messages by content type: SSE, NDJSON, JSON sequences and arrays, gRPC, gRPC-Web, Connect, AWS |
 #![forbid(unsafe_code)]
 
+pub mod alt_svc;
 pub mod coding;
 pub mod detect;
 pub mod framing;
