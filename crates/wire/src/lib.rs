@@ -13,6 +13,7 @@
 //! |---|---|
 //! | [`detect`] | which protocol a connection starts with |
 //! | [`alt_svc`] | `Alt-Svc`, to take HTTP/3 out of it |
+//! | [`dns`] | DNS messages, to take ECH and HTTP/3 out of HTTPS records |
 //! | [`proxy_protocol`] | PROXY protocol headers, versions 1 and 2 |
 //! | [`socks5`] | SOCKS5 with user name and password, both sides |
 //! | [`tls`] | TLS records and the ClientHello, JA3 and JA4 |
@@ -26,6 +27,7 @@
 pub mod alt_svc;
 pub mod coding;
 pub mod detect;
+pub mod dns;
 pub mod framing;
 pub mod headers;
 pub mod http1;
