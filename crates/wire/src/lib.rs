@@ -15,6 +15,7 @@
 //! | [`tls`] | TLS records and the ClientHello, JA3 and JA4 |
 //! | [`headers`] | the header list shared by the HTTP versions |
 //! | [`http1`] | HTTP/1 heads and chunked bodies |
+//! | [`http3`] | HTTP/3's frames and QPACK |
 //! | [`coding`] | `Content-Encoding` |
 //! | [`sse`] | `text/event-stream` |
 //! | [`framing`] | NDJSON, JSON sequences and arrays, gRPC, AWS event streams |
@@ -25,5 +26,6 @@ pub mod detect;
 pub mod framing;
 pub mod headers;
 pub mod http1;
+pub mod http3;
 pub mod sse;
 pub mod tls;
