@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tollgate_flow::TlsVersion;
+use tollgate_flow::{Target, TlsVersion};
 
 use crate::policy::{HostPattern, Policy};
 
@@ -40,6 +40,8 @@ pub struct Config {
     pub process_attribution: bool,
     /// The local address that upstream connections are bound to.
     pub connect_addr: Option<IpAddr>,
+    /// UDP addresses at which HTTP/3 is served, and the one destination behind each.
+    pub http3_reverse: Vec<(SocketAddr, Target)>,
 }
 
 impl Default for Config {
@@ -57,6 +59,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             process_attribution: true,
             connect_addr: None,
+            http3_reverse: Vec::new(),
         }
     }
 }
@@ -80,6 +83,9 @@ pub enum UpstreamHttp {
     Http1,
     /// HTTP/2 where the origin has it, also for clients that speak HTTP/1.1.
     Http2,
+    /// HTTP/3 to origins with TLS, whatever the client speaks; there is no way back to TCP. Needs
+    /// the feature `http3`.
+    Http3,
 }
 
 /// TLS on both sides.

@@ -26,6 +26,15 @@ pub(crate) struct Route {
     pub generation: u64,
 }
 
+#[cfg(feature = "http3")]
+impl Route {
+    /// Whether it is gone by QUIC.
+    pub fn is_h3(&self) -> bool {
+        let offer = self.tls.as_ref().map(|tls| &*tls.alpn);
+        matches!(offer, Some([only]) if only == crate::h3::ALPN)
+    }
+}
+
 /// How TLS is spoken on a route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RouteTls {

@@ -137,7 +137,7 @@ impl ProxyBuilder {
             None => Arc::new(Authority::generate(&AuthorityParams::default())?),
         };
         let config = Arc::new(self.config);
-        if config.listen.is_empty() {
+        if config.listen.is_empty() && config.http3_reverse.is_empty() {
             return Err(ConfigError::Invalid("there is nothing to listen at".to_owned()).into());
         }
         let live = Live::new(Arc::clone(&config), &authority, 0)?;
@@ -209,6 +209,19 @@ impl Proxy {
                 }
             }
         }
+        #[cfg(feature = "http3")]
+        for (i, (address, target)) in self.config.http3_reverse.iter().enumerate() {
+            let bind_error = |error| ProxyError::Bind {
+                address: address.to_string(),
+                error,
+            };
+            let socket = std::net::UdpSocket::bind(address).map_err(bind_error)?;
+            addresses.push(socket.local_addr().map_err(bind_error)?);
+            // All packets of a connection must come to one socket, wherever its client moves.
+            if let Some(list) = sockets.get_mut(i % workers) {
+                list.push(Listener::Quic(socket, target.clone()));
+            }
+        }
         let limit = connection_limit(self.config.limits.connections);
         let resolver = self
             .config
@@ -245,7 +258,9 @@ impl Proxy {
                 pool: Mutex::new(Pool::default()),
                 slots: Slots::default(),
                 #[cfg(feature = "http2")]
-                h2: Mutex::default(),
+                shared_upstreams: Mutex::default(),
+                #[cfg(feature = "http3")]
+                quic: crate::h3::Endpoints::default(),
                 registry: Registry::default(),
             });
             handles.push(Arc::clone(&worker));
@@ -302,6 +317,10 @@ impl Live {
                     versions.min, versions.max
                 )));
             }
+        }
+        #[cfg(not(feature = "http3"))]
+        if config.upstream_http == crate::config::UpstreamHttp::Http3 {
+            return Err(ConfigError::Invalid("this build has no HTTP/3".to_owned()));
         }
         let leaves = LeafCache::new(Arc::clone(authority), config.limits.leaves);
         for spec in &tls.certs {
@@ -368,7 +387,10 @@ pub(crate) struct Worker {
     pool: Mutex<Pool>,
     pub slots: Slots,
     #[cfg(feature = "http2")]
-    pub h2: Mutex<crate::h2::SharedConnections>,
+    shared_upstreams: Mutex<crate::streams::connections::SharedConnections>,
+    /// The UDP sockets of connections to origins.
+    #[cfg(feature = "http3")]
+    pub quic: crate::h3::Endpoints,
     registry: Registry,
 }
 
@@ -378,15 +400,20 @@ impl Worker {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The upstream connections that many exchanges use at once.
+    #[cfg(feature = "http2")]
+    pub fn shared_upstreams(
+        &self,
+    ) -> MutexGuard<'_, crate::streams::connections::SharedConnections> {
+        self.shared_upstreams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether there is a connection to a destination that could serve the next request.
     pub fn knows(&self, target: &Target) -> bool {
         #[cfg(feature = "http2")]
-        if self
-            .h2
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .knows(target)
-        {
+        if self.shared_upstreams().knows(target) {
             return true;
         }
         self.pool().knows(target)
@@ -490,11 +517,7 @@ impl Handle {
         for worker in &self.workers {
             worker.pool().clear(&worker.counters);
             #[cfg(feature = "http2")]
-            worker
-                .h2
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clear();
+            worker.shared_upstreams().clear();
         }
         Ok(())
     }
@@ -560,6 +583,8 @@ fn connection_limit(configured: usize) -> usize {
 
 enum Listener {
     Tcp(std::net::TcpListener),
+    #[cfg(feature = "http3")]
+    Quic(std::net::UdpSocket, Target),
     #[cfg(unix)]
     Unix(std::os::unix::net::UnixListener),
 }
@@ -618,8 +643,8 @@ async fn worker_main(
         // Ended connections leave their place in the set.
         while connections.try_join_next().is_some() {}
         match event {
-            Event::Accepted(conn, client, local) => {
-                connections.spawn(serve(Arc::clone(&worker), conn, client, local));
+            Event::Accepted(came, client, local) => {
+                connections.spawn(serve(Arc::clone(&worker), came, client, local));
             }
             Event::Failed(e) => {
                 count(&worker.counters.accept_errors);
@@ -636,11 +661,7 @@ async fn worker_main(
                 worker.pool().expire(limit, &worker.counters);
                 worker.slots.prune();
                 #[cfg(feature = "http2")]
-                worker
-                    .h2
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .expire(limit);
+                worker.shared_upstreams().expire(limit);
             }
             Event::Phase => {}
         }
@@ -660,11 +681,9 @@ async fn worker_main(
     // Their tasks hold the worker, and the worker their handles: somebody has to let go first, or
     // on a runtime that outlives the proxy they would stay for ever.
     #[cfg(feature = "http2")]
-    worker
-        .h2
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clear();
+    worker.shared_upstreams().clear();
+    #[cfg(feature = "http3")]
+    worker.quic.flush().await;
     let _ = done.send(true);
 }
 
@@ -673,7 +692,7 @@ async fn worker_main(
     reason = "made and taken apart in the same breath, never stored"
 )]
 enum Event {
-    Accepted(Conn, SocketAddr, SocketAddr),
+    Accepted(Came, SocketAddr, SocketAddr),
     Failed(io::Error),
     Housekeeping,
     Phase,
@@ -691,7 +710,7 @@ async fn next_event(
         _ = phase.changed() => Event::Phase,
         _ = housekeeping.tick() => Event::Housekeeping,
         accepted = accept(worker, acceptors, delayed) => match accepted {
-            Ok((conn, client, local)) => Event::Accepted(conn, client, local),
+            Ok((came, client, local)) => Event::Accepted(came, client, local),
             Err(e) => Event::Failed(e),
         },
     }
@@ -702,7 +721,7 @@ async fn accept(
     worker: &Worker,
     acceptors: &mut [Acceptor],
     delayed: &mut bool,
-) -> io::Result<(Conn, SocketAddr, SocketAddr)> {
+) -> io::Result<(Came, SocketAddr, SocketAddr)> {
     let shared = &worker.shared;
     loop {
         let free = shared.slot_free.notified();
@@ -740,8 +759,22 @@ fn release_slot(shared: &Shared) {
     }
 }
 
+/// What a client came with.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart in the same breath, never stored"
+)]
+enum Came {
+    Stream(Conn),
+    /// A connection of QUIC, all of whose requests go to one destination.
+    #[cfg(feature = "http3")]
+    Quic(crate::h3::Incoming, Target),
+}
+
 enum Acceptor {
     Tcp(tokio::net::TcpListener),
+    #[cfg(feature = "http3")]
+    Quic(Box<crate::h3::Acceptor>, Target),
     #[cfg(unix)]
     Unix(tokio::net::UnixListener),
 }
@@ -750,6 +783,10 @@ impl Acceptor {
     fn new(listener: Listener) -> io::Result<Self> {
         Ok(match listener {
             Listener::Tcp(listener) => Self::Tcp(tokio::net::TcpListener::from_std(listener)?),
+            #[cfg(feature = "http3")]
+            Listener::Quic(socket, target) => {
+                Self::Quic(Box::new(crate::h3::Acceptor::new(socket)?), target)
+            }
             #[cfg(unix)]
             Listener::Unix(listener) => Self::Unix(tokio::net::UnixListener::from_std(listener)?),
         })
@@ -758,18 +795,26 @@ impl Acceptor {
     fn poll_accept(
         &mut self,
         cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<io::Result<(Conn, SocketAddr, SocketAddr)>> {
+    ) -> std::task::Poll<io::Result<(Came, SocketAddr, SocketAddr)>> {
         match self {
             Self::Tcp(listener) => listener.poll_accept(cx).map(|accepted| {
                 let (stream, client) = accepted?;
                 let local = stream.local_addr()?;
-                Ok((Conn::tcp(stream), client, local))
+                Ok((Came::Stream(Conn::tcp(stream)), client, local))
             }),
+            #[cfg(feature = "http3")]
+            Self::Quic(acceptor, target) => {
+                acceptor
+                    .poll_accept(cx)
+                    .map_ok(|(incoming, client, local)| {
+                        (Came::Quic(incoming, target.clone()), client, local)
+                    })
+            }
             #[cfg(unix)]
             Self::Unix(listener) => listener.poll_accept(cx).map(|accepted| {
                 let (stream, _) = accepted?;
                 let none = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-                Ok((Conn::unix(stream), none, none))
+                Ok((Came::Stream(Conn::unix(stream)), none, none))
             }),
         }
     }
@@ -790,7 +835,7 @@ fn is_transient(e: &io::Error) -> bool {
 /// One connection, from accept to close.
 fn serve(
     worker: Arc<Worker>,
-    client: Conn,
+    came: Came,
     address: SocketAddr,
     local: SocketAddr,
 ) -> impl Future<Output = ()> + Send {
@@ -825,7 +870,14 @@ fn serve(
     };
     async move {
         let _closer = closer;
-        stages::serve(&mut session, client).await;
+        match came {
+            Came::Stream(client) => stages::serve(&mut session, client).await,
+            #[cfg(feature = "http3")]
+            Came::Quic(incoming, target) => {
+                let fixed = stages::fixed_http3(&session, target);
+                crate::h3::serve(&mut session, incoming, fixed).await;
+            }
+        }
     }
 }
 

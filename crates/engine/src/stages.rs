@@ -184,8 +184,10 @@ async fn connect(session: &mut Session, mut client: Conn, target: Target) -> Sta
     // A pooled connection is proof enough that the origin is alive.
     // So is one in use, where their number is bounded and dialling might exceed it.
     let bounded = session.live.config.pool.max_per_route > 0;
+    // What is reached over UDP says nothing over TCP.
+    let by_udp = session.live.config.upstream_http == UpstreamHttp::Http3;
     let known = decision != ConnectDecision::Tunnel
-        && (worker.knows(&target) || (bounded && worker.slots.of(&target).is_taken()));
+        && (by_udp || worker.knows(&target) || (bounded && worker.slots.of(&target).is_taken()));
     let dialled = if known {
         None
     } else {
@@ -259,6 +261,25 @@ async fn inner(
         },
         Peek::Known(_) => to_opaque(session, client, &target, dialled).await,
         Peek::Closed => Stage::Closed,
+    }
+}
+
+/// Where the requests of a connection of HTTP/3 go.
+#[cfg(feature = "http3")]
+pub(crate) fn fixed_http3(session: &Session, target: Target) -> Fixed {
+    let alpn: Arc<[Vec<u8>]> = match session.live.config.upstream_http {
+        UpstreamHttp::Mirror | UpstreamHttp::Http3 => Arc::new([crate::h3::ALPN.to_vec()]),
+        UpstreamHttp::Http2 => Arc::new([b"h2".to_vec(), b"http/1.1".to_vec()]),
+        UpstreamHttp::Http1 => Arc::new([b"http/1.1".to_vec()]),
+    };
+    Fixed {
+        tls: Some(RouteTls {
+            sni: Arc::clone(&target.host),
+            alpn,
+        }),
+        target,
+        scheme: Scheme::Https,
+        broken: None,
     }
 }
 
@@ -557,6 +578,8 @@ fn offer(session: &Session, hello: &ClientHello) -> Arc<[Vec<u8>]> {
     let http = hello.alpn.iter().any(|p| is_http(p));
     match config.upstream_http {
         UpstreamHttp::Http1 if http => Arc::new([b"http/1.1".to_vec()]),
+        #[cfg(feature = "http3")]
+        UpstreamHttp::Http3 if http => Arc::new([crate::h3::ALPN.to_vec()]),
         UpstreamHttp::Http2 if http && speaks_h2 => {
             Arc::new([b"h2".to_vec(), b"http/1.1".to_vec()])
         }

@@ -23,6 +23,8 @@ mod h2_hooks;
 mod h2_streams;
 #[cfg(feature = "http2")]
 mod h2_versions;
+#[cfg(feature = "http3")]
+mod h3;
 mod interceptors;
 mod lifecycle;
 mod predecessors;
