@@ -158,7 +158,8 @@ pub(crate) async fn serve(
     if config.pool.mode == PoolMode::Mirror
         && let Some(fixed) = &streams.fixed
     {
-        let route = session.route(&fixed.target, fixed.tls.clone(), false);
+        let to = session.destination(&fixed.target, &tollgate_flow::Via::Configured);
+        let route = session.route(to, fixed.tls.clone(), false);
         session.worker.shared_upstreams().remove_route(&route);
     }
 }

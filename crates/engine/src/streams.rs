@@ -19,12 +19,14 @@ use std::sync::Arc;
 use tollgate_flow::{ErrorClass, Flow, FlowError, HttpVersion, Outcome, Scheme, Side, Target};
 use tracing::debug;
 
+use crate::auth::{self, Admitted};
 use crate::config::Config;
 use crate::h1::{self, Fixed};
 use crate::hooks::Run;
 use crate::metrics::count;
 use crate::policy::Action;
 use crate::reply;
+use crate::sandwich;
 use crate::session::{FlowGuard, Session};
 
 use body::Source;
@@ -50,12 +52,24 @@ pub(crate) async fn serve(
     let config = &*session.live.config;
     let mut flow = Box::new(Flow::new(Arc::clone(&session.info)));
     flow.request.version = version;
-    let prepared = prepare(
+    let asked = auth::asked(session);
+    let shown = asked.map(|(name, _)| parts.headers.get(name).map(|v| v.as_bytes().to_vec()));
+    let mut prepared = prepare(
         &mut parts,
         streams.fixed.as_ref(),
         config.limits.header_lines,
         &mut flow,
     );
+    if let (Some((name, status)), Ok(())) = (asked, &prepared) {
+        let shown = shown.flatten();
+        match auth::admit(session, shown.as_deref(), status).await {
+            Ok(Admitted::AsItIs) => {}
+            Ok(Admitted::WithoutField) => {
+                parts.headers.remove(name);
+            }
+            Err(refusal) => prepared = Err(refusal),
+        }
+    }
     session.begin_flow(&mut flow);
     let hooks = &session.worker.shared.hooks;
     if !hooks.is_empty()
@@ -68,7 +82,7 @@ pub(crate) async fn serve(
 
     let early = match prepared {
         Err((status, error)) => Some((
-            Box::new(reply::with_status(status, &error)),
+            Box::new(auth::refusal(status, &error)),
             Outcome::failed(error),
         )),
         Ok(()) => refused(config, streams.fixed.as_ref(), &guard.flow.request).map(|target| {
@@ -169,6 +183,16 @@ pub(crate) fn prepare(
         Some(fixed) => {
             flow.request.target = fixed.target.clone();
             flow.request.scheme = fixed.scheme;
+            if let Some(host) = &fixed.host_header {
+                let mut uri = std::mem::take(&mut parts.uri).into_parts();
+                uri.authority = Authority::try_from(&**host).ok();
+                uri.scheme.get_or_insert(UriScheme::HTTPS);
+                uri.path_and_query
+                    .get_or_insert(PathAndQuery::from_static("/"));
+                parts.uri = Uri::from_parts(uri).map_err(|_| bad(400, "the URL is not one"))?;
+                parts.headers.remove(header::HOST);
+                flow.request.authority = Some(host.as_bytes().to_vec());
+            }
         }
         None => {
             let scheme = parts.uri.scheme_str().unwrap_or("http");
@@ -190,6 +214,8 @@ pub(crate) fn prepare(
     if parts.method == http::Method::CONNECT {
         return Err(bad(501, "CONNECT inside HTTP/2 and HTTP/3 is not served"));
     }
+    // Nobody but us gives receipts.
+    parts.headers.remove(sandwich::FIELD);
     parts.headers.remove(header::PROXY_AUTHORIZATION);
     parts.headers.remove("proxy-connection");
     Ok(())

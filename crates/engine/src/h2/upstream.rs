@@ -29,7 +29,7 @@ pub(crate) async fn start(session: &Session, up: UpConn) -> Result<Shared, Upstr
         FlowError::new(
             Side::Upstream,
             ErrorClass::Protocol,
-            format!("HTTP/2 can't be begun with {}: {e}", up.route.target),
+            format!("HTTP/2 can't be begun with {}: {e}", up.route.to.target),
         )
     };
     let (io, outlet) = Io::new(up.conn, &session.worker, None);

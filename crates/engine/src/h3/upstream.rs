@@ -92,14 +92,24 @@ pub(crate) async fn connect(
     slot: Option<Slot>,
 ) -> Result<Shared, UpstreamError> {
     let Some(tls) = &route.tls else {
-        return Err(failed(
-            &route.target,
-            ErrorClass::Protocol,
-            "HTTP/3 needs TLS".to_owned(),
-        ));
+        let why = "it needs TLS".to_owned();
+        return Err(failed(&route.to.target, ErrorClass::Protocol, why));
     };
-    let limit = session.live.config.timeouts.connect;
-    let work = establish(session, &route.target, tls);
+    let config = &session.live.config;
+    let target = &route.to.target;
+    // What must go another way does not go this one.
+    let barred = match &route.to.via {
+        Some(proxy) => Some(format!("the proxy {proxy} on the way carries no UDP")),
+        None => config
+            .proxy_protocol
+            .send
+            .map(|_| "the PROXY protocol does not exist for it".to_owned()),
+    };
+    if let Some(why) = barred {
+        return Err(failed(target, ErrorClass::Connect, why));
+    }
+    let limit = config.timeouts.connect;
+    let work = establish(session, target, tls);
     let established = if limit.is_zero() {
         work.await?
     } else {
@@ -107,7 +117,7 @@ pub(crate) async fn connect(
             Ok(result) => result?,
             Err(_) => {
                 let message = format!("nothing came back over UDP within {limit:?}");
-                return Err(failed(&route.target, ErrorClass::Timeout, message));
+                return Err(failed(target, ErrorClass::Timeout, message));
             }
         }
     };
@@ -153,7 +163,7 @@ async fn establish(
     let config = &session.live.config;
     let counters = session.counters();
     let local = session.info.local;
-    let addresses = resolve(&shared.dns, target, counters, |address| {
+    let addresses = resolve(&shared.dns, target, config, counters, |address| {
         shared.is_ourselves(address, local)
     })
     .await?;
@@ -217,6 +227,7 @@ async fn establish(
         .unwrap_or_default();
     let info = UpstreamInfo {
         address: connection.remote_address(),
+        via: None,
         local: SocketAddr::new(
             connection
                 .local_ip()

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use tollgate_flow::{Target, UpstreamInfo};
+use tollgate_flow::UpstreamInfo;
 
 use crate::metrics::count;
-use crate::pool::Route;
+use crate::pool::{Destination, Route};
 use crate::session::Session;
 
 /// Streams that one of our upstream connections may carry before another is opened.
@@ -79,7 +79,7 @@ impl Shared {
 }
 
 /// Counts an exchange on a shared connection for as long as it lives.
-pub(crate) struct InUse(pub(super) Arc<SharedState>);
+pub(crate) struct InUse(Arc<SharedState>);
 
 impl InUse {
     pub(crate) fn new(shared: &Shared) -> Self {
@@ -128,10 +128,10 @@ impl SharedConnections {
             .push(shared.clone());
     }
 
-    pub fn knows(&self, target: &Target) -> bool {
+    pub fn knows(&self, destination: &Destination) -> bool {
         self.by_route
             .iter()
-            .any(|(route, list)| route.target == *target && list.iter().any(Shared::is_open))
+            .any(|(route, list)| route.to == *destination && list.iter().any(Shared::is_open))
     }
 
     /// Forgets those without streams for `limit`; without our handle they close.

@@ -14,7 +14,7 @@ use http::{HeaderMap, Request, request};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 use tokio::sync::oneshot;
-use tollgate_engine::Config;
+use tollgate_engine::{Config, Endpoint as Listening, Listen, Mode, Reverse, ReverseScheme};
 use tollgate_flow::Target;
 
 use super::http2::{Answer, response};
@@ -41,8 +41,6 @@ pub struct Call {
     pub head: request::Parts,
     /// Its stream.
     pub stream: Stream,
-    /// The connection it came on, from 0.
-    pub connection: quinn::Connection,
 }
 
 impl H3Origin {
@@ -66,12 +64,12 @@ impl H3Origin {
         Self::script(identity, move |connection| {
             let handler = Arc::clone(&handler);
             async move {
-                let quic = h3_quinn::Connection::new(connection.clone());
+                let quic = h3_quinn::Connection::new(connection);
                 let Ok(mut http) = h3::server::Connection::<_, Bytes>::new(quic).await else {
                     return;
                 };
                 while let Ok(Some(resolver)) = http.accept().await {
-                    let (handler, connection) = (Arc::clone(&handler), connection.clone());
+                    let handler = Arc::clone(&handler);
                     tokio::spawn(async move {
                         let Ok((request, stream)) = resolver.resolve_request().await else {
                             return;
@@ -79,7 +77,6 @@ impl H3Origin {
                         let call = Call {
                             head: request.into_parts().0,
                             stream,
-                            connection,
                         };
                         let _ = handler(call).await;
                     });
@@ -174,10 +171,14 @@ impl Call {
 
 /// The configuration of a proxy that serves HTTP/3 in front of an origin.
 pub fn in_front_of(mut config: Config, authority: &str) -> Config {
-    let target = Target::parse(authority, None).unwrap();
-    config
-        .http3_reverse
-        .push(("127.0.0.1:0".parse().unwrap(), target));
+    let reverse = Reverse {
+        scheme: ReverseScheme::Http3,
+        target: Target::parse(authority, None).unwrap(),
+    };
+    config.listen.push(Listening {
+        mode: Mode::Reverse(reverse),
+        at: Listen::Tcp("127.0.0.1:0".parse().unwrap()),
+    });
     config
 }
 
