@@ -40,6 +40,7 @@ mod timer;
 mod tls;
 mod tunnel;
 mod via;
+mod visible;
 
 pub use auth::{InvalidAuth, ProxyAuth};
 pub use config::{

@@ -29,6 +29,7 @@ use crate::reply;
 use crate::session::{FlowGuard, Session, Up, UpstreamError};
 use crate::timer::Timer;
 use crate::via::{self, Forward};
+use crate::visible;
 
 use super::Streams;
 use super::body::{Collected, RelayError, Sink, SinkFraming, Source, collect, poll_gone, relay};
@@ -646,7 +647,21 @@ impl Exchange<'_> {
             let elapsed = flow.timing.start.elapsed();
             flow.timing.response_start = Some(elapsed);
         }
-        let hooked = run.wants_anything();
+        let mut head = head;
+        let mut too_large = None;
+        if visible::applies(self.config, &lock(flow).request.target) {
+            // A client that speaks HTTP/3 with us is seen there.
+            if !down.is_h3() {
+                head.strip_alt_svc(self.counters);
+            }
+            if head.is_dns() && !source.is_empty() {
+                match Box::pin(self.strip_answer(&mut head, &mut source)).await {
+                    Ok(start) => too_large = start,
+                    Err(error) => return failed(error),
+                }
+            }
+        }
+        let hooked = run.wants_anything() || too_large.is_some();
         let mut plain = None;
         match head {
             // Nobody looks, and both sides have heads of the same form: it goes on as it is.
@@ -660,6 +675,9 @@ impl Exchange<'_> {
                     Err(error) => return failed(error),
                 }
             }
+        }
+        if let Some(start) = too_large {
+            return Box::pin(self.oversized(run, flow, start, source, down, progress)).await;
         }
         let mut collected = false;
         if run.wants(Interest::RESPONSE_BODY) && !h1::head::is_stream(&lock(flow)) {
@@ -711,6 +729,32 @@ impl Exchange<'_> {
         }
         self.send(run, flow, plain, Bytes::new(), source, down, progress)
             .await
+    }
+
+    /// Takes out of an answer of DNS what leads clients away from us, where that is found. Answers
+    /// what was read of one that is too large to be one.
+    async fn strip_answer(
+        &self,
+        head: &mut ResponseParts,
+        source: &mut Source<'_>,
+    ) -> Result<Option<Vec<u8>>, FlowError> {
+        let idle = self.config.timeouts.idle;
+        let collected = collect(source, Direction::Response, visible::DNS_BYTES, idle).await?;
+        let (body, trailers) = match collected {
+            Collected::Whole(body, trailers) => (body, trailers),
+            Collected::TooLarge(start) => return Ok(Some(start)),
+        };
+        let body = match visible::strip_answer(&body, head.codings(), self.counters) {
+            Some(answer) => {
+                if answer.is_decoded {
+                    head.set_decoded(answer.body.len());
+                }
+                answer.body
+            }
+            None => body,
+        };
+        *source = Source::Whole((!body.is_empty()).then_some(body), trailers);
+        Ok(None)
     }
 
     /// A body that turned out too large to collect: what was collected goes first.
@@ -888,6 +932,58 @@ pub(crate) enum ResponseParts {
 }
 
 impl ResponseParts {
+    fn strip_alt_svc(&mut self, counters: &Counters) {
+        match self {
+            Self::Http(parts) => visible::strip_map(&mut parts.headers, counters),
+            Self::Http1(head) => visible::strip_list(&mut head.headers, counters),
+        }
+    }
+
+    fn is_dns(&self) -> bool {
+        match self {
+            Self::Http(parts) => {
+                let value = parts.headers.get(header::CONTENT_TYPE);
+                visible::is_dns(parts.status.as_u16(), value.map(HeaderValue::as_bytes))
+            }
+            Self::Http1(head) => visible::is_dns(head.status(), head.headers.get("content-type")),
+        }
+    }
+
+    /// The values of `Content-Encoding`.
+    fn codings(&self) -> impl Iterator<Item = &[u8]> {
+        let (map, list) = match self {
+            Self::Http(parts) => (Some(&parts.headers), None),
+            Self::Http1(head) => (None, Some(&head.headers)),
+        };
+        let of_map = map.into_iter().flat_map(|map| {
+            let values = map.get_all(header::CONTENT_ENCODING);
+            values.iter().map(HeaderValue::as_bytes)
+        });
+        let of_list = list
+            .into_iter()
+            .flat_map(|list| list.get_all("content-encoding"));
+        of_map.chain(of_list)
+    }
+
+    /// The body is no longer coded, and has this length.
+    fn set_decoded(&mut self, length: usize) {
+        match self {
+            Self::Http(parts) => {
+                parts.headers.remove(header::CONTENT_ENCODING);
+                if let Some(value) = parts.headers.get_mut(header::CONTENT_LENGTH) {
+                    *value = length.into();
+                }
+            }
+            Self::Http1(head) => {
+                head.headers.remove("content-encoding");
+                if head.headers.contains("content-length") {
+                    let length = length.to_string();
+                    let _ = head.headers.set(b"Content-Length", length.as_bytes());
+                }
+            }
+        }
+    }
+
     pub(crate) fn into_response(self) -> Result<Box<Response>, FlowError> {
         let mut response = Box::<Response>::default();
         match self {
@@ -913,6 +1009,14 @@ impl ResponseParts {
 }
 
 impl Down<'_> {
+    fn is_h3(&self) -> bool {
+        match self {
+            #[cfg(feature = "http3")]
+            Self::H3 { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Ready when the client has given its stream up.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {

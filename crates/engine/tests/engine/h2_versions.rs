@@ -768,6 +768,91 @@ fn what_belongs_to_a_connection_does_not_cross() {
 }
 
 #[test]
+fn alternatives_of_http3_are_hidden_from_those_who_don_t_speak_it() {
+    const BOTH: &str = r#"h3=":443"; ma=86400, h2="alt.example:8443""#;
+    for_all(
+        |request| match request.path.as_str() {
+            "/both" => Message::response(200).field("alt-svc", BOTH),
+            "/only" => Message::response(200).field("alt-svc", r#"h3-29=":443""#),
+            _ => Message::response(200).field("alt-svc", "clear"),
+        },
+        |ask, _, (client, origin)| {
+            let hides = client == H1 || client == H2;
+            let both = ask(Message::request("GET", "/both"));
+            let expected = if hides {
+                r#"h2="alt.example:8443""#
+            } else {
+                BOTH
+            };
+            assert_eq!(both.get("alt-svc"), Some(expected), "{client:?} {origin:?}");
+            let only = ask(Message::request("GET", "/only"));
+            assert_eq!(
+                only.get("alt-svc").is_none(),
+                hides,
+                "{client:?} {origin:?}"
+            );
+            let none = ask(Message::request("GET", "/none"));
+            assert_eq!(none.get("alt-svc"), Some("clear"));
+        },
+    );
+}
+
+/// An answer of DNS: an HTTPS record of the root with `alpn=h3,h2`.
+const DNS: &[u8] = b"\0\0\x80\0\0\0\0\x01\0\0\0\0\0\0\x41\0\x01\0\0\x0e\x10\0\x0d\
+    \0\x01\0\0\x01\0\x06\x02h3\x02h2";
+
+#[test]
+fn answers_of_dns_don_t_lead_to_http3() {
+    let gzip = |data: &[u8]| {
+        use std::io::Write;
+        let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        out.write_all(data).unwrap();
+        out.finish().unwrap()
+    };
+    let coded = gzip(DNS);
+    for_all(
+        move |request| {
+            let answer = Message::response(200).field("content-type", "application/dns-message");
+            let length = |bytes: &[u8]| bytes.len().to_string();
+            match request.path.as_str() {
+                "/length" => answer.field("content-length", &length(DNS)).body(DNS),
+                "/coded" => answer
+                    .field("content-encoding", "gzip")
+                    .field("content-length", &length(&coded))
+                    .body(coded.clone()),
+                "/other" => Message::response(200).body(DNS),
+                // Longer than any message.
+                "/long" => answer.body(pattern(200_000)),
+                _ => answer.body(DNS).trailer("x-after", "1"),
+            }
+        },
+        |ask, _, pair| {
+            let mut stripped = DNS.to_vec();
+            let at = stripped.len() - 5;
+            stripped[at..at + 2].copy_from_slice(&[0x0a, 0x0a]);
+            for path in ["/length", "/coded", "/chunked"] {
+                let answer = ask(Message::request("GET", path));
+                assert_eq!(answer.body, stripped, "{path} {pair:?}");
+                assert_eq!(answer.get("content-encoding"), None);
+                if path != "/chunked" {
+                    let length = answer.get("content-length").map(str::to_owned);
+                    let chunked = answer.get("transfer-encoding") == Some("chunked");
+                    assert!(
+                        chunked || length == Some(stripped.len().to_string()),
+                        "{path} {pair:?}: {:?}",
+                        answer.fields
+                    );
+                }
+            }
+            let other = ask(Message::request("GET", "/other"));
+            assert_eq!(other.body, DNS, "{pair:?}");
+            let long = ask(Message::request("GET", "/long"));
+            assert_same(&long.body, &pattern(200_000));
+        },
+    );
+}
+
+#[test]
 fn te_trailers_crosses_and_other_te_does_not() {
     let site = Site::new(H2, |_| Message::response(200));
     let proxy = start(config_for(H1, H2));

@@ -35,4 +35,5 @@ mod timeouts;
 mod tls_failures;
 mod tls_records;
 mod upstream;
+mod visible;
 mod ways_out;

@@ -173,6 +173,7 @@ impl Call {
 pub fn in_front_of(mut config: Config, authority: &str) -> Config {
     let reverse = Reverse {
         scheme: ReverseScheme::Http3,
+        credentials: None,
         target: Target::parse(authority, None).unwrap(),
     };
     config.listen.push(Listening {
