@@ -18,6 +18,7 @@
 //! | [`coding`] | `Content-Encoding` |
 //! | [`sse`] | `text/event-stream` |
 //! | [`framing`] | NDJSON, JSON sequences and arrays, gRPC, AWS event streams |
+//! | [`websocket`] | WebSocket frames and messages, permessage-deflate |
 #![forbid(unsafe_code)]
 
 pub mod coding;
@@ -27,3 +28,4 @@ pub mod headers;
 pub mod http1;
 pub mod sse;
 pub mod tls;
+pub mod websocket;
