@@ -8,6 +8,8 @@ mod connections;
 mod convert;
 mod exchange;
 mod io;
+mod received;
+mod websocket;
 
 use std::future::poll_fn;
 use std::sync::{Arc, PoisonError};
@@ -42,6 +44,7 @@ use io::Io;
 
 pub(crate) use connections::{Shared, SharedConnections, shared, start};
 pub(crate) use exchange::exchange_from_h1;
+pub(crate) use received::{Received, send};
 
 /// Flow-control windows that we give: what may be in flight and not yet passed on.
 pub(super) const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -80,6 +83,8 @@ pub(crate) async fn serve(
             .max_frame_size(MAX_FRAME)
             .max_send_buffer_size(SEND_BUFFER)
             .max_concurrent_streams(config.limits.h2_streams)
+            // RFC 8441: an origin that doesn't know it is asked over HTTP/1.
+            .enable_connect_protocol()
             .max_header_list_size(config.limits.head_bytes.try_into().unwrap_or(u32::MAX));
         builder
     };
@@ -220,7 +225,11 @@ pub(super) async fn stream(
     );
     session.begin_flow(&mut flow);
     let hooks = &session.worker.shared.hooks;
-    if !hooks.is_empty()
+    let is_websocket = prepared.is_ok() && websocket::is_asked_for(&parts);
+    if is_websocket {
+        websocket::show_as_upgrade(&mut parts);
+    }
+    if (is_websocket || !hooks.is_empty())
         && let Err(error) = fill_head(&parts, &mut flow)
     {
         debug!(%error, "a request head can't be shown to interceptors");
@@ -246,15 +255,32 @@ pub(super) async fn stream(
         return;
     }
 
-    let mut source = if body.is_end_stream() {
-        Source::Empty
-    } else {
-        Source::H2(body)
-    };
     let exchange = Exchange {
         streams: &streams,
         config,
         counters,
+    };
+    if is_websocket {
+        let serve = websocket::serve(&exchange, &mut guard, body, &mut respond);
+        let ended = Box::pin(serve).await;
+        match ended {
+            Ok(outcome) => guard.end(&outcome),
+            Err(Ended::Answer(reply, outcome)) => {
+                answer(&mut respond, &mut guard, &reply, head_only);
+                guard.end(&outcome);
+            }
+            Err(Ended::Cut(reason, outcome)) => {
+                respond.send_reset(reason);
+                guard.end(&outcome);
+            }
+            Err(Ended::Complete | Ended::Switched(_)) => guard.end(&Outcome::COMPLETED),
+        }
+        return;
+    }
+    let mut source = if body.is_end_stream() {
+        Source::Empty
+    } else {
+        Source::H2(body)
     };
     let mut down = Down::H2 {
         respond: &mut respond,
@@ -269,7 +295,7 @@ pub(super) async fn stream(
         Down::H1 { .. } => None,
     };
     match end {
-        Ended::Complete => guard.end(&Outcome::COMPLETED),
+        Ended::Complete | Ended::Switched(_) => guard.end(&Outcome::COMPLETED),
         Ended::Answer(reply, outcome) => {
             answer(&mut respond, &mut guard, &reply, head_only);
             guard.end(&outcome);
@@ -398,7 +424,7 @@ pub(super) fn prepare(
             flow.request.scheme = Scheme::Http;
         }
     }
-    if parts.method == http::Method::CONNECT {
+    if parts.method == http::Method::CONNECT && !websocket::is_asked_for(parts) {
         return Err(bad(501, "CONNECT inside HTTP/2 is not served"));
     }
     parts.headers.remove(header::PROXY_AUTHORIZATION);

@@ -7,10 +7,12 @@ use std::task::Poll;
 use bytes::Bytes;
 use tollgate_flow::{
     ConnectDecision, ConnectionInfo, Direction, ErrorClass, Flow, FlowError, Interceptor, Interest,
-    OnFailure, Outcome, Piece, Reply, Side, Step, Target, TlsDecision, TlsFailure,
+    Message, MessageKind, OnFailure, Outcome, Piece, Reply, Side, Step, Target, TlsDecision,
+    TlsFailure,
 };
 use tollgate_wire::coding::{Decoder, OutputLimit};
 use tollgate_wire::tls::ClientHello;
+use tollgate_wire::websocket::MAX_CONTROL_PAYLOAD;
 use tracing::{error, warn};
 
 use crate::metrics::{Counters, count};
@@ -121,6 +123,19 @@ pub(crate) enum PieceVerdict {
     Pass,
     /// These bytes go on instead (empty: nothing does).
     Replace(Bytes),
+    /// The flow ends here.
+    End(Verdict),
+}
+
+/// What comes of offering a message.
+#[derive(Debug)]
+pub(crate) enum MessageVerdict {
+    /// It goes on as it is.
+    Pass,
+    /// The message goes on with this content.
+    Replace(Bytes),
+    /// It doesn't go on.
+    Drop,
     /// The flow ends here.
     End(Verdict),
 }
@@ -265,6 +280,58 @@ impl Run {
         }
     }
 
+    /// Offers a message of a WebSocket to those who want it. The close frame can't be changed.
+    pub async fn message(
+        &self,
+        flow: &SharedFlow<'_>,
+        message: Message<'_>,
+        counters: &Counters,
+    ) -> MessageVerdict {
+        let mut changed: Option<Bytes> = None;
+        for (hook, wants) in self.hooks.0.iter().zip(&self.interests) {
+            if !wants.contains(Interest::MESSAGES) {
+                continue;
+            }
+            let view = Message {
+                data: changed.as_deref().unwrap_or(message.data),
+                ..message
+            };
+            let step = guard(&**hook, counters, || hook.message(&mut lock(flow), view));
+            if matches!(step, Some(Step::Continue)) {
+                continue;
+            }
+            let may_edit = wants.contains(Interest::EDIT_MESSAGES)
+                && !matches!(message.kind, MessageKind::Close { .. });
+            let verdict = match follow(&**hook, step, flow, counters).await {
+                Some(Step::Replace(bytes)) if may_edit => {
+                    if fits(&message.kind, &bytes) {
+                        changed = Some(bytes);
+                        Verdict::Continue
+                    } else {
+                        warn!(
+                            interceptor = hook.name(),
+                            "replaces a message by what its kind can't carry"
+                        );
+                        settle(&**hook, None)
+                    }
+                }
+                Some(Step::Drop) if may_edit => return MessageVerdict::Drop,
+                Some(Step::Replace(_) | Step::Drop) => {
+                    warn!(
+                        interceptor = hook.name(),
+                        "changes a message that it may not: ignored"
+                    );
+                    Verdict::Continue
+                }
+                step => settle(&**hook, step),
+            };
+            if !matches!(verdict, Verdict::Continue) {
+                return MessageVerdict::End(verdict);
+            }
+        }
+        changed.map_or(MessageVerdict::Pass, MessageVerdict::Replace)
+    }
+
     /// The last call for a flow.
     pub fn end(&self, flow: &Flow, outcome: &Outcome, counters: &Counters) {
         for (hook, wants) in self.hooks.0.iter().zip(&self.interests) {
@@ -395,6 +462,15 @@ fn decoding(flow: &Flow, direction: Direction, limit: u64) -> Option<Box<Decodin
         decoder,
         out: Vec::new(),
     }))
+}
+
+/// Whether a frame of this kind can carry these bytes.
+fn fits(kind: &MessageKind<'_>, bytes: &[u8]) -> bool {
+    match kind {
+        MessageKind::Text => std::str::from_utf8(bytes).is_ok(),
+        MessageKind::Ping | MessageKind::Pong => bytes.len() <= MAX_CONTROL_PAYLOAD,
+        _ => true,
+    }
 }
 
 /// Follows a step to one that ends the hook: waits, and applies edits.

@@ -28,6 +28,7 @@ mod stages;
 mod timer;
 mod tls;
 mod tunnel;
+mod websocket;
 
 pub use config::{
     Config, ConfigError, Limits, Listen, PoolConfig, PoolMode, Retry, Roots, Timeouts, TlsConfig,

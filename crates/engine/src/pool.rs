@@ -33,6 +33,21 @@ pub(crate) struct RouteTls {
     pub alpn: Arc<[Vec<u8>]>,
 }
 
+#[cfg(feature = "http2")]
+impl RouteTls {
+    pub fn offers_h2(&self) -> bool {
+        self.alpn.iter().any(|protocol| protocol == b"h2")
+    }
+
+    /// The same for what needs a connection of its own: HTTP/2 is not offered.
+    pub fn only_http1(self) -> Self {
+        Self {
+            alpn: Arc::new([b"http/1.1".to_vec()]),
+            ..self
+        }
+    }
+}
+
 /// A connection to an origin that speaks HTTP/1, or whatever the client makes of it.
 pub(crate) struct UpConn {
     pub conn: Conn,

@@ -44,6 +44,7 @@ impl Session {
     pub fn begin_flow(&self, flow: &mut Flow) {
         flow.upstream = None;
         flow.metadata.clear();
+        flow.websocket = None;
         let now = SystemTime::now();
         flow.id = FlowId::new(now, self.worker.shared.unique());
         flow.timing = tollgate_flow::Timing {
@@ -233,6 +234,7 @@ impl Session {
         };
         let mut info = UpstreamInfo {
             address,
+            via: None,
             local,
             tls_version: None,
             alpn: None,

@@ -275,6 +275,7 @@ fn plain_upstream(session: &Session, target: &Target, d: Dialled) -> UpConn {
     UpConn {
         info: Arc::new(tollgate_flow::UpstreamInfo {
             address: d.address,
+            via: None,
             local: d.local,
             tls_version: None,
             alpn: None,

@@ -194,7 +194,14 @@ mod tests {
             (&*credentials.user, &*credentials.password),
             ("a@b", "p:w%zz:x")
         );
-        for bad in ["", "http://h", "ftp://h:1", "http://u@h:1", "h:0", "socks4://h:1"] {
+        for bad in [
+            "",
+            "http://h",
+            "ftp://h:1",
+            "http://u@h:1",
+            "h:0",
+            "socks4://h:1",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

@@ -12,6 +12,7 @@ use crate::body::Body;
 use crate::hooks::{Run, SharedFlow, Verdict, lock};
 use crate::io::{End, ReadHalf, WriteHalf};
 use crate::metrics::Counters;
+use crate::websocket;
 
 use super::body::{PumpError, Reframed, pump};
 use super::exchange::{
@@ -63,6 +64,16 @@ impl ResponseRelay<'_> {
         let pin = is_connection_bound(&response.head.headers, "www-authenticate");
         let upgraded =
             status == 101 || (self.method == Method::Connect && (200..300).contains(&status));
+        if status == 101 {
+            let request = lock(flow);
+            let (asked, answered) = (request.request.headers(), &response.head.headers);
+            if websocket::is_websocket(asked) || websocket::is_websocket(answered) {
+                let edits = self.run.wants(Interest::EDIT_MESSAGES);
+                if let Err(error) = websocket::check_answer(asked, answered, edits) {
+                    return upstream_failed(error);
+                }
+            }
+        }
         {
             let mut flow = lock(flow);
             let elapsed = flow.timing.start.elapsed();

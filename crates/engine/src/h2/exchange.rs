@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
+use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::Request;
@@ -29,6 +30,7 @@ use crate::pool::{RouteTls, UpConn};
 use crate::reply;
 use crate::session::{FlowGuard, Session, Up, UpstreamError};
 use crate::timer::{Elapsed, Timer};
+use crate::websocket;
 
 use super::Streams;
 use super::body::{Collected, RelayError, Sink, SinkFraming, Source, collect, poll_gone, relay};
@@ -59,8 +61,21 @@ pub(super) enum Down<'a> {
 
 pub(super) enum Ended {
     Complete,
+    /// The origin agreed to a WebSocket.
+    Switched(Box<Switched>),
     Answer(Box<Reply>, Outcome),
     Cut(Reason, Outcome),
+}
+
+/// An upstream that now carries a WebSocket.
+pub(super) struct Switched {
+    pub(super) head: ResponseParts,
+    pub(super) upstream: SwitchedTo,
+}
+
+pub(super) enum SwitchedTo {
+    H1(UpConn),
+    H2(SendStream<Bytes>, RecvStream),
 }
 
 pub(super) struct Exchange<'a> {
@@ -180,12 +195,12 @@ impl Exchange<'_> {
         ))
     }
 
-    pub(super) async fn link(&self, target: &Target, fresh: bool) -> Result<Link, UpstreamError> {
-        let session = &self.streams.session;
-        let tls = match &self.streams.fixed {
+    /// How TLS is spoken to a destination, if it is.
+    pub(super) fn tls(&self, target: &Target) -> Result<Option<RouteTls>, FlowError> {
+        Ok(match &self.streams.fixed {
             Some(fixed) if fixed.target == *target => {
                 if let Some(error) = &fixed.broken {
-                    return Err(error.clone().into());
+                    return Err(error.clone());
                 }
                 fixed.tls.clone()
             }
@@ -195,7 +210,12 @@ impl Exchange<'_> {
                 ..tls
             }),
             None => None,
-        };
+        })
+    }
+
+    pub(super) async fn link(&self, target: &Target, fresh: bool) -> Result<Link, UpstreamError> {
+        let session = &self.streams.session;
+        let tls = self.tls(target)?;
         let route = session.route(target, tls, false);
         let up = if fresh {
             session.fresh(route).await?
@@ -247,7 +267,9 @@ impl Exchange<'_> {
             }
         };
         let request = Request::from_parts(parts, ());
-        let empty = source.is_empty();
+        // RFC 8441: the stream stays open for the other protocol.
+        let extended = request.extensions().get::<Protocol>().is_some();
+        let empty = source.is_empty() && !extended;
         let (mut response, mut body) = match send.send_request(request, empty) {
             Ok(sent) => sent,
             Err(error) => {
@@ -266,8 +288,9 @@ impl Exchange<'_> {
         let progress = AtomicU64::new(0);
         let size = AtomicU64::new(flow.request.body_size);
         let shared_flow = SharedFlow::new(flow);
+        let mut switched = None;
         let request_body = async {
-            if empty {
+            if empty || extended {
                 request_done(&shared_flow);
                 return Ok(());
             }
@@ -341,6 +364,10 @@ impl Exchange<'_> {
             };
             progress.fetch_add(1, Ordering::Relaxed);
             let (head, body) = head.into_parts();
+            if extended && head.status.is_success() {
+                switched = Some((head, body));
+                return Some(Ended::Complete);
+            }
             let source = if body.is_end_stream() {
                 Source::Empty
             } else {
@@ -359,6 +386,12 @@ impl Exchange<'_> {
             )
         };
         let ended = self.both(request_body, relay_response, &progress).await;
+        if let Some((head, received)) = switched {
+            return Some(Ended::Switched(Box::new(Switched {
+                head: ResponseParts::Http(head),
+                upstream: SwitchedTo::H2(body, received),
+            })));
+        }
         if let Some(ended) = &ended
             && !matches!(ended, Ended::Complete)
         {
@@ -422,6 +455,8 @@ impl Exchange<'_> {
         let Conn { rd, wr } = &mut up.conn;
         let mut keep = false;
         let mut dead = false;
+        let may_switch = websocket::is_websocket(&head.headers);
+        let mut switched = None;
         // A connection on which a request has not ended must not get another.
         let sent_whole = AtomicBool::new(replayable);
         let request_body = async {
@@ -456,6 +491,11 @@ impl Exchange<'_> {
                 if !rd.data().is_empty() {
                     nothing_seen = false;
                     match head.parse(rd.data(), &limits) {
+                        Ok(Parsed::Complete { len }) if may_switch && head.status() == 101 => {
+                            rd.consume(len);
+                            switched = Some(head);
+                            return Some(Ended::Complete);
+                        }
                         Ok(Parsed::Complete { len }) if head.is_interim() => {
                             let mut interim = http::Response::new(());
                             if let Ok(status) = http::StatusCode::from_u16(head.status()) {
@@ -541,6 +581,12 @@ impl Exchange<'_> {
             Some(ended)
         };
         let ended = self.both(request_body, relay_response, &progress).await;
+        if let Some(head) = switched {
+            return Some(Ended::Switched(Box::new(Switched {
+                head: ResponseParts::Http1(head),
+                upstream: SwitchedTo::H1(up),
+            })));
+        }
         lock(&shared_flow).request.body_size = size.load(Ordering::Relaxed);
         if matches!(ended, Some(Ended::Complete))
             && keep
@@ -1078,6 +1124,8 @@ pub(crate) async fn exchange_from_h1(
     end(match ended {
         None => Exchanged::Retry,
         Some(Ended::Complete) => Exchanged::Complete { close: closing },
+        // Nobody asked for it: a client of HTTP/1 gets its WebSocket over HTTP/1.
+        Some(Ended::Switched(_)) => Exchanged::Cut(Outcome::failed(h1::client_gone())),
         Some(Ended::Answer(reply, outcome)) if !started => Exchanged::Answer(reply, outcome),
         Some(Ended::Answer(_, outcome) | Ended::Cut(_, outcome)) => Exchanged::Cut(outcome),
     })

@@ -23,6 +23,8 @@ mod h2_hooks;
 mod h2_streams;
 #[cfg(feature = "http2")]
 mod h2_versions;
+#[cfg(feature = "http2")]
+mod h2_websocket;
 mod interceptors;
 mod lifecycle;
 mod predecessors;
@@ -32,3 +34,4 @@ mod timeouts;
 mod tls_failures;
 mod tls_records;
 mod upstream;
+mod websocket;
