@@ -52,7 +52,8 @@ pub enum FlowKind {
     #[default]
     Http,
     /// A stream of bytes each way, of a protocol that is not HTTP. The request holds the target,
-    /// its scheme tells whether TLS was opened, and its head is empty; there is no response.
+    /// and its scheme tells whether TLS was opened; both heads are empty, and the bodies' sizes
+    /// are what has passed.
     /// Only [`interest`](crate::Interceptor::interest), [`data`](crate::Interceptor::data) and
     /// [`end`](crate::Interceptor::end) are called.
     Tcp,

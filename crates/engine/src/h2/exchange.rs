@@ -30,6 +30,7 @@ use crate::pool::{RouteTls, UpConn};
 use crate::reply;
 use crate::session::{FlowGuard, Session, Up, UpstreamError};
 use crate::timer::{Elapsed, Timer};
+use crate::via::{self, Forward};
 use crate::websocket;
 
 use super::Streams;
@@ -153,7 +154,12 @@ impl Exchange<'_> {
             if let Some((bytes, trailers)) = &whole {
                 *source = Source::Whole(bytes.clone(), trailers.clone());
             }
-            let link = self.link(&guard.flow.request.target, attempt > 0);
+            let tls = self.tls(&guard.flow.request.target);
+            let tls = match tls {
+                Ok(tls) => tls,
+                Err(error) => return failed(error),
+            };
+            let link = self.link(&guard.flow.request, tls.as_ref(), false, attempt > 0);
             let link = match link.await {
                 Ok(link) => link,
                 Err(error) => return failed(error.into_flow_error()),
@@ -171,14 +177,16 @@ impl Exchange<'_> {
                     }
                 }
                 Link::H1(up) => {
-                    guard.flow.upstream = Some(Arc::clone(&up.info));
                     let has_body = !source.is_empty();
                     let head = match &parts {
                         Some(parts) => head_of(parts, guard.flow, has_body),
                         None => head_from_flow(guard.flow, has_body),
                     };
                     match head {
-                        Ok(head) => Box::pin(self.over_h1(guard, *up, head, source, down)).await,
+                        Ok(head) => {
+                            self.by_h1(guard, *up, head, tls.as_ref(), source, down)
+                                .await
+                        }
                         Err(error) => return failed(error),
                     }
                 }
@@ -195,7 +203,7 @@ impl Exchange<'_> {
         ))
     }
 
-    /// How TLS is spoken to a destination, if it is.
+    /// How TLS is spoken to the origin of a request.
     pub(super) fn tls(&self, target: &Target) -> Result<Option<RouteTls>, FlowError> {
         Ok(match &self.streams.fixed {
             Some(fixed) if fixed.target == *target => {
@@ -213,14 +221,27 @@ impl Exchange<'_> {
         })
     }
 
-    pub(super) async fn link(&self, target: &Target, fresh: bool) -> Result<Link, UpstreamError> {
+    pub(super) async fn link(
+        &self,
+        request: &tollgate_flow::Request,
+        tls: Option<&RouteTls>,
+        upgrades: bool,
+        fresh: bool,
+    ) -> Result<Link, UpstreamError> {
         let session = &self.streams.session;
-        let tls = self.tls(target)?;
-        let route = session.route(target, tls, false);
-        let up = if fresh {
-            session.fresh(route).await?
+        let route = session.request_route(request, tls, false, upgrades);
+        let found = if fresh {
+            session.fresh(route).await
         } else {
-            session.acquire(route, None).await?
+            session.acquire(route, None).await
+        };
+        let up = match found {
+            Err(error) if session.may_bypass(&error) => {
+                let to = session.destination(&request.target, &request.via);
+                let route = session.route(to, tls.cloned(), false);
+                session.acquire(route, None).await?
+            }
+            found => found?,
         };
         Ok(match up {
             Up::H2(shared) => Link::H2 {
@@ -229,6 +250,34 @@ impl Exchange<'_> {
             },
             Up::Conn(up) => Link::H1(Box::new(up)),
         })
+    }
+
+    /// The exchange over an HTTP/1 upstream, which may be a scanner. `tls` is for the origin.
+    pub(super) async fn by_h1(
+        &self,
+        guard: &mut FlowGuard<'_>,
+        up: UpConn,
+        head: RequestHead,
+        tls: Option<&RouteTls>,
+        source: &mut Source<'_>,
+        down: &mut Down<'_>,
+    ) -> Option<Ended> {
+        guard.flow.upstream = Some(Arc::clone(&up.info));
+        let session = &self.streams.session;
+        let route = Arc::clone(&up.route);
+        let tickets = &session.worker.shared.tickets;
+        let ticket = match session.ticket(tickets, &route, &guard.flow.request, tls) {
+            Ok(ticket) => ticket,
+            Err(error) => return Some(failed(error)),
+        };
+        let forward = via::forward(&route, ticket.as_ref().map(|t| &*t.ticket));
+        let ended = Box::pin(self.over_h1(guard, up, head, forward, source, down)).await;
+        let reached = ticket.as_ref().and_then(|t| t.ticket.upstream.get());
+        if let Some(origin) = reached {
+            // What the flow reached in the end, rather than the scanner.
+            guard.flow.upstream = Some(Arc::clone(origin));
+        }
+        ended
     }
 
     /// The exchange over an HTTP/2 upstream. `None`: nothing was seen of it, try another connection.
@@ -407,6 +456,7 @@ impl Exchange<'_> {
         guard: &mut FlowGuard<'_>,
         mut up: UpConn,
         head: RequestHead,
+        forward: Option<Forward<'_>>,
         source: &mut Source<'_>,
         down: &mut Down<'_>,
     ) -> Option<Ended> {
@@ -419,7 +469,15 @@ impl Exchange<'_> {
             _ => SinkFraming::Plain,
         };
         let mut bytes = Vec::with_capacity(512);
-        head.write_to(&mut bytes);
+        match forward {
+            Some(forward) => {
+                let target = &guard.flow.request.target;
+                if let Err(error) = forward.write_head(&head, target, &mut bytes) {
+                    return Some(failed(error));
+                }
+            }
+            None => head.write_to(&mut bytes),
+        }
         // A whole body leaves with the head.
         let mut first = Vec::new();
         if let Source::Whole(whole, trailers) = &*source {

@@ -16,7 +16,8 @@ use tollgate_wire::websocket::make_key;
 use crate::h1;
 use crate::hooks::{SharedFlow, Verdict};
 use crate::metrics::count;
-use crate::session::{FlowGuard, Up, UpstreamError};
+use crate::pool::RouteTls;
+use crate::session::{FlowGuard, UpstreamError};
 use crate::timer::Timer;
 use crate::websocket::{self, Bounds, Ends, Input, Output};
 
@@ -150,8 +151,10 @@ async fn open(
     guard: &mut FlowGuard<'_>,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<(Box<Switched>, Option<InUse>), Ended> {
+    let tls = exchange.tls(&guard.flow.request.target).map_err(failed)?;
     for attempt in 0..3 {
-        let link = link(exchange, guard, attempt > 0)
+        let mut tls = tls.clone();
+        let link = link(exchange, guard, &mut tls, attempt > 0)
             .await
             .map_err(|error| failed(error.into_flow_error()))?;
         let mut down = Down::H2 {
@@ -171,10 +174,9 @@ async fn open(
                 (asked.await, Some(_in_use))
             }
             Link::H1(up) => {
-                guard.flow.upstream = Some(Arc::clone(&up.info));
                 let head = upgrade_head(guard).map_err(failed)?;
-                let asked = exchange.over_h1(guard, *up, head, &mut source, &mut down);
-                (Box::pin(asked).await, None)
+                let asked = exchange.by_h1(guard, *up, head, tls.as_ref(), &mut source, &mut down);
+                (asked.await, None)
             }
         };
         match ended {
@@ -194,42 +196,34 @@ async fn open(
 async fn link(
     exchange: &Exchange<'_>,
     guard: &FlowGuard<'_>,
+    tls: &mut Option<RouteTls>,
     fresh: bool,
 ) -> Result<Link, UpstreamError> {
     let session = &exchange.streams.session;
-    let target = &guard.flow.request.target;
-    let tls = exchange.tls(target)?;
-    let tls = match tls {
-        Some(tls) if tls.offers_h2() => {
-            let route = session.route(target, Some(tls.clone()), false);
-            if !fresh
-                && let Some(shared) = shared(session, &route)
-                && shared.send.is_extended_connect_protocol_enabled()
-            {
-                return Ok(Link::H2 {
-                    _in_use: InUse::new(&shared),
-                    shared,
-                });
-            }
-            Some(tls.only_http1())
+    let request = &guard.flow.request;
+    if let Some(offer) = tls.take_if(|tls| tls.offers_h2()) {
+        let route = session.request_route(request, Some(&offer), false, true);
+        if !fresh
+            && let Some(shared) = shared(session, &route)
+            && shared.send.is_extended_connect_protocol_enabled()
+        {
+            return Ok(Link::H2 {
+                _in_use: InUse::new(&shared),
+                shared,
+            });
         }
-        tls => tls,
-    };
-    let route = session.route(target, tls, false);
-    let up = if fresh {
-        session.fresh(route).await?
-    } else {
-        session.acquire(route, None).await?
-    };
-    match up {
-        Up::Conn(up) => Ok(Link::H1(Box::new(up))),
-        Up::H2(_) => Err(FlowError::new(
+        *tls = Some(offer.only_http1());
+    }
+    let link = exchange.link(request, tls.as_ref(), true, fresh).await?;
+    if matches!(link, Link::H2 { .. }) {
+        return Err(FlowError::new(
             Side::Upstream,
             ErrorClass::Protocol,
             "the origin speaks only HTTP/2, and no WebSockets over it",
         )
-        .into()),
+        .into());
     }
+    Ok(link)
 }
 
 /// The upgrade of HTTP/1 for what is left of the flow's head.
