@@ -1,5 +1,6 @@
-//! NDJSON, JSON arrays and sequences, gRPC and AWS event streams from arbitrary bytes: the same messages
-//! for every split, none over its limit, and errors that stay.
+//! NDJSON, JSON arrays and sequences, gRPC, gRPC-Web, Connect and AWS event streams from arbitrary bytes: the
+//! same messages for every split, none over its limit, and errors that stay. The splitter that chooses among
+//! them, with event streams, is held to the same.
 //!
 //! Every splitter reads the input as it stands. No mutation finds a CRC-32, so that the input is also
 //! wrapped as one AWS message with good checksums, once as its headers and once as its payload.
@@ -10,18 +11,32 @@ use std::fmt::Debug;
 use libfuzzer_sys::fuzz_target;
 use tollgate_fuzz::cuts;
 use tollgate_wire::framing::{
-    AwsEventStreamMessage, AwsEventStreamSplitter, FramingError, GrpcMessage, GrpcSplitter,
-    JsonArraySplitter, JsonSeqSplitter, NdjsonSplitter,
+    AwsEventStreamMessage, AwsEventStreamSplitter, ConnectMessage, ConnectSplitter, FramingError,
+    GrpcMessage, GrpcSplitter, GrpcWebTextSplitter, JsonArraySplitter, JsonSeqSplitter,
+    NdjsonSplitter, StreamKind, StreamSplitter,
 };
 
 fuzz_target!(|input: &[u8]| {
     for limit in [1 << 20, 20] {
-        for split in [ndjson as Splitter, json_array, json_seq, grpc] {
+        for split in [
+            ndjson as Splitter,
+            json_array,
+            json_seq,
+            grpc,
+            grpc_web_text,
+            connect,
+        ] {
             let messages = check(input, limit, split);
             let bytes: usize = messages.iter().map(Vec::len).sum();
             assert!(bytes <= input.len(), "messages hold more than came in");
         }
         check(input, limit, aws);
+        for kind in KINDS {
+            let whole = stream(kind, limit, &[input]);
+            for pieces in cuts(input) {
+                assert_eq!(stream(kind, limit, &pieces), whole, "{kind:?}");
+            }
+        }
     }
     check(&aws_message(input, b"payload"), 1 << 20, aws);
     let wrapped = aws_message(b"\x01a\x00", input);
@@ -104,6 +119,59 @@ fn grpc(pieces: &[&[u8]], limit: usize) -> Split {
     };
     let end = |end: Result<(), _>| end.map(|()| None);
     split!(GrpcSplitter::with_limit(limit), pieces, whole, end)
+}
+
+fn grpc_web_text(pieces: &[&[u8]], limit: usize) -> Split {
+    let whole = |message: GrpcMessage<'_>| {
+        assert!(message.payload.len() <= limit);
+        let flags = [u8::from(message.compressed), u8::from(message.trailers)];
+        [&flags, message.payload].concat()
+    };
+    let end = |end: Result<(), _>| end.map(|()| None);
+    split!(GrpcWebTextSplitter::with_limit(limit), pieces, whole, end)
+}
+
+fn connect(pieces: &[&[u8]], limit: usize) -> Split {
+    let whole = |message: ConnectMessage<'_>| {
+        assert!(message.payload.len() <= limit);
+        let flags = [u8::from(message.compressed), u8::from(message.end_stream)];
+        [&flags, message.payload].concat()
+    };
+    let end = |end: Result<(), _>| end.map(|()| None);
+    split!(ConnectSplitter::with_limit(limit), pieces, whole, end)
+}
+
+/// The kinds of which each has a way of its own through the splitter of all kinds.
+const KINDS: [StreamKind; 8] = [
+    StreamKind::Sse,
+    StreamKind::Ndjson,
+    StreamKind::JsonSeq,
+    StreamKind::JsonArray,
+    StreamKind::Grpc,
+    StreamKind::GrpcWebText,
+    StreamKind::Connect,
+    StreamKind::AwsEventStream,
+];
+
+/// Everything that is said about a stream.
+fn stream(
+    kind: StreamKind,
+    limit: usize,
+    pieces: &[&[u8]],
+) -> (Vec<String>, Result<(), FramingError>) {
+    let mut splitter = StreamSplitter::with_limit(kind, limit);
+    let mut messages = Vec::new();
+    for piece in pieces {
+        let fed = splitter.feed(piece, &mut |message| messages.push(format!("{message:?}")));
+        if let Err(error) = fed {
+            let again = splitter.feed(b"data: 1\n\n[1]\n", &mut |_| panic!("after an error"));
+            assert_eq!(again, Err(error), "an error that doesn't stay");
+            return (messages, Err(error));
+        }
+    }
+    let end = splitter.finish(&mut |message| messages.push(format!("{message:?}")));
+    assert_eq!(splitter.count(), messages.len() as u64);
+    (messages, end)
 }
 
 fn aws(pieces: &[&[u8]], limit: usize) -> Split {
