@@ -18,17 +18,16 @@ use std::time::Duration;
 
 use tollgate_flow::{
     Direction, ErrorClass, FlowError, Injected, Interest, Message, MessageKind, Outcome,
-    OutcomeKind, Side, UNREAD_MESSAGES, WebSocket, WebSocketClose, WebSocketHandle,
+    OutcomeKind, Side, WebSocket, WebSocketClose, WebSocketHandle,
 };
 use tollgate_wire::websocket::{
     Deflater, Event, MessageReader, Negotiated, Opcode, PermessageDeflate, Sender, WebSocketError,
     write_close, write_frame, write_message_frame,
 };
-use tracing::debug;
 
 use crate::config::Config;
 use crate::h1::{client_gone, dropped};
-use crate::hooks::{MessageVerdict, Run, SharedFlow, Verdict, lock};
+use crate::hooks::{MessageVerdict, Run, SharedFlow, Verdict, lock, mark_unread};
 use crate::io::Conn;
 use crate::metrics::{Counters, count};
 use crate::timer::Timer;
@@ -116,10 +115,7 @@ pub(crate) async fn relay(
         match answer {
             Some(Ok(negotiated)) => agreed = Some(negotiated),
             // Where somebody may edit, the handshake has been checked for it.
-            _ => relay.unread(
-                "both directions",
-                &"a WebSocket extension that is not known",
-            ),
+            _ => relay.unread("both directions", "a WebSocket extension that is not known"),
         }
     }
     let outcome = {
@@ -297,12 +293,9 @@ impl<'a, 'f> Relay<'a, 'f> {
     }
 
     /// Marks the flow: interceptors see no more.
-    fn unread(&self, whose: &str, why: &dyn std::fmt::Display) {
+    fn unread(&self, whose: &str, why: &str) {
         count(&self.counters.observer_truncations);
-        debug!(%why, whose, "messages of a WebSocket pass unread");
-        lock(self.flow)
-            .metadata
-            .push((UNREAD_MESSAGES.to_owned(), format!("{whose}: {why}")));
+        mark_unread(self.flow, whose, why);
     }
 
     /// Keeps account of what passes.
@@ -425,7 +418,7 @@ impl OneDirection<'_, '_, '_> {
                                 }
                             }
                             Err(error) => {
-                                self.relay.unread(name(from), &error);
+                                self.relay.unread(name(from), &error.to_string());
                                 break;
                             }
                         }

@@ -1,6 +1,6 @@
 //! Messages inside streams: of a WebSocket, and of bodies that are streams.
 
-use tollgate_wire::framing::AwsEventStreamMessage;
+use tollgate_wire::framing::HeaderValue;
 
 use crate::interceptor::Direction;
 
@@ -57,7 +57,7 @@ pub enum MessageKind<'a> {
     JsonLine,
     /// A text of `application/json-seq` (RFC 7464).
     JsonText,
-    /// An element of a JSON array that is a whole body.
+    /// An element of a JSON array that is a whole body of `application/json`.
     JsonElement,
     /// A message of gRPC or gRPC-Web.
     Grpc {
@@ -74,8 +74,12 @@ pub enum MessageKind<'a> {
     },
     /// The last message of a Connect stream: JSON with the error and the trailers.
     ConnectEnd,
-    /// A message of `application/vnd.amazon.eventstream`; the content is its payload.
-    AwsEvent(&'a AwsEventStreamMessage<'a>),
+    /// A message of `application/vnd.amazon.eventstream`, its checksums verified; the content is its
+    /// payload.
+    AwsEvent {
+        /// Its headers in their order; `:event-type` says what it is.
+        headers: &'a [(String, HeaderValue)],
+    },
 }
 
 impl MessageKind<'_> {
@@ -95,7 +99,7 @@ impl MessageKind<'_> {
             Self::GrpcTrailers => "grpc-trailers",
             Self::Connect { .. } => "connect",
             Self::ConnectEnd => "connect-end",
-            Self::AwsEvent(_) => "aws-event",
+            Self::AwsEvent { .. } => "aws-event",
         }
     }
 

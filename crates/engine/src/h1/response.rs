@@ -369,7 +369,7 @@ impl ResponseRelay<'_> {
         let mut hooks = self.run.body(
             flow,
             Direction::Response,
-            self.config.limits.decoded_bytes,
+            &self.config.limits,
             self.counters,
         );
         let result = if let Some(prefix) = prefix {

@@ -346,7 +346,7 @@ impl Exchange<'_> {
             let mut hooks = run.body(
                 &shared_flow,
                 Direction::Request,
-                self.config.limits.decoded_bytes,
+                &self.config.limits,
                 self.counters,
             );
             let mut sink = Sink::H2(&mut body);
@@ -525,7 +525,7 @@ impl Exchange<'_> {
             let mut hooks = run.body(
                 &shared_flow,
                 Direction::Request,
-                self.config.limits.decoded_bytes,
+                &self.config.limits,
                 self.counters,
             );
             let mut sink = Sink::H1 {
@@ -856,7 +856,7 @@ impl Exchange<'_> {
         let mut hooks = run.body(
             flow,
             Direction::Response,
-            self.config.limits.decoded_bytes,
+            &self.config.limits,
             self.counters,
         );
         if !prefix.is_empty() {

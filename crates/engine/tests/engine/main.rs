@@ -13,6 +13,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod body_messages;
 mod fidelity;
 mod framing;
 #[cfg(feature = "http2")]
