@@ -72,6 +72,8 @@ pub(crate) struct Fixed {
     pub tls: Option<RouteTls>,
     /// What requests name as their host from here on, in place of what the client said.
     pub host_header: Option<Arc<str>>,
+    /// What requests show of who we are, in place of what the client shows.
+    pub authorization: Option<Arc<str>>,
     /// The upstream connection could not be made: each request is answered with this.
     pub broken: Option<FlowError>,
 }
@@ -284,7 +286,10 @@ impl Server {
             match auth::admit(session, shown.as_deref(), status).await {
                 Ok(Admitted::AsItIs) => {}
                 Ok(Admitted::WithoutField) => {
-                    flow.request.headers_mut().remove(name);
+                    // What stands there may be ours already.
+                    if !matches!(mode, Mode::Fixed(fixed) if fixed.authorization.is_some()) {
+                        flow.request.headers_mut().remove(name);
+                    }
                 }
                 Err(refusal) => {
                     if let Ok(Prepared::Connect(target)) = prepared {

@@ -233,7 +233,11 @@ pub(super) async fn stream(
         match auth::admit(session, shown.as_deref(), status).await {
             Ok(Admitted::AsItIs) => {}
             Ok(Admitted::WithoutField) => {
-                parts.headers.remove(name);
+                // What stands there may be ours already.
+                let fixed = streams.fixed.as_ref();
+                if fixed.is_none_or(|fixed| fixed.authorization.is_none()) {
+                    parts.headers.remove(name);
+                }
             }
             Err(refusal) => prepared = Err(refusal),
         }
@@ -430,6 +434,11 @@ pub(super) fn prepare(
                 parts.uri = Uri::from_parts(uri).map_err(|_| bad(400, "the URL is not one"))?;
                 parts.headers.remove(header::HOST);
                 flow.request.authority = Some(host.as_bytes().to_vec());
+            }
+            if let Some(authorization) = &fixed.authorization
+                && let Ok(value) = HeaderValue::from_str(authorization)
+            {
+                parts.headers.insert(header::AUTHORIZATION, value);
             }
         }
         None => {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use tollgate_flow::{Target, UpstreamProxy};
+use tollgate_flow::{Credentials, Target, UpstreamProxy};
 
 use crate::config::Listen;
 
@@ -57,6 +57,8 @@ pub struct Reverse {
     pub scheme: ReverseScheme,
     /// Where it is.
     pub target: Target,
+    /// What it is told about who we are, as `Authorization: Basic`, in place of what clients say.
+    pub credentials: Option<Credentials>,
 }
 
 /// What is spoken to the server behind a reverse proxy. Clients may come with TLS or without.
@@ -285,7 +287,11 @@ fn reverse(data: &str) -> Result<Reverse, String> {
             None => format!("'{authority}' is not host:port"),
         }
     })?;
-    Ok(Reverse { scheme, target })
+    Ok(Reverse {
+        scheme,
+        target,
+        credentials: None,
+    })
 }
 
 #[cfg(test)]

@@ -180,11 +180,9 @@ mod tests {
     use super::*;
 
     fn issue<'a>(tickets: &'a Tickets, target: &str) -> Issued<'a> {
-        let request = Request {
-            target: Target::parse(target, None).unwrap(),
-            scheme: Scheme::Https,
-            ..Request::default()
-        };
+        let mut request = Request::default();
+        request.target = Target::parse(target, None).unwrap();
+        request.scheme = Scheme::Https;
         let client = SocketAddr::from(([127, 0, 0, 1], 5));
         tickets.issue(&request, None, client, None).unwrap()
     }

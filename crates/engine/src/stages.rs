@@ -471,6 +471,13 @@ fn fixed(session: &Session, towards: &Towards, tls: Option<RouteTls>) -> Fixed {
         scheme,
         tls,
         host_header,
+        authorization: match &*session.mode {
+            ListenMode::Reverse(reverse) => {
+                let credentials = reverse.credentials.as_ref();
+                credentials.map(|c| Arc::from(auth::basic_value(c)))
+            }
+            _ => None,
+        },
         broken: None,
     }
 }

@@ -85,6 +85,13 @@ pub(super) fn prepare(
                     .set(b"Host", host.as_bytes())
                     .map_err(|_| bad("the Host header can't be replaced"))?;
             }
+            if let Some(authorization) = &fixed.authorization {
+                request
+                    .head
+                    .headers
+                    .set(b"Authorization", authorization.as_bytes())
+                    .map_err(|_| bad("the Authorization header can't be replaced"))?;
+            }
         }
     }
     // Nobody but us gives receipts.

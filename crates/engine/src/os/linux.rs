@@ -707,7 +707,7 @@ mod tests {
     #[test]
     fn connections_spread_over_the_listeners() {
         const CONNECTIONS: usize = 96;
-        let listeners = bind_tcp(LOOPBACK, 3).unwrap();
+        let listeners = bind_tcp(LOOPBACK, 3, false).unwrap();
         let address = listeners[0].local_addr().unwrap();
         let clients: Vec<_> = (0..CONNECTIONS)
             .map(|_| TcpStream::connect(address).unwrap())
@@ -729,14 +729,14 @@ mod tests {
         let socket = super::super::socket_to_bind(LOOPBACK).unwrap();
         socket.set_reuse_port(true).unwrap();
         let theirs = super::super::bind_and_listen(socket, LOOPBACK).unwrap();
-        let error = bind_tcp(theirs.local_addr().unwrap(), 2).unwrap_err();
+        let error = bind_tcp(theirs.local_addr().unwrap(), 2, false).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]
     fn a_restart_gets_the_port_although_connections_linger() {
         let _alone = nobody_starts();
-        let listeners = bind_tcp(LOOPBACK, 2).unwrap();
+        let listeners = bind_tcp(LOOPBACK, 2, false).unwrap();
         let address = listeners[0].local_addr().unwrap();
         let client = TcpStream::connect(address).unwrap();
         let deadline = Instant::now() + MANY_SECONDS;
@@ -749,10 +749,10 @@ mod tests {
         };
         drop(listeners);
         // Once while the connection is open, and once when it waits out its end on our side.
-        drop(bind_tcp(address, 2).unwrap());
+        drop(bind_tcp(address, 2, false).unwrap());
         drop(accepted);
         drop(client);
-        bind_tcp(address, 2).unwrap();
+        bind_tcp(address, 2, false).unwrap();
     }
 
     #[test]
