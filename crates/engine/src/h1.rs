@@ -487,7 +487,7 @@ impl Server {
         }
 
         // The upstream connection: the last one, a pooled one, or a new one.
-        let (mut tls, broken) = match mode {
+        let (tls, broken) = match mode {
             Mode::Fixed(fixed) if guard.flow.request.target == fixed.target => {
                 (fixed.tls.clone(), fixed.broken.clone())
             }
@@ -501,6 +501,8 @@ impl Server {
             Mode::Proxy => (None, None),
             Mode::Return => (returned.as_ref().and_then(|t| t.tls.clone()), None),
         };
+        #[cfg(feature = "http2")]
+        let mut tls = tls;
         if let Some(error) = broken {
             fail!(error);
         }
