@@ -495,6 +495,8 @@ impl OneDirection<'_, '_, '_> {
                         continue;
                     }
                     Ok(Some(event)) => event,
+                    // What comes after a close frame is read and dropped.
+                    Ok(None) if self.close_sent => break,
                     Ok(None) => {
                         held.part(taken);
                         if held.len() > self.relay.message.saturating_mul(2) + FRAMING_SLACK {

@@ -508,6 +508,36 @@ fn close_and_failures_reach_both_sides_as_close_frames() {
     }
 }
 
+#[test]
+fn what_follows_a_close_frame_is_dropped_where_somebody_may_edit() {
+    let origin = Origin::script(Identity::Good, |wire, _| {
+        wire.read_request()?;
+        wire.send(switching(""))?;
+        let mut peer = Peer::new(Sender::Client, "");
+        assert_eq!(peer.close(wire).0, 1000);
+        // Only now: the client's direction has ended.
+        assert_eq!(wire.read_to_end().0, b"");
+        let mut answer = Vec::new();
+        write_frame(&mut answer, Opcode::Close, None, &write_close(1000, ""));
+        wire.send(answer)?;
+        wire.finish();
+        Ok(())
+    });
+    let recorder = Recorder::new(Interest::EDIT_MESSAGES);
+    let mut config = config();
+    config.limits.message_bytes = 1000;
+    let proxy = start_with(config, [recorder.clone()]);
+    let (mut client, mut peer) = open(&proxy, &origin, "");
+    client
+        .send(frame(Opcode::Close, write_close(1000, "")))
+        .unwrap();
+    client.send(pattern(300_000)).unwrap();
+    client.finish();
+    assert_eq!(peer.close(&mut client).0, 1000);
+    let outcome = recorder.ends(1).remove(0);
+    assert_eq!((outcome.kind, outcome.error), (OutcomeKind::Upgraded, None));
+}
+
 /// Frames that break the protocol, and the code that says it.
 fn violations() -> Vec<(&'static str, Vec<u8>, u16)> {
     let mut endless = frame(Opcode::Binary, vec![0; 1000]);
