@@ -524,19 +524,19 @@ impl Server {
             }
             let up = match &mut self.upstream {
                 Some(Up::Conn(up)) => up,
-                // An upgrade has no meaning over HTTP/2 (RFC 9113 section 8.6).
+                // An upgrade has no meaning there (RFC 9113 section 8.6).
                 #[cfg(feature = "http2")]
-                Some(Up::H2(_))
-                    if is_websocket && tls.as_ref().is_some_and(RouteTls::offers_h2) =>
+                Some(Up::Shared(_))
+                    if is_websocket && tls.as_ref().is_some_and(RouteTls::may_be_shared) =>
                 {
                     tls = tls.map(RouteTls::only_http1);
                     attempt = 0;
                     continue;
                 }
                 #[cfg(feature = "http2")]
-                Some(Up::H2(shared)) => {
+                Some(Up::Shared(shared)) => {
                     let shared = shared.clone();
-                    let end = crate::h2::exchange_from_h1(
+                    let end = crate::streams::exchange::exchange_from_h1(
                         session,
                         client,
                         &mut request,
@@ -695,7 +695,7 @@ impl Server {
             Some(up) if fresh || !up.route().is_same_way(&route) => false,
             Some(Up::Conn(up)) => up.conn.is_idle_alive(),
             #[cfg(feature = "http2")]
-            Some(Up::H2(shared)) => shared.is_open(),
+            Some(Up::Shared(shared)) => shared.is_open(),
             None => false,
         };
         if keep {

@@ -124,6 +124,8 @@ counters! {
     websockets_total,
     /// Texts and binary messages that passed in them.
     websocket_messages,
+    /// Responses from which HTTP/3 or Encrypted Client Hello was taken.
+    http3_hidden,
     /// DNS lookups made.
     dns_lookups,
     /// DNS lookups answered from the cache.

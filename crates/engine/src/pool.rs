@@ -30,6 +30,13 @@ pub(crate) struct Route {
 }
 
 impl Route {
+    /// Whether it is gone by QUIC.
+    #[cfg(feature = "http3")]
+    pub fn is_h3(&self) -> bool {
+        let offer = self.tls.as_ref().map(|tls| &*tls.alpn);
+        matches!(offer, Some([only]) if only == crate::h3::ALPN)
+    }
+
     /// Whether a connection of this route may carry what another would, for the same client.
     pub fn is_same_way(&self, other: &Self) -> bool {
         self.to == other.to && self.forward == other.forward && self.tls == other.tls
@@ -56,11 +63,12 @@ pub(crate) struct RouteTls {
 
 #[cfg(feature = "http2")]
 impl RouteTls {
-    pub fn offers_h2(&self) -> bool {
-        self.alpn.iter().any(|protocol| protocol == b"h2")
+    /// Whether the connection may become one that many exchanges share.
+    pub fn may_be_shared(&self) -> bool {
+        self.alpn.iter().any(|p| p == b"h2" || p == b"h3")
     }
 
-    /// The same for what needs a connection of its own: HTTP/2 is not offered.
+    /// The same for what needs a connection of its own: only HTTP/1 is offered.
     pub fn only_http1(self) -> Self {
         Self {
             alpn: Arc::new([b"http/1.1".to_vec()]),

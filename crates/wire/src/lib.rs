@@ -19,6 +19,7 @@
 //! | [`tls`] | TLS records and the ClientHello, JA3 and JA4 |
 //! | [`headers`] | the header list shared by the HTTP versions |
 //! | [`http1`] | HTTP/1 heads and chunked bodies |
+//! | [`http3`] | HTTP/3's frames and QPACK |
 //! | [`coding`] | `Content-Encoding` |
 //! | [`sse`] | `text/event-stream` |
 //! | [`framing`] | streams of messages by content type: SSE, NDJSON, JSON sequences and arrays, gRPC, gRPC-Web, Connect, AWS |
@@ -32,6 +33,7 @@ pub mod dns;
 pub mod framing;
 pub mod headers;
 pub mod http1;
+pub mod http3;
 pub mod proxy_protocol;
 mod reader;
 pub mod socks5;

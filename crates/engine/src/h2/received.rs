@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 
-use super::body::Sink;
+use crate::streams::body::Sink;
 
 /// The receiving half. The window is given back for what has been consumed.
 pub(crate) struct Received {

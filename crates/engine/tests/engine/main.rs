@@ -26,6 +26,8 @@ mod h2_streams;
 mod h2_versions;
 #[cfg(feature = "http2")]
 mod h2_websocket;
+#[cfg(feature = "http3")]
+mod h3;
 mod interceptors;
 mod lifecycle;
 mod modes;
@@ -36,5 +38,6 @@ mod timeouts;
 mod tls_failures;
 mod tls_records;
 mod upstream;
+mod visible;
 mod ways_out;
 mod websocket;

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::ext::Protocol;
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, SendStream};
 use http::header::{self, HeaderValue};
 use tollgate_flow::{ErrorClass, FlowError, Interest, Outcome, Side};
 use tollgate_wire::http1::RequestHead;
@@ -22,10 +21,12 @@ use crate::timer::Timer;
 use crate::websocket::{self, Bounds, Ends, Input, Output};
 
 use super::body::Source;
-use super::connections::{InUse, shared};
+use super::connections::{Carrier, InUse, shared};
 use super::convert::{head_from_flow, interceptor_error, parts_of, to_map};
-use super::exchange::{Down, Ended, Exchange, Link, Switched, SwitchedTo, by_verdict, failed};
-use super::received::Received;
+use super::exchange::{
+    Down, Ended, Exchange, Link, Outgoing, Switched, SwitchedTo, by_verdict, failed,
+};
+use crate::h2::Received;
 
 const KEY: &str = "sec-websocket-key";
 const ACCEPT: &str = "sec-websocket-accept";
@@ -47,12 +48,24 @@ pub(super) fn show_as_upgrade(parts: &mut http::request::Parts) {
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// Serves a WebSocket. `Err`: there is none, and the stream ends so.
+/// Serves a WebSocket, or answers why there is none.
 pub(super) async fn serve(
     exchange: &Exchange<'_>,
     guard: &mut FlowGuard<'_>,
-    body: RecvStream,
-    respond: &mut SendResponse<Bytes>,
+    source: Source<'_>,
+    down: &mut Down<'_>,
+) -> Ended {
+    match run(exchange, guard, source, down).await {
+        Ok(outcome) => Ended::Upgraded(outcome),
+        Err(ended) => ended,
+    }
+}
+
+async fn run(
+    exchange: &Exchange<'_>,
+    guard: &mut FlowGuard<'_>,
+    source: Source<'_>,
+    down: &mut Down<'_>,
 ) -> Result<Outcome, Ended> {
     put_key(guard)?;
     if guard.run.wants(Interest::REQUEST_BODY) {
@@ -66,7 +79,7 @@ pub(super) async fn serve(
     if guard.run.wants(Interest::EDIT_MESSAGES) {
         websocket::restrict_offer(guard.flow.request.headers_mut());
     }
-    let (switched, _in_use) = open(exchange, guard, respond).await?;
+    let (switched, _in_use) = open(exchange, guard, down).await?;
     let Switched { head, upstream } = *switched;
     let response = head.into_response().map_err(failed)?;
     check(guard, &response, &upstream).map_err(failed)?;
@@ -78,10 +91,13 @@ pub(super) async fn serve(
         guard.run.response(&shared, exchange.counters).await
     };
     settle(verdict)?;
-    let to_client = accept(guard, respond)?;
+    let Some(from_client) = stream_of(source) else {
+        return Err(exchange.cut(h1::client_gone()));
+    };
+    let to_client = accept(guard, down)?;
 
     let client = Ends {
-        input: Input::Stream(Received::new(body)),
+        input: Input::Stream(from_client),
         output: Output::Stream(to_client),
     };
     let bounds = Bounds::of(exchange.config);
@@ -89,9 +105,16 @@ pub(super) async fn serve(
     let flow = SharedFlow::new(&mut *guard.flow);
     let run = &guard.run;
     Ok(match upstream {
-        SwitchedTo::H2(send, received) => {
+        SwitchedTo::Stream(outgoing, received) => {
+            let (Some(received), Outgoing::H2(send)) = (stream_of(received), outgoing) else {
+                return Err(exchange.cut(FlowError::new(
+                    Side::Upstream,
+                    ErrorClass::Reset,
+                    "the origin closed the WebSocket at once",
+                )));
+            };
             let origin = Ends {
-                input: Input::Stream(Received::new(received)),
+                input: Input::Stream(received),
                 output: Output::Stream(send),
             };
             websocket::relay(
@@ -122,6 +145,14 @@ pub(super) async fn serve(
     })
 }
 
+/// What a peer sends; `None` where it has ended already.
+fn stream_of(source: Source<'_>) -> Option<Received> {
+    match source {
+        Source::H2(body) => Some(Received::new(body)),
+        _ => None,
+    }
+}
+
 fn settle(verdict: Verdict) -> Result<(), Ended> {
     match verdict {
         Verdict::Continue => Ok(()),
@@ -149,7 +180,7 @@ fn put_key(guard: &mut FlowGuard<'_>) -> Result<(), Ended> {
 async fn open(
     exchange: &Exchange<'_>,
     guard: &mut FlowGuard<'_>,
-    respond: &mut SendResponse<Bytes>,
+    down: &mut Down<'_>,
 ) -> Result<(Box<Switched>, Option<InUse>), Ended> {
     let tls = exchange.tls(&guard.flow.request.target).map_err(failed)?;
     for attempt in 0..3 {
@@ -157,25 +188,20 @@ async fn open(
         let link = link(exchange, guard, &mut tls, attempt > 0)
             .await
             .map_err(|error| failed(error.into_flow_error()))?;
-        let mut down = Down::H2 {
-            respond: &mut *respond,
-            stream: None,
-            head_only: false,
-        };
         let mut source = Source::Empty;
         let (ended, in_use) = match link {
-            Link::H2 { shared, _in_use } => {
+            Link::Shared { shared, _in_use } => {
                 guard.flow.upstream = Some(Arc::clone(&shared.info));
                 let mut parts = parts_of(guard.flow).map_err(failed)?;
                 parts.method = http::Method::CONNECT;
                 parts.headers.remove(KEY);
                 parts.extensions.insert(Protocol::from_static("websocket"));
-                let asked = exchange.over_h2(guard, shared, parts, &mut source, &mut down);
+                let asked = exchange.over_shared(guard, shared, parts, &mut source, down);
                 (asked.await, Some(_in_use))
             }
             Link::H1(up) => {
                 let head = upgrade_head(guard).map_err(failed)?;
-                let asked = exchange.by_h1(guard, *up, head, tls.as_ref(), &mut source, &mut down);
+                let asked = exchange.by_h1(guard, *up, head, tls.as_ref(), &mut source, down);
                 (asked.await, None)
             }
         };
@@ -201,13 +227,14 @@ async fn link(
 ) -> Result<Link, UpstreamError> {
     let session = &exchange.streams.session;
     let request = &guard.flow.request;
-    if let Some(offer) = tls.take_if(|tls| tls.offers_h2()) {
+    if let Some(offer) = tls.take_if(|tls| tls.may_be_shared()) {
         let route = session.request_route(request, Some(&offer), false, true);
         if !fresh
             && let Some(shared) = shared(session, &route)
-            && shared.send.is_extended_connect_protocol_enabled()
+            && let Carrier::H2(send) = &shared.carrier
+            && send.is_extended_connect_protocol_enabled()
         {
-            return Ok(Link::H2 {
+            return Ok(Link::Shared {
                 _in_use: InUse::new(&shared),
                 shared,
             });
@@ -215,7 +242,7 @@ async fn link(
         *tls = Some(offer.only_http1());
     }
     let link = exchange.link(request, tls.as_ref(), true, fresh).await?;
-    if matches!(link, Link::H2 { .. }) {
+    if matches!(link, Link::Shared { .. }) {
         return Err(FlowError::new(
             Side::Upstream,
             ErrorClass::Protocol,
@@ -249,15 +276,16 @@ fn check(
             let asked = guard.flow.request.headers();
             websocket::check_answer(asked, response.headers(), edits)
         }
-        SwitchedTo::H2(..) => websocket::check_extensions(response.headers(), edits),
+        SwitchedTo::Stream(..) => websocket::check_extensions(response.headers(), edits),
     }
 }
 
 /// Tells the client that the WebSocket is open.
-fn accept(
-    guard: &FlowGuard<'_>,
-    respond: &mut SendResponse<Bytes>,
-) -> Result<SendStream<Bytes>, Ended> {
+fn accept(guard: &FlowGuard<'_>, down: &mut Down<'_>) -> Result<SendStream<Bytes>, Ended> {
+    let gone = || Ended::Cut(Reason::CANCEL, Outcome::failed(h1::client_gone()));
+    let Down::H2 { respond, .. } = down else {
+        return Err(gone());
+    };
     let mut response = http::Response::new(());
     if let Some(from) = &guard.flow.response {
         to_map(from.headers(), response.headers_mut());
@@ -265,7 +293,5 @@ fn accept(
     for name in [ACCEPT, "content-length"] {
         response.headers_mut().remove(name);
     }
-    respond
-        .send_response(response, false)
-        .map_err(|_| Ended::Cut(Reason::CANCEL, Outcome::failed(h1::client_gone())))
+    respond.send_response(response, false).map_err(|_| gone())
 }
