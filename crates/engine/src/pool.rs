@@ -91,6 +91,22 @@ pub(crate) struct RouteTls {
     pub alpn: Arc<[Vec<u8>]>,
 }
 
+#[cfg(feature = "http2")]
+impl RouteTls {
+    /// Whether the connection may become one that many exchanges share.
+    pub fn may_be_shared(&self) -> bool {
+        self.alpn.iter().any(|p| p == b"h2" || p == b"h3")
+    }
+
+    /// The same for what needs a connection of its own: only HTTP/1 is offered.
+    pub fn only_http1(self) -> Self {
+        Self {
+            alpn: Arc::new([b"http/1.1".to_vec()]),
+            ..self
+        }
+    }
+}
+
 /// A connection to an origin that speaks HTTP/1, or whatever the client makes of it.
 pub(crate) struct UpConn {
     pub conn: Conn,

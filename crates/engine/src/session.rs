@@ -53,6 +53,7 @@ impl Session {
     pub fn begin_flow(&self, flow: &mut Flow) {
         flow.upstream = None;
         flow.metadata.clear();
+        flow.websocket = None;
         let now = SystemTime::now();
         flow.id = FlowId::new(now, self.worker.shared.unique());
         flow.timing = tollgate_flow::Timing {

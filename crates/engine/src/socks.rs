@@ -396,8 +396,18 @@ async fn peer(
     let outcome = {
         let FlowGuard { flow, run, .. } = &mut guard;
         let flow = SharedFlow::new(flow);
-        let mut there = run.body(&flow, Direction::Request, u64::MAX, counters);
-        let mut back = run.body(&flow, Direction::Response, u64::MAX, counters);
+        let mut there = run.body(
+            &flow,
+            Direction::Request,
+            &session.live.config.limits,
+            counters,
+        );
+        let mut back = run.body(
+            &flow,
+            Direction::Response,
+            &session.live.config.limits,
+            counters,
+        );
         let mut header = Vec::new();
         socks5::write_datagram_header(&address.into(), &mut header);
         let prefix = header.len();
