@@ -27,9 +27,10 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// A Python with requests, httpx and h2: `TOLLGATE_E2E_VENV/bin/python`, by default in `target/e2e-venv`.
+/// A Python with what stands in `e2e/requirements.txt`: `TOLLGATE_E2E_VENV/bin/python`, by default in `target/e2e-venv`.
 ///
-/// `.ci/run` makes it; by hand: `python3 -m venv target/e2e-venv && target/e2e-venv/bin/pip install requests httpx[http2]`.
+/// `.ci/run` makes it; by hand:
+/// `python3 -m venv target/e2e-venv && target/e2e-venv/bin/pip install -r e2e/requirements.txt`.
 pub fn python_venv() -> PathBuf {
     env::var_os("TOLLGATE_E2E_VENV")
         .map_or_else(
