@@ -16,6 +16,8 @@ mod support;
 mod fidelity;
 mod framing;
 #[cfg(feature = "http2")]
+mod h2_conformance;
+#[cfg(feature = "http2")]
 mod h2_floods;
 #[cfg(feature = "http2")]
 mod h2_hooks;
