@@ -26,6 +26,7 @@ use tollgate_flow::{
 };
 use tracing::debug;
 
+use crate::auth::{self, Admitted};
 use crate::config::{Config, PoolMode};
 use crate::h1::{self, Fixed};
 use crate::hooks::Run;
@@ -33,6 +34,7 @@ use crate::io::Conn;
 use crate::metrics::count;
 use crate::policy::Action;
 use crate::reply;
+use crate::sandwich;
 use crate::session::{FlowGuard, Session, Up};
 
 use body::Source;
@@ -179,7 +181,8 @@ pub(crate) async fn serve(
     if config.pool.mode == PoolMode::Mirror
         && let Some(fixed) = &streams.fixed
     {
-        let route = session.route(&fixed.target, fixed.tls.clone(), false);
+        let to = session.destination(&fixed.target, &tollgate_flow::Via::Configured);
+        let route = session.route(to, fixed.tls.clone(), false);
         session
             .worker
             .h2
@@ -212,12 +215,28 @@ pub(super) async fn stream(
     let config = &*session.live.config;
     let mut flow = Box::new(Flow::new(Arc::clone(&session.info)));
     let (mut parts, body) = request.into_parts();
-    let prepared = prepare(
+    let asked = auth::asked(session);
+    let shown = asked.map(|(name, _)| parts.headers.get(name).map(|v| v.as_bytes().to_vec()));
+    let mut prepared = prepare(
         &mut parts,
         streams.fixed.as_ref(),
         config.limits.header_lines,
         &mut flow,
     );
+    if let (Some((name, status)), Ok(())) = (asked, &prepared) {
+        let shown = shown.flatten();
+        match auth::admit(session, shown.as_deref(), status).await {
+            Ok(Admitted::AsItIs) => {}
+            Ok(Admitted::WithoutField) => {
+                // What stands there may be ours already.
+                let fixed = streams.fixed.as_ref();
+                if fixed.is_none_or(|fixed| fixed.authorization.is_none()) {
+                    parts.headers.remove(name);
+                }
+            }
+            Err(refusal) => prepared = Err(refusal),
+        }
+    }
     session.begin_flow(&mut flow);
     let hooks = &session.worker.shared.hooks;
     if !hooks.is_empty()
@@ -231,7 +250,7 @@ pub(super) async fn stream(
 
     let early = match prepared {
         Err((status, error)) => Some((
-            Box::new(reply::with_status(status, &error)),
+            Box::new(auth::refusal(status, &error)),
             Outcome::failed(error),
         )),
         Ok(()) => refused(config, streams.fixed.as_ref(), &guard.flow.request).map(|target| {
@@ -380,6 +399,21 @@ pub(super) fn prepare(
         Some(fixed) => {
             flow.request.target = fixed.target.clone();
             flow.request.scheme = fixed.scheme;
+            if let Some(host) = &fixed.host_header {
+                let mut uri = std::mem::take(&mut parts.uri).into_parts();
+                uri.authority = Authority::try_from(&**host).ok();
+                uri.scheme.get_or_insert(UriScheme::HTTPS);
+                uri.path_and_query
+                    .get_or_insert(PathAndQuery::from_static("/"));
+                parts.uri = Uri::from_parts(uri).map_err(|_| bad(400, "the URL is not one"))?;
+                parts.headers.remove(header::HOST);
+                flow.request.authority = Some(host.as_bytes().to_vec());
+            }
+            if let Some(authorization) = &fixed.authorization
+                && let Ok(value) = HeaderValue::from_str(authorization)
+            {
+                parts.headers.insert(header::AUTHORIZATION, value);
+            }
         }
         None => {
             let scheme = parts.uri.scheme_str().unwrap_or("http");
@@ -401,6 +435,8 @@ pub(super) fn prepare(
     if parts.method == http::Method::CONNECT {
         return Err(bad(501, "CONNECT inside HTTP/2 is not served"));
     }
+    // Nobody but us gives receipts.
+    parts.headers.remove(sandwich::FIELD);
     parts.headers.remove(header::PROXY_AUTHORIZATION);
     parts.headers.remove("proxy-connection");
     Ok(())

@@ -9,6 +9,7 @@
 //! the wire. `docs/architecture.md` walks that way.
 #![deny(unsafe_code)]
 
+mod auth;
 mod body;
 mod config;
 mod dial;
@@ -18,21 +19,31 @@ mod h2;
 mod hooks;
 mod io;
 mod metrics;
+mod mode;
 mod os;
 mod policy;
 mod pool;
+mod ports;
 mod proxy;
+mod proxy_protocol;
 mod reply;
+mod sandwich;
 mod session;
+mod socks;
 mod stages;
+mod tcp;
 mod timer;
 mod tls;
 mod tunnel;
+mod via;
 
+pub use auth::{InvalidAuth, ProxyAuth};
 pub use config::{
-    Config, ConfigError, Limits, Listen, PoolConfig, PoolMode, Retry, Roots, Timeouts, TlsConfig,
-    TlsVersions, UpstreamHttp,
+    Config, ConfigError, Limits, Listen, PoolConfig, PoolMode, ProxyProtocol, ProxyProtocolVersion,
+    Retry, Roots, Sandwich, Timeouts, TlsConfig, TlsVersions, UpstreamHttp, ViaConfig, ViaRule,
 };
+pub use dial::{Resolver, Resolving};
 pub use metrics::{LatencyHistogram, Metrics};
+pub use mode::{Endpoint, InvalidMode, Mode, ModeSpec, Reverse, ReverseScheme};
 pub use policy::{Action, HostPattern, Policy};
 pub use proxy::{Handle, Proxy, ProxyBuilder, ProxyError, Runtime, Shutdown, raise_file_limit};

@@ -109,6 +109,10 @@ counters! {
     retries,
     /// Upstream connections accepted although their certificate failed verification.
     unverified_upstreams,
+    /// Requests that went straight to their origin because the scanner of a sandwich was not there.
+    scanner_bypassed,
+    /// Datagrams that were dropped: to port 443, to a refused destination, or too many at once.
+    datagrams_dropped,
     /// Hooks that panicked.
     hook_panics,
     /// Holds whose deadline passed.
@@ -121,7 +125,7 @@ counters! {
     dns_cache_hits,
 }
 
-const CLASSES: [ErrorClass; 11] = [
+const CLASSES: [ErrorClass; 12] = [
     ErrorClass::Dns,
     ErrorClass::Connect,
     ErrorClass::Tls,
@@ -133,6 +137,7 @@ const CLASSES: [ErrorClass; 11] = [
     ErrorClass::Shutdown,
     ErrorClass::Loop,
     ErrorClass::Blocked,
+    ErrorClass::Unauthenticated,
 ];
 
 const TLS_KINDS: [&str; 17] = [

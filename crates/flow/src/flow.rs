@@ -9,6 +9,7 @@ use tollgate_wire::headers::HeaderList;
 use tollgate_wire::http1::{RequestHead, ResponseHead};
 
 use crate::connection::{ConnectionInfo, Target, UpstreamInfo};
+use crate::upstream_proxy::Via;
 
 /// Identifies a flow: sortable by time, unique across proxies (a UUID of version 7, RFC 9562).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -42,11 +43,30 @@ impl fmt::Display for FlowId {
     }
 }
 
+/// What a flow carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum FlowKind {
+    /// A request and its response.
+    #[default]
+    Http,
+    /// A stream of bytes each way, of a protocol that is not HTTP. The request holds the target,
+    /// and its scheme tells whether TLS was opened; both heads are empty, and the bodies' sizes
+    /// are what has passed.
+    /// Only [`interest`](crate::Interceptor::interest), [`data`](crate::Interceptor::data) and
+    /// [`end`](crate::Interceptor::end) are called.
+    Tcp,
+    /// Datagrams to one destination; otherwise like [`FlowKind::Tcp`]. A piece is a datagram.
+    Udp,
+}
+
 /// One exchange: a request, its response, and everything known around them.
 #[derive(Clone, Debug)]
 pub struct Flow {
     /// Identifies the flow.
     pub id: FlowId,
+    /// What it carries.
+    pub kind: FlowKind,
     /// The client's connection.
     pub connection: Arc<ConnectionInfo>,
     /// The connection to the origin, once there is one.
@@ -66,6 +86,7 @@ impl Flow {
     pub fn new(connection: Arc<ConnectionInfo>) -> Self {
         Self {
             id: FlowId::default(),
+            kind: FlowKind::default(),
             connection,
             upstream: None,
             request: Request::default(),
@@ -144,6 +165,8 @@ pub struct Request {
     pub scheme: Scheme,
     /// Where the request goes. Changing it changes the route.
     pub target: Target,
+    /// Which way it leaves: an interceptor may send it through a proxy, or past one.
+    pub via: Via,
     /// `:authority` as the client sent it (HTTP/2), or the authority of an absolute-form target.
     pub authority: Option<Vec<u8>>,
     /// Trailers, once the body has ended.
@@ -165,6 +188,7 @@ impl Default for Request {
                 host: Arc::from(""),
                 port: 0,
             },
+            via: Via::default(),
             authority: None,
             trailers: None,
             body: None,
@@ -177,6 +201,7 @@ impl Default for Request {
 impl Request {
     /// Makes it ready for the next request on the connection; keeps buffers and the target.
     pub fn reset(&mut self) {
+        self.via = Via::default();
         self.authority = None;
         self.trailers = None;
         self.body = None;

@@ -41,7 +41,7 @@
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut config = Config::default();
-//! config.listen = vec![Listen::Tcp("127.0.0.1:0".parse()?)];
+//! config.listen = vec![Listen::Tcp("127.0.0.1:0".parse()?).into()];
 //! config.policy.ignore = vec![HostPattern::new("*.bank.example")?];
 //!
 //! let handle = Proxy::builder().config(config).build()?.start().await?;

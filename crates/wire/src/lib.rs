@@ -12,6 +12,8 @@
 //! | module | what it reads |
 //! |---|---|
 //! | [`detect`] | which protocol a connection starts with |
+//! | [`proxy_protocol`] | PROXY protocol headers, versions 1 and 2 |
+//! | [`socks5`] | SOCKS5 with user name and password, both sides |
 //! | [`tls`] | TLS records and the ClientHello, JA3 and JA4 |
 //! | [`headers`] | the header list shared by the HTTP versions |
 //! | [`http1`] | HTTP/1 heads and chunked bodies |
@@ -25,5 +27,8 @@ pub mod detect;
 pub mod framing;
 pub mod headers;
 pub mod http1;
+pub mod proxy_protocol;
+mod reader;
+pub mod socks5;
 pub mod sse;
 pub mod tls;

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use tollgate_flow::{ErrorClass, FlowError, Side, Target, UpstreamInfo};
+use tollgate_flow::{ErrorClass, FlowError, Side, UpstreamInfo};
 use tracing::debug;
 
 use crate::metrics::count;
-use crate::pool::{Route, UpConn};
+use crate::pool::{Destination, Route, UpConn};
 use crate::session::{Session, UpstreamError};
 
 use super::io::Io;
@@ -98,10 +98,10 @@ impl SharedConnections {
             .push(shared.clone());
     }
 
-    pub fn knows(&self, target: &Target) -> bool {
+    pub fn knows(&self, destination: &Destination) -> bool {
         self.by_route
             .iter()
-            .any(|(route, list)| route.target == *target && list.iter().any(Shared::is_open))
+            .any(|(route, list)| route.to == *destination && list.iter().any(Shared::is_open))
     }
 
     /// Forgets those without streams for `limit`; without our handle they close.
@@ -148,7 +148,7 @@ pub(crate) async fn start(session: &Session, up: UpConn) -> Result<Shared, Upstr
         FlowError::new(
             Side::Upstream,
             ErrorClass::Protocol,
-            format!("HTTP/2 can't be begun with {}: {e}", up.route.target),
+            format!("HTTP/2 can't be begun with {}: {e}", up.route.to.target),
         )
     };
     let (io, outlet) = Io::new(up.conn, &session.worker, None);

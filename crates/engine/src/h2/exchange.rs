@@ -29,6 +29,7 @@ use crate::pool::{RouteTls, UpConn};
 use crate::reply;
 use crate::session::{FlowGuard, Session, Up, UpstreamError};
 use crate::timer::{Elapsed, Timer};
+use crate::via::{self, Forward};
 
 use super::Streams;
 use super::body::{Collected, RelayError, Sink, SinkFraming, Source, collect, poll_gone, relay};
@@ -138,7 +139,12 @@ impl Exchange<'_> {
             if let Some((bytes, trailers)) = &whole {
                 *source = Source::Whole(bytes.clone(), trailers.clone());
             }
-            let link = self.link(&guard.flow.request.target, attempt > 0);
+            let tls = self.tls(&guard.flow.request.target);
+            let tls = match tls {
+                Ok(tls) => tls,
+                Err(error) => return failed(error),
+            };
+            let link = self.link(&guard.flow.request, tls.as_ref(), attempt > 0);
             let link = match link.await {
                 Ok(link) => link,
                 Err(error) => return failed(error.into_flow_error()),
@@ -157,13 +163,32 @@ impl Exchange<'_> {
                 }
                 Link::H1(up) => {
                     guard.flow.upstream = Some(Arc::clone(&up.info));
+                    let session = &self.streams.session;
+                    let route = Arc::clone(&up.route);
+                    let tickets = &session.worker.shared.tickets;
+                    let ticket = session.ticket(tickets, &route, &guard.flow.request, tls.as_ref());
+                    let ticket = match ticket {
+                        Ok(ticket) => ticket,
+                        Err(error) => return failed(error),
+                    };
+                    let forward = via::forward(&route, ticket.as_ref().map(|t| &*t.ticket));
                     let has_body = !source.is_empty();
                     let head = match &parts {
                         Some(parts) => head_of(parts, guard.flow, has_body),
                         None => head_from_flow(guard.flow, has_body),
                     };
                     match head {
-                        Ok(head) => Box::pin(self.over_h1(guard, *up, head, source, down)).await,
+                        Ok(head) => {
+                            let ended =
+                                Box::pin(self.over_h1(guard, *up, head, forward, source, down));
+                            let ended = ended.await;
+                            let reached = ticket.as_ref().and_then(|t| t.ticket.upstream.get());
+                            if let Some(origin) = reached {
+                                // What the flow reached in the end, rather than the scanner.
+                                guard.flow.upstream = Some(Arc::clone(origin));
+                            }
+                            ended
+                        }
                         Err(error) => return failed(error),
                     }
                 }
@@ -180,12 +205,12 @@ impl Exchange<'_> {
         ))
     }
 
-    pub(super) async fn link(&self, target: &Target, fresh: bool) -> Result<Link, UpstreamError> {
-        let session = &self.streams.session;
-        let tls = match &self.streams.fixed {
+    /// How TLS is spoken to the origin of a request.
+    fn tls(&self, target: &Target) -> Result<Option<RouteTls>, FlowError> {
+        Ok(match &self.streams.fixed {
             Some(fixed) if fixed.target == *target => {
                 if let Some(error) = &fixed.broken {
-                    return Err(error.clone().into());
+                    return Err(error.clone());
                 }
                 fixed.tls.clone()
             }
@@ -195,12 +220,29 @@ impl Exchange<'_> {
                 ..tls
             }),
             None => None,
-        };
-        let route = session.route(target, tls, false);
-        let up = if fresh {
-            session.fresh(route).await?
+        })
+    }
+
+    pub(super) async fn link(
+        &self,
+        request: &tollgate_flow::Request,
+        tls: Option<&RouteTls>,
+        fresh: bool,
+    ) -> Result<Link, UpstreamError> {
+        let session = &self.streams.session;
+        let route = session.request_route(request, tls, false, false);
+        let found = if fresh {
+            session.fresh(route).await
         } else {
-            session.acquire(route, None).await?
+            session.acquire(route, None).await
+        };
+        let up = match found {
+            Err(error) if session.may_bypass(&error) => {
+                let to = session.destination(&request.target, &request.via);
+                let route = session.route(to, tls.cloned(), false);
+                session.acquire(route, None).await?
+            }
+            found => found?,
         };
         Ok(match up {
             Up::H2(shared) => Link::H2 {
@@ -374,6 +416,7 @@ impl Exchange<'_> {
         guard: &mut FlowGuard<'_>,
         mut up: UpConn,
         head: RequestHead,
+        forward: Option<Forward<'_>>,
         source: &mut Source<'_>,
         down: &mut Down<'_>,
     ) -> Option<Ended> {
@@ -386,7 +429,15 @@ impl Exchange<'_> {
             _ => SinkFraming::Plain,
         };
         let mut bytes = Vec::with_capacity(512);
-        head.write_to(&mut bytes);
+        match forward {
+            Some(forward) => {
+                let target = &guard.flow.request.target;
+                if let Err(error) = forward.write_head(&head, target, &mut bytes) {
+                    return Some(failed(error));
+                }
+            }
+            None => head.write_to(&mut bytes),
+        }
         // A whole body leaves with the head.
         let mut first = Vec::new();
         if let Source::Whole(whole, trailers) = &*source {
