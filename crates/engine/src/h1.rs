@@ -69,6 +69,8 @@ pub(crate) struct Fixed {
     pub target: Target,
     pub scheme: Scheme,
     pub tls: Option<RouteTls>,
+    /// The client speaks HTTP/2 to it without having asked, and so do we.
+    pub prior_knowledge: bool,
     /// What requests name as their host from here on, in place of what the client said.
     pub host_header: Option<Arc<str>>,
     /// What requests show of who we are, in place of what the client shows.

@@ -22,6 +22,8 @@ pub(crate) struct Route {
     /// of it before the first request.
     pub forward: bool,
     pub tls: Option<RouteTls>,
+    /// HTTP/2 is begun without asking, and without TLS (RFC 9113 section 3.3).
+    pub prior_knowledge: bool,
     /// Set where a connection may serve one client connection only: mirror mode, and
     /// authentication that is bound to the connection (NTLM, Negotiate).
     pub isolation: Option<ConnectionId>,
@@ -32,7 +34,10 @@ pub(crate) struct Route {
 impl Route {
     /// Whether a connection of this route may carry what another would, for the same client.
     pub fn is_same_way(&self, other: &Self) -> bool {
-        self.to == other.to && self.forward == other.forward && self.tls == other.tls
+        self.to == other.to
+            && self.forward == other.forward
+            && self.tls == other.tls
+            && self.prior_knowledge == other.prior_knowledge
     }
 }
 
@@ -68,9 +73,9 @@ pub(crate) struct UpConn {
 }
 
 impl UpConn {
-    /// Whether the origin chose HTTP/2.
+    /// Whether the origin chose HTTP/2, or is known to speak it.
     pub fn is_h2(&self) -> bool {
-        self.info.alpn.as_deref() == Some(b"h2")
+        self.route.prior_knowledge || self.info.alpn.as_deref() == Some(b"h2")
     }
 
     /// Adds what passed since the last call to the counters.

@@ -93,6 +93,7 @@ impl Session {
             to,
             forward: false,
             tls,
+            prior_knowledge: false,
             isolation: own.then_some(self.info.id),
             generation: self.live.generation,
         }

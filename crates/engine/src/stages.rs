@@ -413,23 +413,32 @@ async fn inner(
         alpn: alpn_towards(session, protocol == Protocol::Http2),
     });
     let fixed = fixed(session, &towards, tls);
-    let upstream = match dialled {
-        Some(d) if protocol == Protocol::Http1 => {
-            Some(Up::Conn(plain_upstream(session, target, d)))
-        }
-        _ => None,
-    };
+    let upstream = dialled.map(|d| plain_upstream(session, target, d));
     match protocol {
         #[cfg(feature = "http2")]
-        Protocol::Http2 => Stage::Http2 {
-            client,
-            fixed: Some(fixed),
-            upstream: None,
-        },
+        Protocol::Http2 => {
+            let prior_knowledge =
+                !has_tls && session.live.config.upstream_http != UpstreamHttp::Http1;
+            if prior_knowledge && let Some(up) = upstream {
+                let mut route = (*up.route).clone();
+                route.prior_knowledge = true;
+                let route = Arc::new(route);
+                // It stands among the shared ones then; else the first request says why not.
+                let _ = crate::h2::start(session, UpConn { route, ..up }).await;
+            }
+            Stage::Http2 {
+                client,
+                fixed: Some(Fixed {
+                    prior_knowledge,
+                    ..fixed
+                }),
+                upstream: None,
+            }
+        }
         _ => Stage::Http1 {
             client,
             mode: Mode::Fixed(fixed),
-            upstream,
+            upstream: upstream.map(Up::Conn),
         },
     }
 }
@@ -470,6 +479,7 @@ fn fixed(session: &Session, towards: &Towards, tls: Option<RouteTls>) -> Fixed {
         target: target.clone(),
         scheme,
         tls,
+        prior_knowledge: false,
         host_header,
         authorization: match &*session.mode {
             ListenMode::Reverse(reverse) => {

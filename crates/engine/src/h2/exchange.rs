@@ -230,7 +230,12 @@ impl Exchange<'_> {
         fresh: bool,
     ) -> Result<Link, UpstreamError> {
         let session = &self.streams.session;
-        let route = session.request_route(request, tls, false, false);
+        let fixed = self.streams.fixed.as_ref();
+        let prior_knowledge =
+            tls.is_none() && fixed.is_some_and(|f| f.prior_knowledge && f.target == request.target);
+        // A proxy on the way that reads what is plain would not understand it.
+        let mut route = session.request_route(request, tls, false, prior_knowledge);
+        route.prior_knowledge = prior_knowledge && !route.forward;
         let found = if fresh {
             session.fresh(route).await
         } else {
