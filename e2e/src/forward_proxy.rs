@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::origin::{answers, free_ports};
+use crate::origin::free_ports;
 use crate::process::{Process, command};
 
 /// How often a port that was free may turn out to be taken when the program wants it.
@@ -83,14 +83,13 @@ impl ForwardProxy {
         let dir = tempfile::tempdir().unwrap();
         let mut process = Process::start(command(dir.path()));
         let patience = Duration::from_secs(5);
-        answers(&mut process, || {
-            TcpStream::connect_timeout(&address, patience).is_ok()
-        })
-        .then_some(Self {
-            process,
-            address,
-            _dir: dir,
-        })
+        process
+            .becomes(|| TcpStream::connect_timeout(&address, patience).is_ok())
+            .then_some(Self {
+                process,
+                address,
+                _dir: dir,
+            })
     }
 
     /// A free address, for a proxy that somebody must know before it starts.

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -49,9 +49,7 @@ impl Origin {
                 [http, h2c, https],
                 &token,
             );
-            if answers(&mut process, || {
-                ask(http).is_ok_and(|answer| answer.ends_with(&token))
-            }) {
+            if process.becomes(|| ask(http).is_ok_and(|answer| answer.ends_with(&token))) {
                 return Self {
                     _process: process,
                     pki,
@@ -82,7 +80,7 @@ impl Origin {
             curl.args(["--disable", "--silent", "http://127.0.0.1/ready"]);
             Process::run(curl, LIMIT).text() == token
         };
-        assert!(answers(&mut process, ready), "nginx did not start");
+        assert!(process.becomes(ready), "nginx did not start");
         Self {
             _process: process,
             pki,
@@ -178,18 +176,6 @@ pub(crate) fn free_ports<const N: usize>() -> [SocketAddr; N] {
     [0; N]
         .map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap())
         .map(|listener| listener.local_addr().unwrap())
-}
-
-/// Waits until a server is ready; `false` when it has given up.
-pub(crate) fn answers(process: &mut Process, ready: impl Fn() -> bool) -> bool {
-    let deadline = Instant::now() + LIMIT;
-    // Nobody is there yet, or somebody else is: its end would be news, and else there is time for another try.
-    while Instant::now() < deadline && !process.has_ended(Duration::from_millis(10)) {
-        if ready() {
-            return true;
-        }
-    }
-    false
 }
 
 fn ask(address: SocketAddr) -> std::io::Result<String> {

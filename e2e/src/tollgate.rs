@@ -126,8 +126,13 @@ impl Tollgate {
         &self.cert
     }
 
-    /// The process.
-    pub fn process(&mut self) -> &mut Process {
+    /// The process, for what it writes.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The same, to ask whether it has ended.
+    pub fn process_mut(&mut self) -> &mut Process {
         &mut self.process
     }
 
