@@ -317,6 +317,8 @@ pub enum UpstreamHttpArg {
     Http1,
     /// HTTP/2 where the origin has it.
     Http2,
+    /// HTTP/3, over UDP; origins without it are not reached.
+    Http3,
 }
 
 /// `tollgate ca`.

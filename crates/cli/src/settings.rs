@@ -114,6 +114,7 @@ impl Settings {
             None | Some(UpstreamHttpArg::Mirror) => UpstreamHttp::Mirror,
             Some(UpstreamHttpArg::Http1) => UpstreamHttp::Http1,
             Some(UpstreamHttpArg::Http2) => UpstreamHttp::Http2,
+            Some(UpstreamHttpArg::Http3) => UpstreamHttp::Http3,
         };
         ensure!(
             config.http2 || config.upstream_http != UpstreamHttp::Http2,

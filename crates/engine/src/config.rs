@@ -58,6 +58,12 @@ pub struct Config {
     pub proxy_protocol: ProxyProtocol,
     /// Hands every request to a scanner, and takes it back from it.
     pub sandwich: Option<Sandwich>,
+    /// Whether clients are kept from moving to where they aren't seen: HTTP/3 is taken out of
+    /// `Alt-Svc` in responses over HTTP/1 and HTTP/2, and HTTP/3 and the keys of Encrypted Client
+    /// Hello out of HTTPS and SVCB records in answers of DNS over HTTPS. Default: true.
+    pub hide_http3: bool,
+    /// Hosts whose responses pass as they are all the same.
+    pub show_http3: Vec<HostPattern>,
     /// Whether datagrams to port 443 are dropped (SOCKS5's UDP ASSOCIATE), so that clients use
     /// TCP, where they are seen. Default: true.
     pub block_quic: bool,
@@ -84,6 +90,8 @@ impl Default for Config {
             auth: None,
             proxy_protocol: ProxyProtocol::default(),
             sandwich: None,
+            hide_http3: true,
+            show_http3: Vec::new(),
             block_quic: true,
         }
     }
@@ -184,6 +192,9 @@ pub enum UpstreamHttp {
     Http1,
     /// HTTP/2 where the origin has it, also for clients that speak HTTP/1.1.
     Http2,
+    /// HTTP/3 to origins with TLS, whatever the client speaks; there is no way back to TCP. Needs
+    /// the feature `http3`.
+    Http3,
 }
 
 /// TLS on both sides.

@@ -145,45 +145,22 @@ pub(crate) async fn dial(
 ) -> Result<TcpStream, FlowError> {
     let (bind, limit) = (config.connect_addr, config.timeouts.connect);
     let work = async {
-        let found = cache.resolve(&target.host, &config.hosts, counters).await;
-        let addresses = found.map_err(|e| {
-            FlowError::new(
-                Side::Upstream,
-                ErrorClass::Dns,
-                format!("{} can't be resolved: {e}", target.host),
-            )
-        })?;
-        if addresses.is_empty() {
-            return Err(FlowError::new(
-                Side::Upstream,
-                ErrorClass::Dns,
-                format!("{} has no address", target.host),
-            ));
-        }
-        let addresses: Vec<SocketAddr> = addresses
-            .iter()
-            .map(|ip| SocketAddr::new(*ip, target.port))
-            .collect();
-        if addresses.iter().any(|a| is_ourselves(*a)) {
-            return Err(FlowError::new(
-                Side::Proxy,
-                ErrorClass::Loop,
-                format!("{target} is this proxy itself"),
-            ));
-        }
+        let addresses = resolve(cache, target, config, counters, is_ourselves).await?;
         count(&counters.upstream_connects);
-        race(&addresses, bind).await.map_err(|e| {
-            let class = if e.kind() == io::ErrorKind::TimedOut {
-                ErrorClass::Timeout
-            } else {
-                ErrorClass::Connect
-            };
-            FlowError::new(
-                Side::Upstream,
-                class,
-                format!("can't connect to {target}: {}", describe(&e)),
-            )
-        })
+        race(&addresses, |address| connect(address, bind))
+            .await
+            .map_err(|e: io::Error| {
+                let class = if e.kind() == io::ErrorKind::TimedOut {
+                    ErrorClass::Timeout
+                } else {
+                    ErrorClass::Connect
+                };
+                FlowError::new(
+                    Side::Upstream,
+                    class,
+                    format!("can't connect to {target}: {}", describe(&e)),
+                )
+            })
     };
     if limit.is_zero() {
         return work.await;
@@ -198,6 +175,43 @@ pub(crate) async fn dial(
     }
 }
 
+/// The addresses of a target, in the order in which they are tried; none of them is our own.
+pub(crate) async fn resolve(
+    cache: &DnsCache,
+    target: &Target,
+    config: &Config,
+    counters: &Counters,
+    is_ourselves: impl Fn(SocketAddr) -> bool,
+) -> Result<Vec<SocketAddr>, FlowError> {
+    let found = cache.resolve(&target.host, &config.hosts, counters).await;
+    let addresses = found.map_err(|e| {
+        FlowError::new(
+            Side::Upstream,
+            ErrorClass::Dns,
+            format!("{} can't be resolved: {e}", target.host),
+        )
+    })?;
+    if addresses.is_empty() {
+        return Err(FlowError::new(
+            Side::Upstream,
+            ErrorClass::Dns,
+            format!("{} has no address", target.host),
+        ));
+    }
+    let addresses: Vec<SocketAddr> = addresses
+        .iter()
+        .map(|ip| SocketAddr::new(*ip, target.port))
+        .collect();
+    if addresses.iter().any(|a| is_ourselves(*a)) {
+        return Err(FlowError::new(
+            Side::Proxy,
+            ErrorClass::Loop,
+            format!("{target} is this proxy itself"),
+        ));
+    }
+    Ok(addresses)
+}
+
 /// A sentence for the errors that people meet, without the operating system's number.
 pub(crate) fn describe(e: &io::Error) -> String {
     match e.kind() {
@@ -210,18 +224,27 @@ pub(crate) fn describe(e: &io::Error) -> String {
     }
 }
 
-async fn race(addresses: &[SocketAddr], bind: Option<IpAddr>) -> io::Result<TcpStream> {
+/// Tries addresses in turn, each beside the ones before it, and answers the first that succeeds.
+pub(crate) async fn race<T, E, F>(
+    addresses: &[SocketAddr],
+    connect: impl Fn(SocketAddr) -> F,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<io::Error> + Send + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
+{
     if let [only] = addresses {
-        return connect(*only, bind).await;
+        return connect(*only).await;
     }
     let mut waiting = addresses.iter().copied();
     let mut attempts = JoinSet::new();
-    let mut last_error = io::Error::from(io::ErrorKind::NotFound);
+    let mut last_error = E::from(io::ErrorKind::NotFound.into());
     loop {
         let next = waiting.next();
         let more = next.is_some();
         if let Some(address) = next {
-            attempts.spawn(connect(address, bind));
+            attempts.spawn(connect(address));
         }
         let joined = if more {
             match tokio::time::timeout(STAGGER, attempts.join_next()).await {
@@ -232,9 +255,9 @@ async fn race(addresses: &[SocketAddr], bind: Option<IpAddr>) -> io::Result<TcpS
             attempts.join_next().await
         };
         match joined {
-            Some(Ok(Ok(stream))) => return Ok(stream),
+            Some(Ok(Ok(connection))) => return Ok(connection),
             Some(Ok(Err(e))) => last_error = e,
-            Some(Err(e)) => last_error = io::Error::other(e),
+            Some(Err(e)) => last_error = io::Error::other(e).into(),
             None => return Err(last_error),
         }
     }

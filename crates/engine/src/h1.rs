@@ -518,9 +518,9 @@ impl Server {
             let up = match &mut self.upstream {
                 Some(Up::Conn(up)) => up,
                 #[cfg(feature = "http2")]
-                Some(Up::H2(shared)) => {
+                Some(Up::Shared(shared)) => {
                     let shared = shared.clone();
-                    let end = crate::h2::exchange_from_h1(
+                    let end = crate::streams::exchange::exchange_from_h1(
                         session,
                         client,
                         &mut request,
@@ -667,7 +667,7 @@ impl Server {
             Some(up) if fresh || !up.route().is_same_way(&route) => false,
             Some(Up::Conn(up)) => up.conn.is_idle_alive(),
             #[cfg(feature = "http2")]
-            Some(Up::H2(shared)) => shared.is_open(),
+            Some(Up::Shared(shared)) => shared.is_open(),
             None => false,
         };
         if keep {

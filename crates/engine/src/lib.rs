@@ -5,7 +5,7 @@
 //! those are [`Interceptor`](tollgate_flow::Interceptor)s.
 //!
 //! To follow one request through the code: `proxy` accepts, `stages` is the loop of a connection's
-//! stages, `h1` and `h2` relay exchanges, `session` finds upstream connections, `io` and `tls` are
+//! stages, `h1`, `h2` and `h3` serve clients, `streams` relays exchanges, `session` finds upstream connections, `io` and `tls` are
 //! the wire. `docs/architecture.md` walks that way.
 #![deny(unsafe_code)]
 
@@ -16,6 +16,8 @@ mod dial;
 mod h1;
 #[cfg(feature = "http2")]
 mod h2;
+#[cfg(feature = "http3")]
+mod h3;
 mod hooks;
 mod io;
 mod metrics;
@@ -31,11 +33,14 @@ mod sandwich;
 mod session;
 mod socks;
 mod stages;
+#[cfg(feature = "http2")]
+mod streams;
 mod tcp;
 mod timer;
 mod tls;
 mod tunnel;
 mod via;
+mod visible;
 
 pub use auth::{InvalidAuth, ProxyAuth};
 pub use config::{

@@ -119,6 +119,8 @@ counters! {
     hold_timeouts,
     /// Bodies of which an observer did not see everything (a decoder's bound).
     observer_truncations,
+    /// Responses from which HTTP/3 or Encrypted Client Hello was taken.
+    http3_hidden,
     /// DNS lookups made.
     dns_lookups,
     /// DNS lookups answered from the cache.

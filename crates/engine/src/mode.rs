@@ -120,6 +120,11 @@ impl Mode {
         }
     }
 
+    /// Whether clients come over UDP.
+    pub(crate) fn is_datagrams(&self) -> bool {
+        matches!(self, Self::Reverse(reverse) if reverse.scheme == ReverseScheme::Http3)
+    }
+
     /// The name by which connections carry it.
     pub(crate) fn name(&self) -> Arc<str> {
         Arc::from(self.to_string())

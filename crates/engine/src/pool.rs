@@ -32,6 +32,13 @@ pub(crate) struct Route {
 }
 
 impl Route {
+    /// Whether it is gone by QUIC.
+    #[cfg(feature = "http3")]
+    pub fn is_h3(&self) -> bool {
+        let offer = self.tls.as_ref().map(|tls| &*tls.alpn);
+        matches!(offer, Some([only]) if only == crate::h3::ALPN)
+    }
+
     /// Whether a connection of this route may carry what another would, for the same client.
     pub fn is_same_way(&self, other: &Self) -> bool {
         self.to == other.to

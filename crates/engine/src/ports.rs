@@ -55,6 +55,19 @@ impl Port {
             })
         };
         match &endpoint.at {
+            #[cfg(feature = "http3")]
+            Listen::Tcp(address) if endpoint.mode.is_datagrams() => {
+                let error = error(address.to_string());
+                let socket = std::net::UdpSocket::bind(address).map_err(&error)?;
+                let bound = socket.local_addr().map_err(&error)?;
+                Ok(Bound {
+                    port: port(Some(bound)),
+                    // All packets of a connection must come to one socket, wherever its client
+                    // moves: the first worker has it.
+                    sockets: vec![Socket::Quic(socket)],
+                    file: None,
+                })
+            }
             Listen::Tcp(address) => {
                 let error = error(address.to_string());
                 let transparent = endpoint.mode == Mode::Transparent;
@@ -87,15 +100,17 @@ impl Port {
 
     /// Whether this port serves an endpoint's place. Its mode may have been another.
     pub fn is_at(&self, endpoint: &Endpoint) -> bool {
-        // A transparent listener is bound differently: it is no other's.
-        let transparent = |mode: &Mode| *mode == Mode::Transparent;
-        self.at == endpoint.at && transparent(&self.mode.load()) == transparent(&endpoint.mode)
+        // A transparent listener is bound differently, and one for QUIC is of another kind.
+        let kind = |mode: &Mode| (*mode == Mode::Transparent, mode.is_datagrams());
+        self.at == endpoint.at && kind(&self.mode.load()) == kind(&endpoint.mode)
     }
 }
 
 /// A bound socket that no runtime knows yet.
 pub(crate) enum Socket {
     Tcp(std::net::TcpListener),
+    #[cfg(feature = "http3")]
+    Quic(std::net::UdpSocket),
     #[cfg(unix)]
     Unix(std::os::unix::net::UnixListener),
 }
@@ -132,13 +147,30 @@ pub(crate) struct Acceptor {
 
 enum AcceptorSocket {
     Tcp(tokio::net::TcpListener),
+    #[cfg(feature = "http3")]
+    Quic(Box<crate::h3::Acceptor>),
     #[cfg(unix)]
     Unix(tokio::net::UnixListener),
 }
 
+/// What a client came with.
+#[cfg_attr(
+    feature = "http3",
+    expect(
+        clippy::large_enum_variant,
+        reason = "made and taken apart in the same breath, never stored"
+    )
+)]
+pub(crate) enum Came {
+    Stream(Conn),
+    /// A connection of QUIC.
+    #[cfg(feature = "http3")]
+    Quic(crate::h3::Incoming),
+}
+
 /// A connection that was accepted.
 pub(crate) struct Accepted {
-    pub conn: Conn,
+    pub came: Came,
     pub client: SocketAddr,
     pub local: SocketAddr,
     /// Where the client was going, where the kernel gave us its connection.
@@ -151,6 +183,10 @@ impl Acceptor {
     pub fn new(port: Arc<Port>, socket: Socket) -> io::Result<Self> {
         let socket = match socket {
             Socket::Tcp(socket) => AcceptorSocket::Tcp(tokio::net::TcpListener::from_std(socket)?),
+            #[cfg(feature = "http3")]
+            Socket::Quic(socket) => {
+                AcceptorSocket::Quic(Box::new(crate::h3::Acceptor::new(socket)?))
+            }
             #[cfg(unix)]
             Socket::Unix(socket) => {
                 AcceptorSocket::Unix(tokio::net::UnixListener::from_std(socket)?)
@@ -168,19 +204,22 @@ impl Acceptor {
                         Mode::Transparent => os::original_destination(&stream).or(Some(local)),
                         _ => None,
                     };
-                    Ok((Conn::tcp(stream), client, local, original))
+                    Ok((Came::Stream(Conn::tcp(stream)), client, local, original))
                 })
             }
+            #[cfg(feature = "http3")]
+            AcceptorSocket::Quic(acceptor) => std::task::ready!(acceptor.poll_accept(cx))
+                .map(|(incoming, client, local)| (Came::Quic(incoming), client, local, None)),
             #[cfg(unix)]
             AcceptorSocket::Unix(socket) => {
                 std::task::ready!(socket.poll_accept(cx)).map(|(stream, _)| {
                     let none = SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, 0));
-                    (Conn::unix(stream), none, none, None)
+                    (Came::Stream(Conn::unix(stream)), none, none, None)
                 })
             }
         };
-        Poll::Ready(accepted.map(|(conn, client, local, original)| Accepted {
-            conn,
+        Poll::Ready(accepted.map(|(came, client, local, original)| Accepted {
+            came,
             client,
             local,
             original,

@@ -22,7 +22,7 @@ use crate::metrics::{Counters, Metrics, count, uncount};
 use crate::mode::{Endpoint, Mode};
 use crate::os;
 use crate::pool::{Destination, Pool, Slots};
-use crate::ports::{Accepted, Acceptor, Port, Socket, UnixPath};
+use crate::ports::{Accepted, Acceptor, Came, Port, Socket, UnixPath};
 use crate::proxy_protocol;
 use crate::sandwich::Tickets;
 use crate::session::{Registry, Session};
@@ -233,7 +233,9 @@ impl Proxy {
                 pool: Mutex::new(Pool::default()),
                 slots: Slots::default(),
                 #[cfg(feature = "http2")]
-                h2: Mutex::default(),
+                shared_upstreams: Mutex::default(),
+                #[cfg(feature = "http3")]
+                quic: crate::h3::Endpoints::default(),
                 registry: Registry::default(),
             });
             handles.push(Arc::clone(&worker));
@@ -293,10 +295,13 @@ fn check_endpoints(config: &Config) -> Result<(), ConfigError> {
         {
             return invalid(format!("two modes listen at {}", endpoint.at));
         }
-        if let Mode::Reverse(reverse) = &endpoint.mode
-            && reverse.scheme == crate::mode::ReverseScheme::Http3
-        {
-            return invalid(format!("{}: this build has no HTTP/3", endpoint.mode));
+        if endpoint.mode.is_datagrams() {
+            if !cfg!(feature = "http3") {
+                return invalid(format!("{}: this build has no HTTP/3", endpoint.mode));
+            }
+            if let crate::config::Listen::Unix(_) = endpoint.at {
+                return invalid(format!("{} needs a UDP port", endpoint.mode));
+            }
         }
     }
     let returns = config.listen.iter().any(|e| e.mode == Mode::Return);
@@ -332,6 +337,10 @@ impl Live {
                     versions.min, versions.max
                 )));
             }
+        }
+        #[cfg(not(feature = "http3"))]
+        if config.upstream_http == crate::config::UpstreamHttp::Http3 {
+            return Err(ConfigError::Invalid("this build has no HTTP/3".to_owned()));
         }
         let leaves = LeafCache::new(Arc::clone(authority), config.limits.leaves);
         for spec in &tls.certs {
@@ -405,7 +414,10 @@ pub(crate) struct Worker {
     pool: Mutex<Pool>,
     pub slots: Slots,
     #[cfg(feature = "http2")]
-    pub h2: Mutex<crate::h2::SharedConnections>,
+    shared_upstreams: Mutex<crate::streams::connections::SharedConnections>,
+    /// The UDP sockets of connections to origins.
+    #[cfg(feature = "http3")]
+    pub quic: crate::h3::Endpoints,
     registry: Registry,
 }
 
@@ -415,15 +427,20 @@ impl Worker {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The upstream connections that many exchanges use at once.
+    #[cfg(feature = "http2")]
+    pub fn shared_upstreams(
+        &self,
+    ) -> MutexGuard<'_, crate::streams::connections::SharedConnections> {
+        self.shared_upstreams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether there is a connection to a destination that could serve the next request.
     pub fn knows(&self, destination: &Destination) -> bool {
         #[cfg(feature = "http2")]
-        if self
-            .h2
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .knows(destination)
-        {
+        if self.shared_upstreams().knows(destination) {
             return true;
         }
         self.pool().knows(destination)
@@ -612,11 +629,7 @@ impl Handle {
             }
             worker.pool().clear(&worker.counters);
             #[cfg(feature = "http2")]
-            worker
-                .h2
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clear();
+            worker.shared_upstreams().clear();
         }
         Ok(())
     }
@@ -744,11 +757,7 @@ async fn worker_main(
                 worker.pool().expire(limit, &worker.counters);
                 worker.slots.prune();
                 #[cfg(feature = "http2")]
-                worker
-                    .h2
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .expire(limit);
+                worker.shared_upstreams().expire(limit);
             }
             Event::Phase => {}
         }
@@ -768,11 +777,9 @@ async fn worker_main(
     // Their tasks hold the worker, and the worker their handles: somebody has to let go first, or
     // on a runtime that outlives the proxy they would stay for ever.
     #[cfg(feature = "http2")]
-    worker
-        .h2
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clear();
+    worker.shared_upstreams().clear();
+    #[cfg(feature = "http3")]
+    worker.quic.flush().await;
     let _ = done.send(true);
 }
 
@@ -909,7 +916,17 @@ fn serve(
     };
     async move {
         let _closer = closer;
-        stages::serve(&mut session, accepted.conn, accepted.original).await;
+        match accepted.came {
+            Came::Stream(client) => {
+                stages::serve(&mut session, client, accepted.original).await;
+            }
+            #[cfg(feature = "http3")]
+            Came::Quic(incoming) => {
+                if let Some(fixed) = stages::fixed_http3(&session) {
+                    crate::h3::serve(&mut session, incoming, fixed).await;
+                }
+            }
+        }
     }
 }
 

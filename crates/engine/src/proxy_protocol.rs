@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::config::{Config, ProxyProtocolVersion, Timeouts};
 use crate::metrics::Counters;
-use crate::ports::Accepted;
+use crate::ports::{Accepted, Came};
 use crate::proxy::{Live, Worker};
 use crate::session::Dialled;
 use crate::timer::Timer;
@@ -18,7 +18,8 @@ use crate::timer::Timer;
 /// Whether a connection must begin with a PROXY header.
 pub(crate) fn is_expected(config: &Config, accepted: &Accepted) -> bool {
     let from = &config.proxy_protocol.from;
-    if from.is_empty() {
+    // There is none for QUIC.
+    if from.is_empty() || !matches!(accepted.came, Came::Stream(_)) {
         return false;
     }
     let peer = Target::new(
@@ -36,7 +37,11 @@ pub(crate) async fn receive(
 ) -> Option<Accepted> {
     let mut timer = Timer::default();
     timer.set(live.config.timeouts.first_bytes);
-    let rd = &mut accepted.conn.rd;
+    let rd = match &mut accepted.came {
+        Came::Stream(conn) => &mut conn.rd,
+        #[cfg(feature = "http3")]
+        Came::Quic(_) => return None,
+    };
     loop {
         match proxy_protocol::parse(rd.data()) {
             Ok(Parsed::Complete { value, consumed }) => {

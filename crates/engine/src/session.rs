@@ -203,8 +203,8 @@ impl Session {
                 return Ok(Up::Conn(up));
             }
             #[cfg(feature = "http2")]
-            if let Some(shared) = crate::h2::shared(self, &route) {
-                return Ok(Up::H2(shared));
+            if let Some(shared) = crate::streams::connections::shared(self, &route) {
+                return Ok(Up::Shared(shared));
             }
         }
         // Boxed: most exchanges find a connection, and don't carry the state of making one.
@@ -224,13 +224,18 @@ impl Session {
                 Place::Pooled(up) => return Ok(Up::Conn(up)),
             },
         };
+        #[cfg(feature = "http3")]
+        if route.is_h3() {
+            let shared = crate::h3::connect(self, Arc::new(route), slot).await?;
+            return Ok(Up::Shared(shared));
+        }
         let mut up = self.connect(Arc::new(route), dialled).await?;
         up.slot = slot;
         if !up.is_h2() {
             return Ok(Up::Conn(up));
         }
         #[cfg(feature = "http2")]
-        return Ok(Up::H2(crate::h2::start(self, up).await?));
+        return Ok(Up::Shared(crate::h2::start(self, up).await?));
         #[cfg(not(feature = "http2"))]
         Err(FlowError::new(
             Side::Upstream,
@@ -271,12 +276,12 @@ impl Session {
         })
     }
 
-    /// Gives a connection to the pool. One of HTTP/2 stands with the shared ones anyway.
+    /// Gives a connection to the pool. A shared one stands with its like anyway.
     pub fn give_back(&self, up: Up) {
         let mut up = match up {
             Up::Conn(up) => up,
             #[cfg(feature = "http2")]
-            Up::H2(_) => return,
+            Up::Shared(_) => return,
         };
         up.count_bytes(self.counters());
         if !self.live_is_current() {
@@ -501,7 +506,7 @@ pub(crate) enum Up {
     Conn(UpConn),
     /// Many at once.
     #[cfg(feature = "http2")]
-    H2(crate::h2::Shared),
+    Shared(crate::streams::connections::Shared),
 }
 
 impl Up {
@@ -509,7 +514,7 @@ impl Up {
         match self {
             Self::Conn(up) => &up.info,
             #[cfg(feature = "http2")]
-            Self::H2(shared) => &shared.info,
+            Self::Shared(shared) => &shared.info,
         }
     }
 
@@ -517,7 +522,7 @@ impl Up {
         match self {
             Self::Conn(up) => &up.route,
             #[cfg(feature = "http2")]
-            Self::H2(shared) => &shared.route,
+            Self::Shared(shared) => &shared.route,
         }
     }
 }

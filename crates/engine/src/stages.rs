@@ -327,8 +327,8 @@ fn dials_first(session: &Session, towards: &Towards, decision: ConnectDecision) 
     if decision == ConnectDecision::Tunnel {
         return true;
     }
-    // Nothing goes out before the scanner has seen it.
-    if session.scanner().is_some() {
+    // Nothing goes out before the scanner has seen it, and nothing over TCP to an origin of UDP.
+    if session.scanner().is_some() || session.live.config.upstream_http == UpstreamHttp::Http3 {
         return false;
     }
     match towards.server {
@@ -446,6 +446,10 @@ async fn inner(
 /// The versions of HTTP to offer a server where the client can't be asked: it speaks no TLS.
 fn alpn_towards(session: &Session, client_has_h2: bool) -> Arc<[Vec<u8>]> {
     let config = &session.live.config;
+    #[cfg(feature = "http3")]
+    if config.upstream_http == UpstreamHttp::Http3 {
+        return Arc::new([crate::h3::ALPN.to_vec()]);
+    }
     let h2 = config.http2
         && cfg!(feature = "http2")
         && match config.upstream_http {
@@ -458,6 +462,27 @@ fn alpn_towards(session: &Session, client_has_h2: bool) -> Arc<[Vec<u8>]> {
     } else {
         Arc::new([b"http/1.1".to_vec()])
     }
+}
+
+/// Where the requests of a connection of QUIC go. `None`: its listener is for nothing like it.
+#[cfg(feature = "http3")]
+pub(crate) fn fixed_http3(session: &Session) -> Option<Fixed> {
+    let ListenMode::Reverse(reverse) = &*session.mode else {
+        return None;
+    };
+    let alpn: Arc<[Vec<u8>]> = match session.live.config.upstream_http {
+        UpstreamHttp::Mirror => Arc::new([crate::h3::ALPN.to_vec()]),
+        _ => alpn_towards(session, true),
+    };
+    let towards = Towards {
+        target: reverse.target.clone(),
+        server: Some(reverse.scheme),
+    };
+    let tls = RouteTls {
+        sni: Arc::clone(&reverse.target.host),
+        alpn,
+    };
+    Some(fixed(session, &towards, Some(tls)))
 }
 
 fn fixed(session: &Session, towards: &Towards, tls: Option<RouteTls>) -> Fixed {
@@ -564,7 +589,7 @@ async fn to_opaque(
             Up::Conn(up) => Some((up.conn, up.info)),
             // Nothing was offered that could have become this.
             #[cfg(feature = "http2")]
-            Up::H2(_) => None,
+            Up::Shared(_) => None,
         })
     } else {
         let dialled = match dialled {
@@ -890,6 +915,8 @@ fn offer(session: &Session, hello: &ClientHello) -> Arc<[Vec<u8>]> {
     let http = hello.alpn.iter().any(|p| is_http(p));
     match config.upstream_http {
         UpstreamHttp::Http1 if http => Arc::new([b"http/1.1".to_vec()]),
+        #[cfg(feature = "http3")]
+        UpstreamHttp::Http3 if http => Arc::new([crate::h3::ALPN.to_vec()]),
         UpstreamHttp::Http2 if http && speaks_h2 => {
             Arc::new([b"h2".to_vec(), b"http/1.1".to_vec()])
         }

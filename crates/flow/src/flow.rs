@@ -140,15 +140,18 @@ pub enum HttpVersion {
     Http11,
     /// HTTP/2.
     Http2,
+    /// HTTP/3.
+    Http3,
 }
 
 impl HttpVersion {
-    /// As mitmproxy spells it: `HTTP/1.1`, `HTTP/2.0`.
+    /// As mitmproxy spells it: `HTTP/1.1`, `HTTP/2.0`, `HTTP/3`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http10 => "HTTP/1.0",
             Self::Http11 => "HTTP/1.1",
             Self::Http2 => "HTTP/2.0",
+            Self::Http3 => "HTTP/3",
         }
     }
 }
@@ -156,7 +159,7 @@ impl HttpVersion {
 /// A request. The method, target and headers live in `head`, whatever the HTTP version.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The head. For HTTP/2 the target is `:path`, and `Host` stands for `:authority` where the
+    /// The head. For HTTP/2 and HTTP/3 the target is `:path`, and `Host` stands for `:authority` where the
     /// client sent it.
     pub head: RequestHead,
     /// The version that the client spoke.
@@ -167,7 +170,8 @@ pub struct Request {
     pub target: Target,
     /// Which way it leaves: an interceptor may send it through a proxy, or past one.
     pub via: Via,
-    /// `:authority` as the client sent it (HTTP/2), or the authority of an absolute-form target.
+    /// `:authority` as the client sent it (HTTP/2 and HTTP/3), or the authority of an
+    /// absolute-form target.
     pub authority: Option<Vec<u8>>,
     /// Trailers, once the body has ended.
     pub trailers: Option<HeaderList>,

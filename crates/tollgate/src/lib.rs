@@ -62,6 +62,7 @@
 //! | `http-proxy` | the proxy: [`Proxy`], [`Config`], [`Handle`] | yes |
 //! | `tls-intercept` | [`CertificateAuthority`], and opening TLS by default; without it TLS passes unopened | yes |
 //! | `http2` | HTTP/2 on both sides | no |
+//! | `http3` | HTTP/3 on both sides; brings `http2` along | no |
 //! | `sse-parsing` | [`sse`]: server-sent events, and the text of LLM streams | no |
 //! | `rest-api` | nothing yet; reserved for the REST API | no |
 //! | `compat` | [`compat`]: the surfaces of mitmproxy-rs and soth-mitm | no |

@@ -69,7 +69,7 @@ pub fn response_line(out: &mut String, flow: &Flow, style: Style, aligned: bool)
     style.bold(out, &status.to_string(), colour);
     out.push(' ');
     let reason = match response.version {
-        HttpVersion::Http2 => standard_reason(status).into(),
+        HttpVersion::Http2 | HttpVersion::Http3 => standard_reason(status).into(),
         _ => String::from_utf8_lossy(response.reason()),
     };
     if !reason.is_empty() {
@@ -147,10 +147,10 @@ fn shows_versions(flow: &Flow) -> bool {
         .response
         .as_ref()
         .map_or(request, |response| response.version);
-    request == HttpVersion::Http2 || request != response
+    request >= HttpVersion::Http2 || request != response
 }
 
-/// The reason phrase of a status code, which HTTP/2 leaves out (RFC 9110 section 15, and the registry).
+/// The reason phrase of a status code, which HTTP/2 and HTTP/3 leave out (RFC 9110 section 15, and the registry).
 fn standard_reason(status: u16) -> &'static str {
     match status {
         200 => "OK",

@@ -1,58 +1,88 @@
 //! Upstream connections that many exchanges share.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use tollgate_flow::{ErrorClass, FlowError, Side, UpstreamInfo};
-use tracing::debug;
+use tollgate_flow::UpstreamInfo;
 
 use crate::metrics::count;
-use crate::pool::{Destination, Route, UpConn};
-use crate::session::{Session, UpstreamError};
-
-use super::io::Io;
-use super::{CONNECTION_WINDOW, MAX_FRAME, SEND_BUFFER, STREAM_WINDOW};
+use crate::pool::{Destination, Route};
+use crate::session::Session;
 
 /// Streams that one of our upstream connections may carry before another is opened.
-pub(super) const STREAMS_PER_UPSTREAM: usize = 100;
+const STREAMS_PER_UPSTREAM: usize = 100;
 
-/// An upstream HTTP/2 connection that many exchanges use at once.
+/// An upstream connection that many exchanges use at once.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    pub(super) send: SendRequest<Bytes>,
+    pub(crate) carrier: Carrier,
     pub info: Arc<UpstreamInfo>,
     pub route: Arc<Route>,
-    pub(super) state: Arc<SharedState>,
+    pub(crate) state: Arc<SharedState>,
 }
 
-pub(super) struct SharedState {
+/// What carries the streams.
+#[derive(Clone)]
+pub(crate) enum Carrier {
+    H2(SendRequest<Bytes>),
+    #[cfg(feature = "http3")]
+    H3(crate::h3::Client),
+}
+
+pub(crate) struct SharedState {
     /// Exchanges under way.
-    pub(super) streams: AtomicUsize,
-    pub(super) last_used: Mutex<Instant>,
-    pub(super) closed: AtomicBool,
+    streams: AtomicUsize,
+    last_used: Mutex<Instant>,
+    closed: AtomicBool,
+}
+
+impl SharedState {
+    /// No further streams go onto the connection.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Shared {
+    /// A connection that was just made, and stands among the worker's from now on.
+    pub(crate) fn new(
+        session: &Session,
+        carrier: Carrier,
+        info: Arc<UpstreamInfo>,
+        route: Arc<Route>,
+    ) -> Self {
+        let shared = Self {
+            carrier,
+            info,
+            route,
+            state: Arc::new(SharedState {
+                streams: AtomicUsize::new(0),
+                last_used: Mutex::new(Instant::now()),
+                closed: AtomicBool::new(false),
+            }),
+        };
+        session.worker.shared_upstreams().add(&shared);
+        shared
+    }
+
     pub fn is_open(&self) -> bool {
         !self.state.closed.load(Ordering::Relaxed)
     }
 
-    pub(super) fn streams(&self) -> usize {
+    fn streams(&self) -> usize {
         self.state.streams.load(Ordering::Relaxed)
     }
 }
 
 /// Counts an exchange on a shared connection for as long as it lives.
-pub(super) struct InUse(pub(super) Arc<SharedState>);
+pub(crate) struct InUse(Arc<SharedState>);
 
 impl InUse {
-    pub(super) fn new(shared: &Shared) -> Self {
+    pub(crate) fn new(shared: &Shared) -> Self {
         shared.state.streams.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(&shared.state))
     }
@@ -70,10 +100,10 @@ impl Drop for InUse {
     }
 }
 
-/// The upstream HTTP/2 connections of a worker.
+/// The shared upstream connections of a worker.
 #[derive(Default)]
 pub(crate) struct SharedConnections {
-    pub(super) by_route: HashMap<Arc<Route>, Vec<Shared>>,
+    by_route: HashMap<Arc<Route>, Vec<Shared>>,
 }
 
 impl SharedConnections {
@@ -91,7 +121,7 @@ impl SharedConnections {
             .cloned()
     }
 
-    pub(super) fn add(&mut self, shared: &Shared) {
+    fn add(&mut self, shared: &Shared) {
         self.by_route
             .entry(Arc::clone(&shared.route))
             .or_default()
@@ -132,67 +162,7 @@ impl SharedConnections {
 /// Looks for a connection that is open already.
 pub(crate) fn shared(session: &Session, route: &Route) -> Option<Shared> {
     let worker = &session.worker;
-    let found = worker
-        .h2
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .get(route)?;
+    let found = worker.shared_upstreams().get(route)?;
     count(&worker.counters.upstream_reused);
     Some(found)
-}
-
-/// Begins HTTP/2 on a connection whose origin chose it.
-pub(crate) async fn start(session: &Session, up: UpConn) -> Result<Shared, UpstreamError> {
-    let config = &session.live.config;
-    let failed = |e: h2::Error| {
-        FlowError::new(
-            Side::Upstream,
-            ErrorClass::Protocol,
-            format!("HTTP/2 can't be begun with {}: {e}", up.route.to.target),
-        )
-    };
-    let (io, outlet) = Io::new(up.conn, &session.worker, None);
-    let handshake = h2::client::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(config.limits.head_bytes.try_into().unwrap_or(u32::MAX))
-        .enable_push(false)
-        .handshake(io)
-        .await;
-    let (send, connection) = handshake.map_err(failed)?;
-    let state = Arc::new(SharedState {
-        streams: AtomicUsize::new(0),
-        last_used: Mutex::new(Instant::now()),
-        closed: AtomicBool::new(false),
-    });
-    let shared = Shared {
-        send,
-        info: up.info,
-        route: up.route,
-        state: Arc::clone(&state),
-    };
-    let slot = up.slot;
-    tokio::spawn(async move {
-        let _slot = slot;
-        let mut connection = pin!(connection);
-        let ended = poll_fn(|cx| {
-            let polled = connection.as_mut().poll(cx);
-            outlet.end_turn(cx);
-            polled
-        })
-        .await;
-        if let Err(error) = ended {
-            debug!(%error, "an upstream HTTP/2 connection ended");
-        }
-        state.closed.store(true, Ordering::Relaxed);
-    });
-    session
-        .worker
-        .h2
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .add(&shared);
-    Ok(shared)
 }
