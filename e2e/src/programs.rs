@@ -1,12 +1,15 @@
 //! Which programs this machine has.
 
 use std::env;
+use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// Ends the test early unless all of these programs are installed; under `CI=true` or `TOLLGATE_E2E=1` it fails instead.
 ///
-/// `"python-venv"` stands for the Python that [`python_venv`](crate::programs::python_venv) gives.
+/// `"python-venv"` stands for the Python that [`python_venv`](crate::programs::python_venv) gives, `"root"` for the right to
+/// make network namespaces.
 #[macro_export]
 macro_rules! require {
     ($($program:literal),+ $(,)?) => {
@@ -27,9 +30,10 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// A Python with requests, httpx and h2: `TOLLGATE_E2E_VENV/bin/python`, by default in `target/e2e-venv`.
+/// A Python with what stands in `e2e/requirements.txt`: `TOLLGATE_E2E_VENV/bin/python`, by default in `target/e2e-venv`.
 ///
-/// `.ci/run` makes it; by hand: `python3 -m venv target/e2e-venv && target/e2e-venv/bin/pip install requests httpx[http2]`.
+/// `.ci/run` makes it; by hand:
+/// `python3 -m venv target/e2e-venv && target/e2e-venv/bin/pip install -r e2e/requirements.txt`.
 pub fn python_venv() -> PathBuf {
     env::var_os("TOLLGATE_E2E_VENV")
         .map_or_else(
@@ -49,6 +53,7 @@ pub fn python_venv() -> PathBuf {
 pub fn available(program: &str) -> bool {
     let found = match program {
         "python-venv" => python_venv().is_file(),
+        "root" => fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0),
         _ => find(program).is_some(),
     };
     let must = env::var("CI").is_ok_and(|value| value == "true")
