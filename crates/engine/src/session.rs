@@ -226,6 +226,7 @@ impl Session {
             mut conn,
             address,
             local,
+            connected,
             connect_time,
         } = match dialled {
             Some(dialled) => dialled,
@@ -238,6 +239,7 @@ impl Session {
             alpn: None,
             certificates: Arc::new([]),
             unverified: false,
+            connected,
             connect_time,
             handshake_time: Duration::ZERO,
         };
@@ -279,6 +281,7 @@ impl Session {
             conn,
             address,
             local,
+            connected: SystemTime::now(),
             connect_time,
         })
     }
@@ -386,6 +389,7 @@ pub(crate) struct Dialled {
     pub conn: Conn,
     pub address: SocketAddr,
     pub local: SocketAddr,
+    pub connected: SystemTime,
     pub connect_time: Duration,
 }
 

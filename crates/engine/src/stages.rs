@@ -280,6 +280,7 @@ fn plain_upstream(session: &Session, target: &Target, d: Dialled) -> UpConn {
             alpn: None,
             certificates: Arc::new([]),
             unverified: false,
+            connected: d.connected,
             connect_time: d.connect_time,
             handshake_time: Duration::ZERO,
         }),

@@ -30,8 +30,11 @@ mod connection;
 mod flow;
 mod interceptor;
 mod outcome;
+pub mod record;
 mod step;
 mod tls;
+mod url;
+mod value;
 
 pub use bytes::Bytes;
 pub use connection::{
@@ -44,3 +47,4 @@ pub use step::{Edit, EditStep, Hold, Reply, Step};
 pub use tls::{CertificateProblem, ClientTls, TlsDecision, TlsFailure, TlsFailureKind, TlsVersion};
 pub use tollgate_wire::headers::{HeaderList, InvalidHeader};
 pub use tollgate_wire::tls::ClientHello;
+pub use value::Value;
