@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod connection;
+pub mod filter;
 mod flow;
 mod interceptor;
 mod outcome;

@@ -20,6 +20,8 @@ pub use connection::{
 };
 pub use dns::{DnsExchange, DnsMessage, Question, ResourceRecord};
 pub use headers::HeaderFields;
+pub(crate) use headers::write_line;
+pub(crate) use http::decode;
 pub use http::{
     Body, HttpExchange, HttpMessage, HttpRequest, HttpResponse, WebSocketData, WebSocketMessage,
 };

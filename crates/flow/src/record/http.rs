@@ -239,7 +239,7 @@ pub(crate) fn decode<'a, 'b>(
     for piece in data.chunks(64 * 1024) {
         match decoder.feed(piece, &mut out) {
             Ok(()) => {}
-            Err(CodingError::LimitExceeded { .. }) => return Ok(Cow::Owned(out)),
+            Err(CodingError::LimitExceeded) => return Ok(Cow::Owned(out)),
             Err(error) => return Err(error),
         }
     }
