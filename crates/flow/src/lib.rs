@@ -30,6 +30,7 @@ mod connection;
 pub mod filter;
 mod flow;
 mod interceptor;
+pub mod mitm;
 mod outcome;
 pub mod record;
 mod step;

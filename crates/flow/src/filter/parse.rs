@@ -1,7 +1,7 @@
 //! From an expression to a tree.
 //!
-//! mitmproxy's grammar, as its parser generator reads it, has surprises: a `&` or `|` with nothing behind it is a word
-//! to look for in URLs, and in a quoted string a backslash vanishes. They are kept; `tests/filter.rs` compares.
+//! mitmproxy's grammar, as its parser generator reads it, has surprises: a `&` or `|` where an expression is expected is a
+//! word to look for in URLs, and in a quoted string a backslash vanishes. They are kept; `tests/filter.rs` compares.
 
 use super::operators::{self, Argument, Kind, OPERATORS, Operator, Texts};
 use super::pattern::{Pattern, Token};
@@ -93,7 +93,7 @@ impl Parser<'_> {
         Ok(join(nodes))
     }
 
-    /// Takes an operator that has an operand behind it. One at the very end is left: mitmproxy takes it for a word.
+    /// Takes an operator, which must have an operand behind it.
     fn infix(&mut self, operator: char) -> Result<bool, FilterError> {
         let before = self.at;
         self.skip_space();
@@ -101,41 +101,32 @@ impl Parser<'_> {
             self.at = before;
             return Ok(false);
         }
+        self.take_operator(operator)?;
+        Ok(true)
+    }
+
+    fn take_operator(&mut self, operator: char) -> Result<(), FilterError> {
         let at = self.at;
         self.at += 1;
         self.skip_space();
         match self.peek() {
-            None if self.open.is_empty() => {
-                self.at = before;
-                Ok(false)
-            }
             None | Some(')') => Err(self.fail(at, &format!("{operator} has nothing to its right"))),
-            Some(_) => Ok(true),
+            Some(_) => Ok(()),
         }
     }
 
     fn not(&mut self) -> Result<Node, FilterError> {
         self.skip_space();
-        let at = self.at;
         if self.peek() != Some('!') {
             return self.atom();
         }
-        self.at += 1;
-        self.skip_space();
-        match self.peek() {
-            None if self.open.is_empty() => {
-                self.at = at;
-                self.atom()
-            }
-            None | Some(')') => Err(self.fail(at, "! has nothing to its right")),
-            Some(_) => {
-                self.nots += 1;
-                self.check_depth(at)?;
-                let node = self.not()?;
-                self.nots -= 1;
-                Ok(Node::Not(Box::new(node)))
-            }
-        }
+        let at = self.at;
+        self.take_operator('!')?;
+        self.nots += 1;
+        self.check_depth(at)?;
+        let node = self.not()?;
+        self.nots -= 1;
+        Ok(Node::Not(Box::new(node)))
     }
 
     fn atom(&mut self) -> Result<Node, FilterError> {
@@ -433,6 +424,8 @@ mod tests {
             ("~q )", 4, "there is no parenthesis that this one closes"),
             (")", 1, "there is no parenthesis that this one closes"),
             ("()", 2, "there is nothing between the parentheses"),
+            ("~q &", 4, "& has nothing to its right"),
+            ("! !", 3, "! has nothing to its right"),
             ("(~q &)", 5, "& has nothing to its right"),
             ("(!)", 2, "! has nothing to its right"),
             ("~b", 3, "~b needs a pattern behind it"),
