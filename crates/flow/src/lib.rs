@@ -27,13 +27,16 @@
 #![forbid(unsafe_code)]
 
 mod connection;
+pub mod export;
 pub mod filter;
 mod flow;
+pub mod har;
 mod interceptor;
 pub mod mitm;
 mod outcome;
 pub mod record;
 mod step;
+mod text;
 mod tls;
 mod url;
 mod value;

@@ -6,6 +6,10 @@
 flows.mitm       one flow of each kind, and some with everything that a flow can have
 filters.json     filter expressions: what mitmproxy takes them for, and which of the flows they match
 patterns.json    regular expressions of Python with texts, and whether they match
+flows.har        the same flows as HAR
+exports.json     the same flows in every export format; null where mitmproxy refuses
+browser.har      what browsers and other programs write; this one is written by hand
+browser.mitm     what mitmproxy reads from it
 """
 
 import io
@@ -14,10 +18,11 @@ import random
 import re
 from pathlib import Path
 
-from mitmproxy import certs, connection, dns, flowfilter, http
+from mitmproxy import certs, connection, dns, exceptions, flowfilter, http
+from mitmproxy.addons import export, savehar
 from mitmproxy.flow import Error
 from mitmproxy.io import FlowReader, FlowWriter
-from mitmproxy.test import tflow
+from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketMessage
 
 HERE = Path(__file__).parent
@@ -122,9 +127,12 @@ def flows():
 
     for f in made:
         f.id = an_id()
+        if f.timestamp_created > 1.75e9:  # now
+            f.timestamp_created = 946681200
         f.client_conn.id, f.server_conn.id = an_id(), an_id()
         if f._backup:
             f._backup["id"] = f.id
+            f._backup["client_conn"]["id"], f._backup["server_conn"]["id"] = f.client_conn.id, f.server_conn.id
     return made
 
 
@@ -222,6 +230,24 @@ def patterns(n):
     return {"texts": TEXTS, "patterns": table}
 
 
+def exports(made):
+    table = []
+    with taddons.context(export.Export()):
+        for f in made:
+            row = {}
+            for name, make in export.formats.items():
+                try:
+                    made_of = make(f)
+                except (exceptions.CommandError, ValueError, AssertionError):
+                    row[name] = None
+                else:
+                    if isinstance(made_of, str):
+                        made_of = made_of.encode("utf-8", "surrogateescape")
+                    row[name] = made_of.decode("latin-1")
+            table.append(row)
+    return table
+
+
 def main():
     made = flows()
     out = io.BytesIO()
@@ -232,6 +258,15 @@ def main():
     read = list(FlowReader(io.BytesIO(out.getvalue())).stream())
     rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in filters(read))
     (HERE / "filters.json").write_text(f"[\n{rows}\n]\n")
+    har = savehar.SaveHar().make_har(list(FlowReader(io.BytesIO(out.getvalue())).stream()))
+    (HERE / "flows.har").write_text(json.dumps(har, indent=4))
+    (HERE / "exports.json").write_text(json.dumps(exports(read), indent=1) + "\n")
+    imported = io.BytesIO()
+    for number, f in enumerate(FlowReader(io.BytesIO((HERE / "browser.har").read_bytes())).stream()):
+        f.id, f.client_conn.id, f.server_conn.id = str(number), "", ""
+        f.timestamp_created = f.request.timestamp_start
+        FlowWriter(imported).add(f)
+    (HERE / "browser.mitm").write_bytes(imported.getvalue())
     table = patterns(800)
     rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in table["patterns"])
     texts = json.dumps(table["texts"], ensure_ascii=False)
