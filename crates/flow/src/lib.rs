@@ -38,6 +38,7 @@ pub mod record;
 mod step;
 mod text;
 mod tls;
+mod upstream_proxy;
 mod url;
 mod value;
 
@@ -45,11 +46,12 @@ pub use bytes::Bytes;
 pub use connection::{
     ConnectionId, ConnectionInfo, ProcessInfo, ProcessResolver, Target, UpstreamInfo,
 };
-pub use flow::{Flow, FlowId, HttpVersion, Request, Response, Scheme, Timing};
+pub use flow::{Flow, FlowId, FlowKind, HttpVersion, Request, Response, Scheme, Timing};
 pub use interceptor::{ConnectDecision, Direction, Interceptor, Interest, OnFailure, Piece};
 pub use outcome::{ErrorClass, FlowError, Outcome, OutcomeKind, Side};
 pub use step::{Edit, EditStep, Hold, Reply, Step};
 pub use tls::{CertificateProblem, ClientTls, TlsDecision, TlsFailure, TlsFailureKind, TlsVersion};
 pub use tollgate_wire::headers::{HeaderList, InvalidHeader};
 pub use tollgate_wire::tls::ClientHello;
+pub use upstream_proxy::{Credentials, InvalidProxy, ProxyScheme, UpstreamProxy, Via};
 pub use value::Value;

@@ -262,7 +262,7 @@ impl Flow {
             path: request.path(),
             authority: request.authority.as_deref().unwrap_or_default(),
             host_header: request.headers().get("host").map(Cow::Borrowed),
-            has_authority: request.version == HttpVersion::Http2,
+            has_authority: matches!(request.version, HttpVersion::Http2 | HttpVersion::Http3),
         }
     }
 }

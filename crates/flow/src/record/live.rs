@@ -5,11 +5,12 @@ use bytes::Bytes;
 use super::{
     Address, Body, Certificates, ClientConnection, Connection, Content, Facts, HeaderFields,
     HttpExchange, HttpMessage, HttpRequest, HttpResponse, Metadata, Record, RecordError,
-    ServerConnection, Timestamp, Transport,
+    ServerConnection, Timestamp, Transport, Via,
 };
 use crate::connection::{ConnectionInfo, UpstreamInfo};
 use crate::flow::{Flow, FlowId, HttpVersion, Request, Response, Scheme};
 use crate::outcome::{Outcome, OutcomeKind};
+use crate::upstream_proxy::ProxyScheme;
 
 impl Record {
     /// Records a flow as it is now; with its outcome, if it has ended.
@@ -40,7 +41,7 @@ impl Record {
             started,
             Content::Http(Box::new(exchange)),
         );
-        record.client = client(&flow.connection);
+        record.client = client(&flow.connection, flow.request.version);
         record.server = server(flow);
         record.error = outcome.and_then(|outcome| {
             Some(RecordError {
@@ -72,8 +73,8 @@ fn request(flow: &Flow, started: Timestamp) -> HttpRequest {
     let request = &flow.request;
     let is_connect = request.method().eq_ignore_ascii_case(b"CONNECT");
     let mut headers = HeaderFields::from(request.headers());
-    if request.version == HttpVersion::Http2 {
-        // In HTTP/2 `Host` stands in for `:authority`, which has a place of its own in a record.
+    if matches!(request.version, HttpVersion::Http2 | HttpVersion::Http3) {
+        // In HTTP/2 and HTTP/3, `Host` stands in for `:authority`, which has a place of its own in a record.
         if request.authority.as_deref() == headers.get("host") {
             headers.remove("host");
         }
@@ -133,15 +134,21 @@ fn version(version: HttpVersion) -> Bytes {
     Bytes::from_static(version.as_str().as_bytes())
 }
 
-fn client(connection: &ConnectionInfo) -> ClientConnection {
+fn client(connection: &ConnectionInfo, version: HttpVersion) -> ClientConnection {
     let tls = connection.tls();
+    let is_quic = version == HttpVersion::Http3;
+    let mode = connection.mode();
     ClientConnection {
         common: Connection {
             // The connection's number is unique in its proxy, and the time among proxies.
             id: FlowId::new(connection.opened, u128::from(connection.id.0)).to_string(),
             peername: Some(connection.client.into()),
             sockname: Some(connection.local.into()),
-            transport_protocol: Transport::Tcp,
+            transport_protocol: if is_quic {
+                Transport::Udp
+            } else {
+                Transport::Tcp
+            },
             error: None,
             tls: tls.is_some(),
             certificates: Certificates::default(),
@@ -152,16 +159,22 @@ fn client(connection: &ConnectionInfo) -> ClientConnection {
             }),
             cipher: None,
             cipher_list: Vec::new(),
-            tls_version: tls.and_then(|tls| tls.version()).map(|v| v.to_string()),
+            tls_version: match is_quic {
+                true => Some(QUIC.to_owned()),
+                false => tls.and_then(|tls| tls.version()).map(|v| v.to_string()),
+            },
             sni: tls.and_then(|tls| tls.hello.server_name.clone()),
             timestamp_start: Some(connection.opened.into()),
             timestamp_tls_setup: tls.and_then(|tls| tls.established()).map(Timestamp::from),
             timestamp_end: None,
         },
         mitmcert: None,
-        proxy_mode: "regular".to_owned(),
+        proxy_mode: if mode.is_empty() { "regular" } else { mode }.to_owned(),
     }
 }
+
+/// How mitmproxy calls the TLS in QUIC.
+const QUIC: &str = "QUICv1";
 
 fn server(flow: &Flow) -> ServerConnection {
     let target = &flow.request.target;
@@ -184,6 +197,19 @@ fn server(flow: &Flow) -> ServerConnection {
     common.certificates = Certificates::Der(upstream.certificates.clone());
     common.alpn = upstream.alpn.as_deref().map(Bytes::copy_from_slice);
     common.tls_version = upstream.tls_version.map(|version| version.to_string());
+    if upstream.alpn.as_deref() == Some(b"h3") {
+        common.transport_protocol = Transport::Udp;
+        common.tls_version = Some(QUIC.to_owned());
+    }
+    // mitmproxy knows no SOCKS proxies on the way, and would refuse a file with one.
+    server.via = upstream
+        .via
+        .as_ref()
+        .filter(|proxy| proxy.scheme != ProxyScheme::Socks5)
+        .map(|proxy| Via {
+            scheme: proxy.scheme.as_str().to_owned(),
+            address: Address::new(&*proxy.address.host, proxy.address.port),
+        });
     let connected = Timestamp::from(upstream.connected);
     common.timestamp_start = upstream
         .connected
@@ -236,6 +262,7 @@ mod tests {
     fn upstream() -> UpstreamInfo {
         UpstreamInfo {
             address: "192.0.2.1:443".parse().unwrap(),
+            via: Some(Arc::new("http://proxy.example:3128".parse().unwrap())),
             local: "192.0.2.2:1234".parse().unwrap(),
             tls_version: Some(crate::TlsVersion::Tls13),
             alpn: Some(b"http/1.1".to_vec()),
@@ -283,6 +310,10 @@ mod tests {
         assert_eq!(
             record.server.common.peername,
             Some(Address::new("192.0.2.1", 443))
+        );
+        assert_eq!(
+            record.server.via.as_ref().unwrap().address,
+            Address::new("proxy.example", 3128)
         );
         let tcp = record.server.timestamp_tcp_setup.unwrap();
         let dialled = tcp.since(record.server.common.timestamp_start.unwrap());
