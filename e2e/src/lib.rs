@@ -37,7 +37,7 @@ pub use origin::Origin;
 pub use pki::Pki;
 pub use process::{Finished, Process, command};
 pub use raw::RawOrigin;
-pub use tollgate::{Tollgate, tollgate_run};
+pub use tollgate::{Tollgate, tollgate_command, tollgate_run};
 
 use std::time::Duration;
 

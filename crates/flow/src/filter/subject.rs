@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use crate::connection::ProcessInfo;
-use crate::flow::{Flow, HttpVersion};
+use crate::flow::{Flow, FlowKind, HttpVersion};
 use crate::interceptor::Direction;
 use crate::record::{
     Content, FINDING, FlowType, HttpExchange, HttpMessage, Record, Replay, StreamMessage, Timestamp,
@@ -136,7 +136,11 @@ impl Property {
 
 impl Subject for Flow {
     fn flow_type(&self) -> FlowType {
-        FlowType::Http
+        match self.kind {
+            FlowKind::Http => FlowType::Http,
+            FlowKind::Tcp => FlowType::Tcp,
+            FlowKind::Udp => FlowType::Udp,
+        }
     }
 
     /// A live flow has none: its error is in its outcome, when it has ended.
@@ -180,6 +184,18 @@ impl Subject for Flow {
             Direction::Response => self.response.as_deref().map(|response| response.headers()),
         };
         match field {
+            // The heads of a stream are empty.
+            Field::Method
+            | Field::Url
+            | Field::Host
+            | Field::HeaderBlock(_)
+            | Field::ContentType(_)
+            | Field::Body(_)
+            | Field::Version
+                if self.kind != FlowKind::Http =>
+            {
+                false
+            }
             Field::Method => test(self.request.method()),
             Field::Url => url(&self.url_parts(), test),
             Field::Host => hosts(&self.url_parts(), test),
@@ -481,4 +497,120 @@ fn process(process: &ProcessInfo, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
     name.is_some_and(|name| test(name.as_bytes()))
         || path.is_some_and(|path| test(path.as_bytes()))
         || (!process.command.is_empty() && test(process.command.join(" ").as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tollgate_wire::http1::{HeadLimits, RequestHead, ResponseHead};
+
+    use super::super::Filter;
+    use super::*;
+    use crate::{ConnectionId, ConnectionInfo, Response, Scheme, Target};
+
+    fn flow() -> Flow {
+        let client = "127.0.0.1:50000".parse().unwrap();
+        let mut flow = Flow::new(Arc::new(ConnectionInfo::new(
+            ConnectionId(1),
+            client,
+            client,
+            None,
+        )));
+        let head = b"POST /a?b HTTP/1.1\r\nhost:named.example\r\nContent-Type: text/plain\r\n\r\n";
+        flow.request.head = RequestHead::new();
+        flow.request
+            .head
+            .parse(head, &HeadLimits::default())
+            .unwrap();
+        flow.request.target = Target::new("192.0.2.1", 443);
+        flow.request.scheme = Scheme::Https;
+        flow.request.put_collected_body("it's here".into());
+        flow.request.body_size = 9;
+        flow.metadata = vec![
+            ("finding".into(), "secret".into()),
+            ("finding".into(), "tool".into()),
+        ];
+        flow
+    }
+
+    fn check(flow: &Flow, table: &[(&str, bool)]) {
+        for (expression, expected) in table {
+            assert_eq!(
+                Filter::new(expression).unwrap().matches(flow),
+                *expected,
+                "{expression}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_live_flow_is_asked_about_what_is_known_of_it() {
+        let mut flow = flow();
+        check(
+            &flow,
+            &[
+                ("~http", true),
+                ("~q", true),
+                ("~s", false),
+                ("~e", false),
+                ("~m post", true),
+                ("~u ^https://named.example/a", true),
+                ("~d ^192 & ~d named", true),
+                ("~h '^host: named'", true),
+                ("~t plain", true),
+                ("~ts plain", false),
+                ("~b here", true),
+                ("~bs here", false),
+                ("~src :50000$", true),
+                ("~dst ^192.0.2.1:443$", true),
+                ("~meta '^finding: tool'", true),
+                ("~finding tool", true),
+                ("~finding no", false),
+                ("~process x", false),
+                ("~ja4 .", false),
+                ("~version 1.1", true),
+                ("~size 9", true),
+                ("~sizes 0", false),
+                ("~duration >0", false),
+                ("~status 2xx", false),
+                ("~marked", false),
+                ("~websocket", false),
+            ],
+        );
+        let mut response = Response::default();
+        response.head = ResponseHead::build(101, b"").unwrap();
+        response
+            .headers_mut()
+            .append(b"Upgrade", b"WebSocket")
+            .unwrap();
+        flow.response = Some(Box::new(response));
+        flow.timing.response_end = Some(Duration::from_millis(20));
+        check(
+            &flow,
+            &[
+                ("~s & ~websocket & ~c 101", true),
+                ("~status 1xx", true),
+                ("~duration >=20ms", true),
+                ("~sizes 0", true),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_stream_has_no_heads() {
+        let mut flow = flow();
+        flow.kind = FlowKind::Tcp;
+        check(
+            &flow,
+            &[
+                ("~tcp", true),
+                (
+                    "~http | ~q | ~s | ~m . | ~u . | ~d . | ~h . | ~t . | ~b . | ~version .",
+                    false,
+                ),
+                ("~dst 192 & ~sizeq 9", true),
+            ],
+        );
+    }
 }

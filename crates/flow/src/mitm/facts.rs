@@ -36,26 +36,33 @@ pub(super) fn entry(record: &Record) -> Option<Value> {
         "response_bytes",
         response.and_then(|body| body.cut_from).map(Value::from),
     );
-    if let Some(Value::Dict(rest)) = record.metadata.get(KEY) {
-        entries.extend(rest.iter().cloned());
+    for (_, rest) in record.metadata.0.iter().filter(|entry| is_ours(entry)) {
+        if let Value::Dict(rest) = rest {
+            entries.extend(rest.iter().cloned());
+        }
     }
     (!entries.is_empty()).then_some(Value::Dict(entries))
 }
 
 /// The metadata without the entry, which is written by itself.
 pub(super) fn others(record: &Record) -> impl Iterator<Item = &(Value, Value)> {
-    let is_ours = |(key, value): &&(Value, Value)| {
-        !(key.as_str() == Some(KEY) && matches!(value, Value::Dict(_)))
-    };
-    record.metadata.0.iter().filter(is_ours)
+    record.metadata.0.iter().filter(|entry| !is_ours(entry))
+}
+
+fn is_ours((key, value): &(Value, Value)) -> bool {
+    key.as_str() == Some(KEY) && matches!(value, Value::Dict(_))
 }
 
 /// Moves what is understood of the entry to where it belongs.
 pub(super) fn take(record: &mut Record) {
-    let Some(Value::Dict(entries)) = record.metadata.get(KEY) else {
-        return;
-    };
-    let entries = entries.clone();
+    let mut entries = Vec::new();
+    record.metadata.0.retain_mut(|entry| {
+        let is_ours = is_ours(entry);
+        if is_ours && let Value::Dict(found) = &mut entry.1 {
+            entries.append(found);
+        }
+        !is_ours
+    });
     let mut rest = Vec::new();
     for (key, value) in entries {
         let understood = match (key.as_str().unwrap_or_default(), &value) {
@@ -91,10 +98,8 @@ pub(super) fn take(record: &mut Record) {
             rest.push((key, value));
         }
     }
-    if rest.is_empty() {
-        record.metadata.remove(KEY);
-    } else {
-        record.metadata.set(KEY, Value::Dict(rest));
+    if !rest.is_empty() {
+        record.metadata.0.push((KEY.into(), Value::Dict(rest)));
     }
 }
 

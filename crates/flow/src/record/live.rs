@@ -8,7 +8,7 @@ use super::{
     ServerConnection, Timestamp, Transport, Via,
 };
 use crate::connection::{ConnectionInfo, UpstreamInfo};
-use crate::flow::{Flow, FlowId, HttpVersion, Request, Response, Scheme};
+use crate::flow::{Flow, FlowId, FlowKind, HttpVersion, Request, Response, Scheme};
 use crate::outcome::{Outcome, OutcomeKind};
 use crate::upstream_proxy::ProxyScheme;
 
@@ -16,7 +16,8 @@ impl Record {
     /// Records a flow as it is now; with its outcome, if it has ended.
     ///
     /// Bodies are those that an interceptor had collected ([`Request::body`]); of others only the size is known, and they
-    /// are marked as cut. Who captured pieces puts them in: `record.as_http_mut()`, then [`Body::kept`].
+    /// are marked as cut. Who captured pieces puts them in: `record.as_http_mut()`, then [`Body::kept`]; for TCP and UDP,
+    /// into [`Content::Tcp`] and [`Content::Udp`].
     /// The client's process is not looked up, because that may take a millisecond; `facts.process` is there for it.
     ///
     /// ```
@@ -31,18 +32,23 @@ impl Record {
     /// ```
     pub fn from_flow(flow: &Flow, outcome: Option<&Outcome>) -> Self {
         let started = Timestamp::from(flow.timing.started);
-        let exchange = HttpExchange {
-            request: request(flow, started),
-            response: flow.response.as_deref().map(|r| response(flow, r, started)),
-            websocket: None,
+        let content = match flow.kind {
+            FlowKind::Http => Content::Http(Box::new(HttpExchange {
+                request: request(flow, started),
+                response: flow.response.as_deref().map(|r| response(flow, r, started)),
+                websocket: None,
+            })),
+            // Their pieces belong to who captured them.
+            FlowKind::Tcp => Content::Tcp(Vec::new()),
+            FlowKind::Udp => Content::Udp(Vec::new()),
         };
-        let mut record = Self::new(
-            flow.id.to_string(),
-            started,
-            Content::Http(Box::new(exchange)),
-        );
+        let mut record = Self::new(flow.id.to_string(), started, content);
         record.client = client(&flow.connection, flow.request.version);
         record.server = server(flow);
+        if flow.kind == FlowKind::Udp {
+            record.client.common.transport_protocol = Transport::Udp;
+            record.server.common.transport_protocol = Transport::Udp;
+        }
         record.error = outcome.and_then(|outcome| {
             Some(RecordError {
                 message: match (&outcome.error, outcome.kind) {
@@ -344,6 +350,15 @@ mod tests {
         };
         let record = Record::from_flow(&flow, Some(&dropped));
         assert_eq!(record.error.unwrap().message, "Connection killed.");
+    }
+
+    #[test]
+    fn a_stream_is_recorded_without_its_pieces() {
+        let mut flow = flow();
+        flow.kind = FlowKind::Udp;
+        let record = Record::from_flow(&flow, None);
+        assert_eq!(record.content, Content::Udp(Vec::new()));
+        assert_eq!(record.client.common.transport_protocol, Transport::Udp);
     }
 
     #[test]
