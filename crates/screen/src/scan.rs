@@ -1,5 +1,19 @@
 //! Scanners: bytes of logical text in, [`Finding`]s out, the same for every way of cutting them.
+//!
+//! A [`Scanner`] is compiled once and shared; every stream has a [`ScanState`] of at most 4 KiB.
+//! Text is judged in blocks at fixed offsets, each with a fixed stretch of text before and after it,
+//! so that what is found can't depend on how the stream was cut into pieces.
 
+mod assign;
+mod builtin;
 mod finding;
+mod gitleaks;
+mod literals;
+mod rule;
+mod scanner;
+mod verify;
 
 pub use finding::{Category, Confidence, Finding, Kind, Range64, Severity};
+pub use gitleaks::{MAX_PACK_BYTES, MAX_PACK_RULES, PackError, RulePack};
+pub use rule::{PatternError, RuleInfo};
+pub use scanner::{BuildError, ScanState, Scanner, ScannerBuilder};
