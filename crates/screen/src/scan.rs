@@ -8,6 +8,7 @@ mod assign;
 mod builtin;
 mod finding;
 mod gitleaks;
+mod known;
 mod literals;
 mod rule;
 mod scanner;
@@ -15,5 +16,6 @@ mod verify;
 
 pub use finding::{Category, Confidence, Finding, Kind, Range64, Severity};
 pub use gitleaks::{MAX_PACK_BYTES, MAX_PACK_RULES, PackError, RulePack};
+pub use known::{KnownError, KnownSecrets, MAX_KNOWN, MAX_KNOWN_LEN, MIN_KNOWN_LEN};
 pub use rule::{PatternError, RuleInfo};
 pub use scanner::{BuildError, ScanState, Scanner, ScannerBuilder};

@@ -10,6 +10,7 @@ use super::assign;
 use super::builtin::SHAPES;
 use super::finding::{Category, Confidence, Finding, Kind, Range64, Severity};
 use super::gitleaks::RulePack;
+use super::known::KnownSecrets;
 use super::literals::MAX_LITERAL_LEN;
 use super::rule::{Pattern, PatternError, Rule, RuleInfo};
 use super::verify::Verdict;
@@ -52,6 +53,7 @@ pub(super) struct Inner {
     hooks: Vec<Vec<Hook>>,
     /// Rules whose patterns demand no literal and that have no keywords: they look at every block.
     everywhere: Vec<usize>,
+    known: KnownSecrets,
     silent: HashSet<String>,
 }
 
@@ -74,6 +76,7 @@ enum Hook {
 pub struct ScannerBuilder {
     builtin: bool,
     packs: Vec<RulePack>,
+    known: KnownSecrets,
     silent: HashSet<String>,
 }
 
@@ -99,6 +102,7 @@ impl Default for ScannerBuilder {
         ScannerBuilder {
             builtin: true,
             packs: Vec::new(),
+            known: KnownSecrets::new(),
             silent: HashSet::new(),
         }
     }
@@ -116,6 +120,13 @@ impl ScannerBuilder {
     #[must_use]
     pub fn pack(mut self, pack: RulePack) -> Self {
         self.packs.push(pack);
+        self
+    }
+
+    /// Looks for these values, and for those given before no more.
+    #[must_use]
+    pub fn known(mut self, known: KnownSecrets) -> Self {
+        self.known = known;
         self
     }
 
@@ -195,6 +206,7 @@ impl ScannerBuilder {
                 literals,
                 hooks: table.hooks,
                 everywhere,
+                known: self.known,
                 silent: self.silent,
             }),
         })
@@ -497,6 +509,9 @@ impl Scanner {
 impl Pass<'_> {
     /// Everything that looks at a block.
     pub(super) fn judge(&mut self, window: Window<'_>) {
+        if !self.scanner.known.is_empty() {
+            self.scanner.known.look(self, window);
+        }
         self.literals(window);
         for &rule in &self.scanner.everywhere {
             self.everywhere(window, rule);
