@@ -56,6 +56,10 @@ pub enum Command {
     /// Make this machine trust the authority, or stop it.
     #[command(subcommand)]
     Trust(TrustCommand),
+    /// Look for secrets, dangerous commands, injection and exfiltration in text.
+    ///
+    /// Exit code: 0 if nothing was found, 1 if something was, 2 if something went wrong.
+    Scan(crate::scan::ScanArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.

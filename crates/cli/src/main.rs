@@ -14,6 +14,7 @@ mod output;
 mod paths;
 mod proxy;
 mod run;
+mod scan;
 mod serve;
 mod settings;
 mod signals;
@@ -46,6 +47,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Ca(command)) => authority::ca(&command),
         Some(Command::Trust(command)) => authority::trust(&command),
+        Some(Command::Scan(args)) => Ok(scan::scan(&args)),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);

@@ -6,12 +6,14 @@
 
 mod assign;
 mod builtin;
+mod decode;
 mod finding;
 mod gitleaks;
 mod known;
 mod literals;
 mod rule;
 mod scanner;
+mod unicode;
 mod verify;
 
 pub use finding::{Category, Confidence, Finding, Kind, Range64, Severity};

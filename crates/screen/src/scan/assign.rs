@@ -315,7 +315,11 @@ fn judge(says: Says, name: &[u8], value: &[u8], quoted: bool, sure: bool) -> Opt
     if value.len() < 4 || placeholder(value) || variable(value) || word_for_secret(value) {
         return None;
     }
-    if value.iter().any(|byte| byte.is_ascii_control()) {
+    if value.iter().any(|byte| byte.is_ascii_control()) || value.ends_with(b":") || value == b"not-set" {
+        return None;
+    }
+    let lower = value.to_ascii_lowercase();
+    if !quoted && (verify::contains(&lower, b"password") || verify::contains(&lower, b"passwd")) {
         return None;
     }
     // The name again: `api_key = "api_key"`.
@@ -404,7 +408,7 @@ fn path_or_selector(value: &[u8]) -> bool {
     matches!(first, b'/' | b'.' | b'~')
         || (matches!(first, b'#' | b'-') && value.iter().skip(1).all(|b| b.is_ascii_lowercase() || *b == b'-'))
         || verify::contains(value, b"/path")
-        || (value.contains(&b'/') && value.iter().all(|b| b.is_ascii_lowercase() || matches!(b, b'/' | b'-' | b'_' | b'.')))
+        || (value.contains(&b'/') && value.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'/' | b'-' | b'_' | b'.')))
         || value.ends_with(b".txt")
         || value.ends_with(b".json")
         || value.ends_with(b".pem")

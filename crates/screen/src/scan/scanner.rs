@@ -275,6 +275,8 @@ impl ScanState {
 pub(super) struct Memo {
     recent: [(u32, u64, u64); RECENT],
     next: usize,
+    /// How many bytes compressed stretches have become.
+    pub(super) inflated: u64,
 }
 
 /// A block with its surroundings. What is found in it depends on nothing else.
@@ -513,6 +515,10 @@ impl Pass<'_> {
             self.scanner.known.look(self, window);
         }
         self.literals(window);
+        self.runs(window);
+        self.numbers(window);
+        self.escapes(window);
+        self.unicode(window);
         for &rule in &self.scanner.everywhere {
             self.everywhere(window, rule);
         }
@@ -647,19 +653,9 @@ impl Pass<'_> {
             return;
         }
         let (start, end) = self.place(window, &range);
-        let key = key(&rule.id);
-        if self
-            .memo
-            .recent
-            .iter()
-            .any(|&(known, s, e)| known == key && s < end.max(start + 1) && start < e)
-        {
+        if !self.first(&rule.id, start, end) {
             return;
         }
-        if let Some(slot) = self.memo.recent.get_mut(self.memo.next) {
-            *slot = (key, start, end.max(start + 1));
-        }
-        self.memo.next = (self.memo.next + 1) % RECENT;
         let (range, via) = match &self.origin {
             Some((range, via)) => (*range, via.clone()),
             None => (Range64 { start, end }, Vec::new()),
@@ -674,6 +670,33 @@ impl Pass<'_> {
             via,
             score: report.score,
         });
+    }
+}
+
+impl Pass<'_> {
+    /// Remembers a finding; false if its rule was told at an overlapping place.
+    fn first(&mut self, rule: &str, start: u64, end: u64) -> bool {
+        let key = key(rule);
+        let end = end.max(start + 1);
+        let recent = &self.memo.recent;
+        if recent
+            .iter()
+            .any(|&(known, s, e)| known == key && s < end && start < e)
+        {
+            return false;
+        }
+        if let Some(slot) = self.memo.recent.get_mut(self.memo.next) {
+            *slot = (key, start, end);
+        }
+        self.memo.next = (self.memo.next + 1) % RECENT;
+        true
+    }
+
+    /// Takes over what was found in a decoded stretch.
+    pub(super) fn adopt(&mut self, finding: Finding) {
+        if self.first(&finding.rule, finding.range.start, finding.range.end) {
+            self.out.push(finding);
+        }
     }
 }
 
