@@ -7,6 +7,7 @@
 mod assign;
 mod builtin;
 mod decode;
+pub(crate) mod encoding;
 mod finding;
 mod gitleaks;
 mod known;
