@@ -32,7 +32,8 @@ pub struct ScanArgs {
     ///
     /// An object has `id` (given back), `kind` (outbound, inbound or command) and either `text` or `body_b64`, with
     /// `content_encoding` if those bytes are compressed (gzip, br, zstd, deflate). The answer has `id` and `findings`, and
-    /// `error` if the line could not be scanned. Answers come in order, each as soon as its line was read.
+    /// `error` if the line could not be scanned. Answers come in order, each as soon as its line was read. The
+    /// exit code is 0 if every line was answered, whatever was found.
     #[arg(long, conflicts_with_all = ["files", "json", "sarif", "kind"], verbatim_doc_comment)]
     jsonl: bool,
     /// Which way the text goes; decides which rules look at it.
@@ -102,8 +103,8 @@ fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
     let scanner = scanner(args)?;
     let mut out = BufWriter::new(io::stdout().lock());
     if args.jsonl {
-        let found = jsonl::answer(&scanner, io::stdin().lock(), &mut out)?;
-        return Ok(code(found));
+        jsonl::answer(&scanner, io::stdin().lock(), &mut out)?;
+        return Ok(ExitCode::SUCCESS);
     }
     let kind = args.kind.into();
     let mut results = Vec::new();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 
 use super::assign;
+use super::command;
 use super::builtin::SHAPES;
 use super::finding::{Category, Confidence, Finding, Kind, Range64, Severity};
 use super::gitleaks::RulePack;
@@ -14,6 +15,7 @@ use super::known::KnownSecrets;
 use super::literals::MAX_LITERAL_LEN;
 use super::rule::{Pattern, PatternError, Rule, RuleInfo};
 use super::verify::Verdict;
+use crate::shell::Script;
 
 /// Text is judged in blocks of this many bytes, at fixed offsets of the stream.
 const BLOCK: usize = 1024;
@@ -519,6 +521,9 @@ impl Pass<'_> {
         self.numbers(window);
         self.escapes(window);
         self.unicode(window);
+        if self.kind == Kind::Command {
+            self.command_block(window);
+        }
         for &rule in &self.scanner.everywhere {
             self.everywhere(window, rule);
         }
@@ -674,6 +679,36 @@ impl Pass<'_> {
 }
 
 impl Pass<'_> {
+    /// Reads a block of a shell command: the first from its start, a later one from the first line
+    /// that starts in it or shortly before.
+    fn command_block(&mut self, window: Window<'_>) {
+        let first = window.base == 0 && window.from == 0;
+        let start = if first || self.depth > 0 {
+            window.from
+        } else {
+            let before = window.get(0..window.from);
+            before
+                .iter()
+                .position(|&byte| byte == b'\n')
+                .map_or(window.from, |at| at + 1)
+        };
+        self.command(window, start..window.text.len());
+    }
+
+    /// Judges a stretch of text as a shell script.
+    pub(super) fn command(&mut self, window: Window<'_>, range: Range<usize>) {
+        let text = String::from_utf8_lossy(window.get(range.clone()));
+        for danger in command::judge(&Script::parse(&text)) {
+            let rule = own(danger.rule, danger.description, Category::Command, danger.severity);
+            let report = Report {
+                confidence: Confidence::Medium,
+                excerpt: danger.excerpt,
+                score: None,
+            };
+            self.emit(window, &rule, range.clone(), report);
+        }
+    }
+
     /// Remembers a finding; false if its rule was told at an overlapping place.
     fn first(&mut self, rule: &str, start: u64, end: u64) -> bool {
         let key = key(rule);
