@@ -47,13 +47,20 @@ rules! {
     SPY = "command-spying", High, "watches what a person types, sees or says";
     TUNNEL = "command-tunnel", Medium, "opens a way in from outside";
     TRUST = "command-trust-store", High, "makes the machine trust a certificate";
+    SHUTDOWN = "command-shutdown", Medium, "turns the machine off";
     HIDE = "command-hides-files", Low, "hides files, or dresses programs up";
 }
 
 /// Judges a script.
 pub(super) fn judge(script: &Script) -> Vec<Danger> {
+    let top = script
+        .commands
+        .iter()
+        .filter(|command| command.through.is_empty() && !command.argv.is_empty())
+        .count();
     let mut judge = Judge {
         script,
+        top,
         found: Vec::new(),
     };
     for (at, command) in script.commands.iter().enumerate() {
@@ -65,6 +72,8 @@ pub(super) fn judge(script: &Script) -> Vec<Danger> {
 
 struct Judge<'s> {
     script: &'s Script,
+    /// How many commands stand in the script itself, not inside others.
+    top: usize,
     found: Vec<Danger>,
 }
 
@@ -151,6 +160,10 @@ impl Judge<'_> {
             && [ "/mem", "/maps", "/environ", "/map", "/pagemap"].iter().any(|end| path.ends_with(end))
         {
             self.tell(CREDENTIALS, name, "the memory or environment of a process");
+        } else if path.starts_with("/etc/pam.d/") || path.starts_with("/etc/security/") || path == "/etc/login.defs" {
+            self.tell(RECON, name, "the rules for passwords");
+        } else if ["places.sqlite", "/Bookmarks", "Bookmarks.plist", "History.db", "/History"].iter().any(|file| path.ends_with(file)) && (path.contains("ozilla") || path.contains("irefox") || path.contains("hrom") || path.contains("afari")) {
+            self.tell(SPY, name, "what a person looked at");
         } else if path.starts_with("/sys/class/dmi/id") || path.starts_with("/sys/hypervisor") {
             self.tell(RECON, name, "asks whether the machine is virtual");
         } else if path.starts_with("/dev/tcp/") || path.starts_with("/dev/udp/") {
@@ -171,6 +184,8 @@ impl Judge<'_> {
             self.tell(PERSISTENCE, name, "a file that is run at a start, a login or a time");
         } else if matches!(path, "/etc/shadow" | "/etc/passwd" | "/etc/gshadow" | "/etc/group" | "/etc/sudoers" | "/etc/doas.conf" | "/etc/security/access.conf")
             || path.starts_with("/etc/sudoers.d")
+            || path.ends_with("/etc/sudoers")
+            || path.contains("/etc/sudoers.d/")
             || path.starts_with("/etc/pam.d")
             || path.starts_with("/var/db/sudo")
         {
@@ -179,6 +194,7 @@ impl Judge<'_> {
             self.tell(DESTROY, name, "a device");
         } else if path.starts_with("/proc/sys") || path.starts_with("/sys/") {
             self.tell(SYSTEM_WRITE, name, "a setting of the kernel");
+        } else if path.contains("completion") {
         } else if path.starts_with("/etc/") || path.starts_with("/boot/") || path.starts_with("/Library/Preferences/") {
             if truncates && matches!(name, "rm" | "shred") {
                 self.tell(DESTROY, name, "configuration of the system");
@@ -265,10 +281,13 @@ impl Judge<'_> {
                     self.tell(DESTROY, name, "the root folder");
                 }
             }
-            "shred" | "srm" | "wipe" | "scrub" | "blkdiscard" | "wipefs" | "sfdisk" if args.iter().any(|arg| canonical(arg).starts_with('/')) => {
-                if !any("path/to") && !(matches!(name, "wipefs" | "sfdisk") && !short('a') && !has(&["--all", "--delete"])) {
-                    self.tell(DESTROY, name, "overwrites");
+            "blkdiscard" | "wipefs" | "sfdisk" | "scrub" | "shred" | "badblocks" if args.iter().any(|arg| device(arg)) => {
+                if !(matches!(name, "wipefs" | "sfdisk") && !short('a') && !has(&["--all", "--delete"])) {
+                    self.tell(DESTROY, name, "overwrites a device");
                 }
+            }
+            "shred" | "srm" | "wipe" if args.iter().any(|arg| canonical(arg).starts_with('/')) && !any("path/to") => {
+                self.tell(DESTROY, name, "overwrites");
             }
             "dd" => {
                 let input = args.iter().find_map(|arg| arg.strip_prefix("if=")).unwrap_or_default();
@@ -282,7 +301,7 @@ impl Judge<'_> {
                     self.tell(DESTROY, name, "a file is filled or overwritten");
                 }
             }
-            "mkfs" => self.tell(DESTROY, name, "a device is formatted"),
+            "mkfs" if args.iter().any(|arg| device(arg)) => self.tell(DESTROY, name, "a device is formatted"),
             "kill" | "killall" | "pkill" => {
                 if args.iter().any(|arg| defence(arg)) {
                     self.tell(DEFENCES, name, "a service that protects or records");
@@ -298,7 +317,7 @@ impl Judge<'_> {
                 let clause = mode.split(',').any(|part| part.contains("+s") || part.contains("=s") || (part.contains('+') && part.ends_with('s')));
                 if clause || (numeric && mode.chars().all(|c| c.is_ascii_digit())) {
                     self.tell(PRIVILEGE, name, "programs that run as their owner");
-                } else if recursive && matches!(mode, "777" | "a+rwx" | "0777") && args.iter().any(|arg| vital(&canonical(arg)) || canonical(arg).starts_with('/')) {
+                } else if recursive && matches!(mode, "777" | "a+rwx" | "0777" | "a+w" | "o+w" | "ugo+rwx" | "666") && args.iter().any(|arg| vital(&canonical(arg)) || canonical(arg).starts_with('/')) {
                     self.tell(PRIVILEGE, name, "everybody may change everything");
                 } else if args.iter().any(|arg| temporary(arg)) && (mode.contains("+x") || mode.starts_with('7') || mode == "a+x") {
                     self.tell(TEMP_RUN, name, "makes a program of a temporary file");
@@ -310,7 +329,7 @@ impl Judge<'_> {
                     self.tell(PRIVILEGE, name, "who owns a folder of the system");
                 }
             }
-            "setcap" if any("cap_") => self.tell(PRIVILEGE, name, "capabilities of a program"),
+            "setcap" if !any("path/to") && ["setuid", "setgid", "sys_admin", "dac_", "sys_ptrace", "sys_module", "=ep", "all"].iter().any(|cap| any(cap)) => self.tell(PRIVILEGE, name, "capabilities of a program"),
             "chattr" if args.iter().any(|arg| arg.starts_with("-i") || arg == "-a") && args.iter().any(|arg| canonical(arg).starts_with("/var/") || canonical(arg).starts_with("/etc/")) => {
                 self.tell(DEFENCES, name, "protection of a file");
             }
@@ -331,7 +350,7 @@ impl Judge<'_> {
                 self.tell(TRACES, name, "the journal");
             }
             "log" if has(&["erase"]) => self.tell(TRACES, name, "the system's log"),
-            "dmesg" if has(&["-c", "-C", "--clear"]) && command.elevated && self.script.commands.len() > 2 => {
+            "dmesg" if has(&["-c", "-C", "--clear"]) && command.elevated && self.top > 2 => {
                 self.tell(TRACES, name, "the kernel's log");
             }
             "auditctl" => {
@@ -360,7 +379,7 @@ impl Judge<'_> {
                     self.tell(PERSISTENCE, name, "installs a timetable");
                 }
             }
-            "at" | "batch" if command.input.is_some() || command.reads_from.is_some() || (command.redirects.iter().any(|r| r.kind == RedirectKind::Read) && self.script.commands.len() > 1) => {
+            "at" | "batch" if command.input.is_some() || command.reads_from.is_some() || (command.redirects.iter().any(|r| r.kind == RedirectKind::Read) && self.top > 1) => {
                 self.tell(PERSISTENCE, name, "runs something later");
             }
             "systemd-run" if args.iter().any(|arg| arg.starts_with("--on-")) || self.script.commands.iter().any(|c| c.through.contains(&"wrapper") && crate_shell(c.name())) => {
@@ -370,34 +389,34 @@ impl Judge<'_> {
                 self.tell(PRIVILEGE, name, "loads a module into the kernel");
             }
             "useradd" | "adduser" | "usermod" | "pw" | "dscl" | "dseditgroup" | "net" => self.accounts(command, name),
-            "passwd" if has(&["-d", "--delete"]) && self.script.commands.len() > 1 => self.tell(PRIVILEGE, name, "an account without password"),
-            "chpasswd" if command.input.is_some() => self.tell(PRIVILEGE, name, "the password of an account"),
+            "passwd" if has(&["-d", "--delete"]) && self.top > 1 => self.tell(PRIVILEGE, name, "an account without password"),
+            "chpasswd" if command.input.is_some() && self.top > 2 => self.tell(PRIVILEGE, name, "the password of an account"),
             "sysctl" if any("randomize_va_space=0") || any("ptrace_scope=0") || any("kptr_restrict=0") || any("dmesg_restrict=0") || any("modules_disabled") => {
                 self.tell(DEFENCES, name, "a protection of the kernel");
             }
             "spctl" if has(&["--master-disable", "--global-disable"]) => self.tell(DEFENCES, name, "Gatekeeper"),
             "csrutil" if has(&["disable"]) => self.tell(DEFENCES, name, "System Integrity Protection"),
             "fdesetup" if has(&["disable"]) => self.tell(DEFENCES, name, "the encryption of the disk"),
-            "tmutil" if has(&["disable", "delete", "deletelocalsnapshots"]) && self.script.commands.len() > 1 => self.tell(DESTROY, name, "backups"),
+            "tmutil" if has(&["disable", "delete", "deletelocalsnapshots"]) && self.top > 1 => self.tell(DESTROY, name, "backups"),
             "xattr" if any("com.apple.quarantine") => self.tell(DEFENCES, name, "the mark of downloaded files"),
             "mdatp" | "falconctl" | "sentinelctl" if any("disable") || any("unload") || any("off") || any("stop") => self.tell(DEFENCES, name, "a security product"),
-            "swapoff" if has(&["-a"]) && self.script.commands.len() > 1 => self.tell(SYSTEM_WRITE, name, "swap"),
+            "swapoff" if has(&["-a"]) && self.top > 1 => self.tell(SYSTEM_WRITE, name, "swap"),
             "security" => {
                 if any("dump-keychain") || any("find-generic-password") || any("find-internet-password") || has(&["export"]) || has(&["find-certificate"]) && short('a') {
                     self.tell(CREDENTIALS, name, "the keychain");
                 } else if any("add-trusted-cert") {
                     self.tell(TRUST, name, "a certificate");
-                } else if any("authorizationdb") || has(&["import"]) && self.script.commands.len() == 1 && !any("path/to") {
+                } else if any("authorizationdb") || has(&["import"]) && self.top == 1 && !any("path/to") {
                     self.tell(CREDENTIALS, name, "the keychain");
                 }
             }
-            "update-ca-certificates" | "update-ca-trust" if self.script.commands.len() > 1 => self.tell(TRUST, name, "certificates"),
+            "update-ca-certificates" | "update-ca-trust" if self.top > 1 => self.tell(TRUST, name, "certificates"),
             "getent" if has(&["shadow"]) => self.tell(CREDENTIALS, name, "password hashes"),
             "gpg" | "gpg2" if any("--export-secret") => self.tell(CREDENTIALS, name, "secret keys"),
             "gcore" | "procdump" => self.tell(CREDENTIALS, name, "the memory of a process"),
             "gdb" if any("dump") || any("gcore") => self.tell(CREDENTIALS, name, "the memory of a process"),
             "secretsdump" | "unshadow" => self.tell(CREDENTIALS, name, "password hashes"),
-            "secret-tool" if has(&["lookup", "search"]) && self.script.commands.len() > 1 => self.tell(CREDENTIALS, name, "the keyring"),
+            "secret-tool" if has(&["lookup", "search"]) && self.top > 1 => self.tell(CREDENTIALS, name, "the keyring"),
             "grep" | "egrep" | "rg" | "zgrep" | "ag" | "ack" | "fgrep" => {
                 let pattern = all().to_ascii_lowercase();
                 let secret = ["passw", "pwd", "secret", "token", "credential", "apikey", "api_key", "private key", "aws_", "bearer", "akia"]
@@ -415,7 +434,7 @@ impl Judge<'_> {
                 }
             }
             "find" | "locate" | "fd" | "gfind" => {
-                if any("-perm") && args.iter().any(|arg| matches!(arg.as_str(), "-4000" | "-2000" | "-6000" | "/4000" | "/2000" | "/6000" | "-u=s" | "-g=s" | "-u+s" | "+4000" | "-04000" | "-02000" | "-o+w" | "-0002")) && self.script.commands.iter().any(|_| args.first().is_some_and(|arg| arg.starts_with('/'))) {
+                if any("-perm") && args.iter().any(|arg| matches!(arg.as_str(), "-4000" | "-2000" | "-6000" | "/4000" | "/2000" | "/6000" | "-u=s" | "-g=s" | "-u+s" | "+4000" | "-04000" | "-02000" | "-o+w" | "-0002" | "-222")) && self.script.commands.iter().any(|_| args.first().is_some_and(|arg| arg.starts_with('/'))) {
                     self.tell(RECON, name, "programs that run as their owner");
                 }
                 if args.iter().any(|arg| {
@@ -429,7 +448,7 @@ impl Judge<'_> {
                 }
             }
             "tar" | "zip" | "7z" | "7za" | "rar" | "gzip" | "bzip2" | "ditto" | "cpio" | "gtar" => {
-                if args.iter().any(|arg| whole_home(&canonical(arg))) || args.iter().any(|arg| canonical(arg).starts_with("/var/log/")) && self.script.commands.len() > 0 && !has(&["-x", "-d", "-t"]) && !any("path/to") && name != "gzip" {
+                if args.iter().any(|arg| whole_home(&canonical(arg))) || args.iter().any(|arg| canonical(arg).starts_with("/var/log/")) && self.top > 0 && !has(&["-x", "-d", "-t"]) && !any("path/to") && name != "gzip" {
                     self.tell(EXFILTRATE, name, "packs whole folders of a person or the system");
                 }
             }
@@ -457,7 +476,7 @@ impl Judge<'_> {
                 if has(&["-i"]) && command.redirects.iter().any(|r| r.target.starts_with("/dev/tcp") || r.target.starts_with("/dev/udp")) {
                     self.tell(REVERSE_SHELL, name, "connects a shell");
                 }
-                if has(&["-p"]) && args.len() == 1 && self.script.commands.len() > 1 {
+                if has(&["-p"]) && args.len() == 1 && self.top > 1 {
                     self.tell(PRIVILEGE, name, "keeps the rights of its owner");
                 }
             }
@@ -469,6 +488,9 @@ impl Judge<'_> {
                     self.tell(REVERSE_SHELL, name, "a shell out of another program");
                 }
             }
+            "kubectl" | "oc" if any("hostPID") || any("hostNetwork") || any("\"privileged\"") => {
+                self.tell(PRIVILEGE, name, "a container with the host's rights");
+            }
             "docker" | "podman" | "nerdctl" | "ctr" => {
                 let mounts_root = args.iter().any(|arg| arg == "/:/host" || arg.starts_with("/:/") || arg.contains("source=/,") || arg.contains("src=/,") || arg.contains("docker.sock"));
                 if mounts_root || has(&["--privileged"]) && has(&["--pid=host", "--pid", "nsenter"]) {
@@ -476,8 +498,17 @@ impl Judge<'_> {
                 }
             }
             "nsenter" if any("-t1") || (has(&["-t", "--target"]) && has(&["1"])) => self.tell(PRIVILEGE, name, "out of a container"),
-            "sudo" if has(&["-l", "-n", "--list"]) && self.script.commands.len() > 1 => self.tell(RECON, name, "what it may do"),
-            "visudo" => {}
+            "sudo" if has(&["-l", "--list"]) && args.iter().all(|arg| arg.starts_with('-')) && self.top > 1 => self.tell(RECON, name, "what it may do"),
+            "sysadminctl" | "dsenableroot" if !has(&["status", "-screenLock"]) && !any("path/to") => self.tell(PRIVILEGE, name, "accounts of the machine"),
+            "kickstart" | "systemsetup" if has(&["-activate", "-setremotelogin"]) => self.tell(TUNNEL, name, "the screen from outside"),
+            "networksetup" if args.iter().any(|arg| arg.contains("proxy") && arg.starts_with("-set")) => self.tell(SYSTEM_WRITE, name, "where traffic goes"),
+            "defaults" if any("LoginHook") || any("LogoutHook") => self.tell(PERSISTENCE, name, "a hook at each login"),
+            "defaults" if any("AppleShowAllFiles") || any("LSQuarantine") => self.tell(DEFENCES, name, "a setting that protects a person"),
+            "date" if args.first().is_some_and(|arg| arg.len() >= 8 && arg.chars().all(|c| c.is_ascii_digit())) => self.tell(TRACES, name, "the clock"),
+            "reboot" | "halt" | "poweroff" => self.tell(SHUTDOWN, name, "the machine"),
+            "shutdown" if !args.iter().any(|arg| arg.starts_with('/') || arg == "-c") && !args.is_empty() => self.tell(SHUTDOWN, name, "the machine"),
+            "init" | "telinit" if has(&["0", "6"]) => self.tell(SHUTDOWN, name, "the machine"),
+            "nmap" | "masscan" if has(&["0-65535", "1-65535", "-p-", "-p0-65535"]) => self.tell(RECON, name, "every port of a machine"),
             "osascript" => {
                 let code = all().to_ascii_lowercase();
                 if code.contains("display dialog") && ["passw", "passphrase", "credential"].iter().any(|word| code.contains(word)) {
@@ -488,13 +519,14 @@ impl Judge<'_> {
                     self.tell(SPY, name, "the clipboard");
                 }
             }
-            "screencapture" | "pbpaste" if self.script.commands.len() > 1 || command.redirects.iter().any(|r| temporary(&r.target)) || args.iter().any(|arg| temporary(arg)) => self.tell(SPY, name, "the screen or the clipboard"),
+            "screencapture" | "pbpaste" if self.top > 2 || command.redirects.iter().any(|r| temporary(&r.target)) || args.iter().any(|arg| temporary(arg)) => self.tell(SPY, name, "the screen or the clipboard"),
             "xwd" | "import" if has(&["-root"]) || (has(&["-window"]) && has(&["root"])) => self.tell(SPY, name, "the screen"),
             "trap" if has(&["DEBUG"]) || any("BASH_COMMAND") => self.tell(SPY, name, "records every command"),
-            "cloudflared" | "ngrok" | "devtunnel" | "chisel" | "frpc" | "bore" | "localtunnel" | "pktriot" if args.iter().any(|arg| matches!(arg.as_str(), "tunnel" | "http" | "tcp" | "host" | "client" | "-c" | "server")) && (any("--url") || any("localhost") || has(&["host", "client"])) => {
+            "cloudflared" | "ngrok" | "devtunnel" | "frpc" | "bore" | "localtunnel" | "pktriot" if args.iter().any(|arg| matches!(arg.as_str(), "tunnel" | "http" | "tcp" | "host" | "client" | "-c" | "server")) && (any("--url") || any("localhost") || has(&["host", "client"])) => {
                 self.tell(TUNNEL, name, "from outside");
             }
             "code" if has(&["tunnel"]) => self.tell(TUNNEL, name, "from outside"),
+            "setfile" | "SetFile" if has(&["-m", "-d"]) && !any("path/to") => self.tell(TRACES, name, "the times of a file are made up"),
             "setfile" | "SetFile" if has(&["-a"]) && any("V") => self.tell(HIDE, name, "a file"),
             "chflags" if has(&["hidden"]) && args.iter().any(|arg| arg.starts_with('/')) => self.tell(HIDE, name, "a file"),
             "mkdir" | "cp" | "mv" | "touch_" => {
@@ -513,7 +545,7 @@ impl Judge<'_> {
             }
             "mount" if has(&["--bind", "-B", "-o"]) && any("/proc/") => self.tell(HIDE, name, "a process"),
             "ldconfig" => {}
-            "ldapsearch" | "rpcclient" | "enum4linux" | "smbclient_" if any("admin") || any("objectClass=") || any("objectCategory=") || any("userAccountControl") => {
+            "ldapsearch" | "rpcclient" | "enum4linux" | "smbclient_" if any("objectClass=") || any("objectCategory=") || any("userAccountControl") => {
                 self.tell(RECON, name, "accounts of a domain");
             }
             "aws" if has(&["cloudtrail"]) && any("delete") || any("stop-logging") || any("delete-flow-logs") || any("delete-detector") || any("put-event-selectors") => {
@@ -521,13 +553,13 @@ impl Judge<'_> {
             }
             "gcloud" if has(&["logging"]) && has(&["delete", "update"]) => self.tell(DEFENCES, name, "the log of a cloud"),
             "az" if any("diagnostic-settings") && has(&["delete"]) => self.tell(DEFENCES, name, "the log of a cloud"),
-            "git" if any("core.hooksPath") || any("credential.helper") && any("store") && self.script.commands.len() > 1 => self.tell(PERSISTENCE, name, "hooks"),
+            "git" if any("core.hooksPath") || any("credential.helper") && any("store") && self.top > 1 => self.tell(PERSISTENCE, name, "hooks"),
             "killall5" => self.tell(DESTROY, name, "every process"),
             _ => {
                 if (name.starts_with("python") || matches!(name, "perl" | "ruby" | "php" | "lua" | "node" | "awk" | "gawk" | "swift")) && !args.is_empty() {
                     self.code(command, name);
                 }
-                if name.starts_with("mkfs.") && self.script.commands.len() > 1 {
+                if name.starts_with("mkfs.") && args.iter().any(|arg| device(arg)) {
                     self.tell(DESTROY, name, "a device is formatted");
                 }
             }
@@ -546,7 +578,7 @@ impl Judge<'_> {
                 self.tell(DEFENCES, name, "a service that protects or records");
             }
         } else if name == "launchctl" && has(&["load", "submit", "bootstrap", "setenv"]) && !args.iter().any(|arg| arg.contains("path/to")) && args.len() >= 2 {
-            if self.script.commands.len() > 1 || has(&["submit"]) || args.iter().any(|arg| arg.contains("/tmp/") || arg.contains("Launch")) {
+            if self.top > 1 || has(&["submit"]) || args.iter().any(|arg| arg.contains("/tmp/")) {
                 self.tell(PERSISTENCE, name, "a service");
             }
         } else if name == "systemctl" && has(&["enable"]) && args.iter().any(|arg| arg.contains('/')) && !args.iter().any(|arg| arg.contains("path/to")) {
@@ -567,10 +599,10 @@ impl Judge<'_> {
         let hidden = has(&["IsHidden"]) || has(&["UniqueID"]) && name == "dscl";
         let creates = name == "dscl" && has(&["-create", "create", "-passwd"]) && !args.iter().any(|arg| arg.contains("path/to")) && args.iter().any(|arg| arg.starts_with("/Users/"));
         let admin = name == "dseditgroup" && has(&["admin"]) || args.iter().any(|arg| arg == "GroupMembership");
-        let password = has(&["-p", "--password"]) && self.script.commands.len() > 1;
+        let password = has(&["-p", "--password"]) && self.top > 1;
         if root || strong || hidden || creates || admin || password {
             self.tell(PRIVILEGE, name, "an account with privileges");
-        } else if matches!(name, "useradd" | "adduser" | "pw") && command.elevated && self.script.commands.len() > 2 {
+        } else if matches!(name, "useradd" | "adduser" | "pw") && command.elevated && self.top > 2 {
             self.tell(PERSISTENCE, name, "an account");
         }
     }
@@ -592,11 +624,11 @@ impl Judge<'_> {
             self.tell(CREDENTIALS, name, "code that reads accounts or keys");
         } else if has(&["keylog", "pynput"]) {
             self.tell(SPY, name, "what a person types");
-        } else if name.starts_with("python") && has(&["http.server", "SimpleHTTPServer"]) && self.script.commands.len() > 1 {
+        } else if name.starts_with("python") && has(&["http.server", "SimpleHTTPServer"]) && self.top > 1 {
             self.tell(EXFILTRATE, name, "serves files to the network");
         } else if has(&["shutil.rmtree", "os.remove"]) && has(&["'/", "\"/"]) {
             self.tell(DESTROY, name, "code that deletes");
-        } else if socket && has(&["connect"]) && has(&["-c", "-e", "-r"]) && self.script.commands.len() > 1 {
+        } else if socket && has(&["connect"]) && has(&["-c", "-e", "-r"]) && self.top > 1 {
             self.tell(TUNNEL, name, "code that connects");
         }
     }
@@ -633,7 +665,7 @@ impl Judge<'_> {
                         other => {
                             other.starts_with("--post-file=")
                                 || other.starts_with("--body-file=")
-                                || (other.starts_with("--post-data=") && (other.contains("$(") || self.script.commands.len() > 0 && !other.contains("path/to") && other.contains("msg=")))
+                                || (other.starts_with("--post-data=") && (other.contains("$(") || self.top > 0 && !other.contains("path/to") && other.contains("msg=")))
                                 || other.starts_with("-T") && other.len() > 2
                                 || other.starts_with("-d@")
                                 || other.starts_with("-F") && other.contains("=@")
@@ -692,7 +724,7 @@ impl Judge<'_> {
         let mut loops = false;
         for command in commands {
             let name = command.name();
-            if recon(command) && !facts.contains(&name) {
+            if recon(command) && !facts.contains(&name) && !command.through.contains(&"substitution") {
                 facts.push(name);
             }
             if crate_shell(name) || name.starts_with("python") || matches!(name, "perl" | "ruby" | "node" | "php") {
@@ -703,6 +735,9 @@ impl Judge<'_> {
                     match source.name() {
                         "curl" | "wget" | "fetch" | "http" | "aria2c" | "lynx" => piped_shells.push(("runs what it downloads", DOWNLOAD_RUN)),
                         "base64" | "gbase64" | "base32" | "xxd" | "uudecode" | "b64decode" => piped_shells.push(("runs what it decodes", DECODE_RUN)),
+                        "echo" | "printf" if source.args().iter().any(|arg| arg.starts_with('$')) => {
+                            piped_shells.push(("runs what a variable holds", DECODE_RUN));
+                        }
                         "openssl" if source.args().iter().any(|arg| arg == "-d") => piped_shells.push(("runs what it decodes", DECODE_RUN)),
                         "nc" | "ncat" | "telnet" | "socat" => piped_shells.push(("connects a shell", REVERSE_SHELL)),
                         _ => {}
@@ -740,20 +775,51 @@ impl Judge<'_> {
             }
             loops |= matches!(name, "ping" | "nc" | "fping" | "arping" | "curl" | "telnet") && command.args().iter().any(|arg| arg.contains(".$") || arg.contains("/24") || (arg.contains('.') && arg.contains("$(")) || arg.contains(".1 ") || arg.ends_with(".0/24"));
         }
+        // `sh /tmp/x`, whatever the file is called.
+        for command in commands {
+            let name = command.name();
+            if (crate_shell(name) || name.starts_with("python") || matches!(name, "perl" | "ruby" | "node" | "source" | "."))
+                && command.args().iter().find(|arg| !arg.starts_with('-')).is_some_and(|arg| temporary(arg))
+            {
+                self.tell(TEMP_RUN, name, "a script in a folder for temporary files");
+            }
+        }
         for (why, rule) in piped_shells {
             self.tell(rule, "sh", why);
         }
         if ran_download {
             self.tell(DOWNLOAD_RUN, "sh", "runs what it downloads");
         }
-        if facts.len() >= 3 {
+        let filters = |command: &&Command| {
+            recon(command) || command.reads_from.is_some() || matches!(command.name(), "" | "echo" | "printf" | "cd" | "grep" | "exit" | "sudo" | "true" | "cat" | "sleep" | "ls")
+        };
+        let nothing_else = commands.iter().filter(|command| !filters(command)).count() == 0;
+        let asked = commands
+            .iter()
+            .filter(|command| recon(command) && command.reads_from.is_none() && command.through.is_empty())
+            .count();
+        if facts.len() >= 3 || (facts.len() >= 2 && nothing_else && asked >= 2) {
             self.tell(RECON, facts.first().copied().unwrap_or("sh"), "many questions about the machine");
-        } else if loops {
+        } else if loops && self.top > 1 {
             self.tell(RECON, "sh", "looks for machines nearby");
         }
         if let Some(command) = commands.iter().find(|command| matches!(command.name(), "nmap" | "masscan" | "zmap" | "rustscan" | "arp-scan" | "netdiscover") && commands.len() > 2) {
             self.tell(RECON, command.name(), "looks for machines nearby");
         }
+    }
+}
+
+/// Why a tool should not touch a path, if there is a reason.
+pub(super) fn sensitive_path(path: &str) -> Option<&'static str> {
+    let path = canonical(path);
+    if credentials(&path) {
+        Some("a file with credentials")
+    } else if persistent(&path) {
+        Some("a file that is run at a start, a login or a time")
+    } else if matches!(path.as_str(), "/etc/passwd" | "/etc/group") {
+        Some("the list of accounts")
+    } else {
+        None
     }
 }
 
@@ -914,12 +980,17 @@ fn persistent(path: &str) -> bool {
         "/usr/local/etc/rc.d", "/System/Library/Launch", "/etc/anacrontab", "/etc/NetworkManager/dispatcher.d", "/etc/crontab",
     ];
     const HOME: [&str; 24] = [
-        ".bashrc", ".bash_profile", ".bash_login", ".bash_logout", ".profile", ".zshrc", ".zprofile", ".zshenv", ".zlogin", ".kshrc", ".cshrc", ".tcshrc", ".xinitrc", ".xprofile",
+        ".bashrc", ".bash_profile", ".bash_login", ".bash_logout", ".profile", ".zshrc", ".zprofile", ".zshenv", ".zlogin", ".kshrc", ".cshrc", ".tcshrc", ".xinitrc", ".shrc",
         ".ssh/authorized_keys", ".ssh/rc", ".config/autostart", ".config/systemd", "Library/LaunchAgents", ".config/fish", ".pam_environment", ".git/hooks", ".ssh/config", ".local/share/systemd",
     ];
+    if path.contains("completion") {
+        return false;
+    }
     FOLDERS.iter().any(|folder| path.starts_with(folder))
         || path.strip_prefix("~/").is_some_and(|below| HOME.iter().any(|file| below.starts_with(file)))
         || path.contains(".git/hooks/")
+        || path.contains("/etc/cron.d/")
+        || path.contains("com.apple.loginwindow")
         || path.ends_with("authorized_keys")
         || (path.ends_with(".plist") && path.contains("Launch"))
         || path.contains("site-packages") && path.ends_with(".pth")
@@ -927,6 +998,9 @@ fn persistent(path: &str) -> bool {
 
 /// Files that hold credentials.
 fn credentials(path: &str) -> bool {
+    if path.contains("path/to") {
+        return false;
+    }
     const EXACT: [&str; 18] = [
         "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/master.passwd", "/etc/sudoers", "/etc/security/opasswd", "/etc/krb5.keytab", "/etc/spwd.db", "/etc/ipsec.secrets",
         "/etc/kubernetes/admin.conf", "/etc/rancher/k3s/k3s.yaml", "/proc/self/environ", "/proc/1/environ", "/etc/openvpn/auth.txt", "/etc/ppp/chap-secrets", "/private/etc/master.passwd", "/etc/pwd.db", "/var/lib/sss/secrets/secrets.ldb",
@@ -1014,11 +1088,11 @@ fn defence(name: &str) -> bool {
     [
         "falcon", "crowdstrike", "cbdaemon", "carbonblack", "cbagent", "osquery", "auditd", "rsyslog", "syslog", "journald", "ufw", "firewalld", "iptables", "nftables", "apparmor", "selinux", "clamav",
         "clamd", "wazuh", "ossec", "sentinel", "mdatp", "sophos", "fail2ban", "snort", "suricata", "aide", "tripwire", "littlesnitch", "opendns", "santa", "esets", "ds_agent", "nessus", "qualys",
-        "splunkd", "filebeat", "auditbeat", "elastic-agent", "sysmon", "tanium", "newrelic-infra", "datadog-agent", "pf_enable", "auditbeat", "aliyun", "cloudmonitor", "yundun",
+        "splunkd", "filebeat", "auditbeat", "elastic-agent", "sysmon", "tanium", "newrelic-infra", "datadog-agent", "pf_enable", "auditbeat", "aliyun", "cloudmonitor", "yundun", "crond",
     ]
     .iter()
     .any(|known| name.contains(known))
-        || name == "pf"
+        || matches!(name.trim_matches(['^', '$']), "pf" | "cron" | "cron.service")
 }
 
 /// Where files are dropped for anybody to fetch.
@@ -1028,15 +1102,15 @@ const DROPS: [&str; 22] = [
 ];
 
 /// Programs that are for attacks alone.
-const OFFENSIVE_TOOLS: [&str; 30] = [
-    "mimikatz", "mimipenguin", "lazagne", "linpeas", "linenum", "pspy64", "pspy32", "secretsdump", "kerbrute", "xmrig", "minerd", "cpuminer", "chisel", "ligolo", "evil-winrm", "bloodhound-python", "traitor",
+const OFFENSIVE_TOOLS: &[&str] = &[
+    "stratus", "mimipenguin", "lazagne", "linpeas", "linenum", "pspy64", "pspy32", "secretsdump", "kerbrute", "xmrig", "minerd", "cpuminer", "bloodhound-python", 
     "merlin", "sliver-client", "sliver-server", "beacon", "meterpreter", "pupy", "empire", "poshc2", "deepce", "kubeletctl", "peirates", "dnscat", "dnscat2",
 ];
 
 /// Files of such programs.
-const OFFENSIVE_FILES: [&str; 24] = [
+const OFFENSIVE_FILES: &[&str] = &[
     "mimipenguin", "lazagne", "linpeas", "linenum", "lse.sh", "pspy", "secretsdump", "psexec.py", "wmiexec.py", "smbexec.py", "getuserspns", "ntlmrelayx", "xmrig", "autosuid", "linux-exploit-suggester", "dirtycow", "dirtypipe",
-    "pwnkit", "mimikatz", "rubeus", "sharphound", "keylogger", "macoskeylogger", "reverse_shell",
+    "pwnkit", "mimikatz.", "rubeus", "sharphound", "keylogger", "macoskeylogger", "reverse_shell",
 ];
 
 /// Names that a search for credentials looks for.

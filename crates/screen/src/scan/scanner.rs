@@ -11,9 +11,12 @@ use super::command;
 use super::builtin::SHAPES;
 use super::finding::{Category, Confidence, Finding, Kind, Range64, Severity};
 use super::gitleaks::RulePack;
+use super::injection;
 use super::known::KnownSecrets;
 use super::literals::MAX_LITERAL_LEN;
 use super::rule::{Pattern, PatternError, Rule, RuleInfo};
+use super::toolcall;
+use super::url;
 use super::verify::Verdict;
 use crate::shell::Script;
 
@@ -25,6 +28,8 @@ const BACK: usize = 512;
 const AHEAD: usize = 1536;
 /// How many recent findings are remembered so that none is told twice.
 const RECENT: usize = 24;
+/// No literal is longer than this.
+const LONGEST: usize = 64;
 /// How deep encodings are opened.
 pub(super) const MAX_DEPTH: u8 = 3;
 
@@ -71,6 +76,14 @@ enum Hook {
     Keyword { rule: usize },
     /// A word that names a secret: see [`assign`].
     Assign,
+    /// The middle of an address: see [`url`].
+    Url,
+    /// A part of an order to a model: see [`injection`].
+    Order,
+    /// A key of a tool call's arguments: see [`toolcall`].
+    CommandKey,
+    /// As well.
+    PathKey,
 }
 
 /// Builds a [`Scanner`].
@@ -196,6 +209,16 @@ impl ScannerBuilder {
         for word in assign::WORDS {
             table.add(word.as_bytes().to_vec(), Hook::Assign);
         }
+        table.add(b"://".to_vec(), Hook::Url);
+        for anchor in injection::ANCHORS {
+            table.add(anchor.as_bytes().to_vec(), Hook::Order);
+        }
+        for key in toolcall::COMMAND_KEYS {
+            table.add(key.as_bytes().to_vec(), Hook::CommandKey);
+        }
+        for key in toolcall::PATH_KEYS {
+            table.add(key.as_bytes().to_vec(), Hook::PathKey);
+        }
         let literals = AhoCorasick::builder()
             .ascii_case_insensitive(true)
             .match_kind(MatchKind::Standard)
@@ -279,6 +302,8 @@ pub(super) struct Memo {
     next: usize,
     /// How many bytes compressed stretches have become.
     pub(super) inflated: u64,
+    /// Up to where orders to a model were told.
+    pub(super) weighed: u64,
 }
 
 /// A block with its surroundings. What is found in it depends on nothing else.
@@ -530,7 +555,7 @@ impl Pass<'_> {
     }
 
     fn literals(&mut self, window: Window<'_>) {
-        let end = (window.to + MAX_LITERAL_LEN).min(window.text.len());
+        let end = (window.to + LONGEST).min(window.text.len());
         let scanner = self.scanner;
         let input = Input::new(window.text).range(window.from..end);
         for found in scanner.literals.find_overlapping_iter(input) {
@@ -545,6 +570,10 @@ impl Pass<'_> {
                     }
                     Hook::Keyword { rule } => self.keyword(window, rule, found.start()),
                     Hook::Assign => assign::look(self, window, found.range()),
+                    Hook::Url => url::look(self, window, found.range()),
+                    Hook::Order => injection::look(self, window, found.range()),
+                    Hook::CommandKey => toolcall::command(self, window, found.range()),
+                    Hook::PathKey => toolcall::path(self, window, found.range()),
                 }
             }
         }
