@@ -79,6 +79,10 @@ pub enum Command {
     /// The expressions are mitmproxy's: `~d example.com & ~c 500`, `~m post ~t json`. docs/reference/filters.md lists the
     /// operators.
     Filter(FilterArgs),
+    /// Look for secrets, dangerous commands, injection and exfiltration in text.
+    ///
+    /// Exit code: 0 if nothing was found, 1 if something was, 2 if something went wrong.
+    Scan(crate::scan::ScanArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
