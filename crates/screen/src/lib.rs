@@ -4,4 +4,6 @@
 //! follows from a finding is for others to decide.
 #![forbid(unsafe_code)]
 
+pub mod gate;
+pub mod llm;
 pub mod scan;

@@ -1,0 +1,94 @@
+//! How each format says that a call was refused, or says other arguments.
+
+mod anthropic;
+mod bedrock;
+mod chat;
+mod cohere;
+mod gemini;
+mod responses;
+
+use super::calls::Verdict;
+use super::edit::FrameEdit;
+use crate::llm::Dialect;
+use crate::llm::assembler::Phase;
+use crate::llm::json::quoted;
+
+/// Decides what leaves in the place of a message.
+pub(super) fn edit(dialect: Dialect, frame: &mut FrameEdit<'_>) {
+    match dialect {
+        Dialect::AnthropicMessages => anthropic::edit(frame),
+        Dialect::OpenAiChat => chat::edit(frame),
+        Dialect::OpenAiResponses => responses::edit(frame),
+        Dialect::Gemini => gemini::edit(frame),
+        Dialect::BedrockConverse => bedrock::edit(frame),
+        Dialect::Ollama => chat::edit_ollama(frame),
+        Dialect::CohereChat => cohere::edit(frame),
+        Dialect::BedrockInvoke | Dialect::Mcp => frame.keep(),
+    }
+}
+
+/// What becomes of one part of a call.
+enum Fate {
+    Keep,
+    /// The first part of a refused call: the text goes in its place.
+    Text(String),
+    /// Another part of a refused call.
+    Drop,
+    /// The part of a call whose arguments are replaced by this JSON text.
+    Arguments(String),
+}
+
+fn fate(frame: &FrameEdit<'_>, call: crate::llm::CallId, phase: Phase) -> Fate {
+    match frame.call(call).map(|call| &call.verdict) {
+        Some(Verdict::Block(text)) => match phase {
+            Phase::Start | Phase::Whole | Phase::Echo => Fate::Text(text.clone()),
+            Phase::Delta | Phase::End => Fate::Drop,
+        },
+        Some(Verdict::Redact(arguments)) => Fate::Arguments(arguments.to_text()),
+        _ => Fate::Keep,
+    }
+}
+
+/// A whole answer that says nothing but this text, in a format's own shape, as JSON. For answers
+/// that can't be read, and for requests that are refused before they reach the provider.
+///
+/// Without a dialect it is an object with an `error`.
+///
+/// ```
+/// use tollgate_screen::{gate::refusal_body, llm::Dialect};
+///
+/// let body = refusal_body(Some(Dialect::Ollama), "no");
+/// assert!(body.contains(r#""content":"no""#));
+/// ```
+#[must_use]
+pub fn refusal_body(dialect: Option<Dialect>, text: &str) -> String {
+    let text = quoted(text);
+    match dialect {
+        Some(Dialect::AnthropicMessages | Dialect::BedrockInvoke) => format!(
+            r#"{{"id":"msg_tollgate","type":"message","role":"assistant","model":"tollgate","content":[{{"type":"text","text":{text}}}],"stop_reason":"end_turn","stop_sequence":null,"usage":{{"input_tokens":0,"output_tokens":0}}}}"#
+        ),
+        Some(Dialect::OpenAiChat) => format!(
+            r#"{{"id":"chatcmpl-tollgate","object":"chat.completion","created":0,"model":"tollgate","choices":[{{"index":0,"message":{{"role":"assistant","content":{text}}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}}}"#
+        ),
+        Some(Dialect::OpenAiResponses) => format!(
+            r#"{{"id":"resp_tollgate","object":"response","created_at":0,"status":"completed","error":null,"incomplete_details":null,"instructions":null,"metadata":{{}},"model":"tollgate","output":[{}],"parallel_tool_calls":true,"temperature":null,"tool_choice":"auto","tools":[],"top_p":null}}"#,
+            responses::message_item("msg_tollgate", &text)
+        ),
+        Some(Dialect::Gemini) => format!(
+            r#"{{"candidates":[{{"content":{{"role":"model","parts":[{{"text":{text}}}]}},"finishReason":"STOP","index":0}}]}}"#
+        ),
+        Some(Dialect::BedrockConverse) => format!(
+            r#"{{"output":{{"message":{{"role":"assistant","content":[{{"text":{text}}}]}}}},"stopReason":"end_turn","usage":{{"inputTokens":0,"outputTokens":0,"totalTokens":0}},"metrics":{{"latencyMs":0}}}}"#
+        ),
+        Some(Dialect::Ollama) => format!(
+            r#"{{"model":"tollgate","created_at":"1970-01-01T00:00:00Z","message":{{"role":"assistant","content":{text}}},"done":true,"done_reason":"stop"}}"#
+        ),
+        Some(Dialect::CohereChat) => format!(
+            r#"{{"id":"tollgate","finish_reason":"COMPLETE","message":{{"role":"assistant","content":[{{"type":"text","text":{text}}}]}}}}"#
+        ),
+        Some(Dialect::Mcp) => format!(
+            r#"{{"jsonrpc":"2.0","id":null,"error":{{"code":-32000,"message":{text}}}}}"#
+        ),
+        None => format!(r#"{{"error":{{"type":"blocked","message":{text}}}}}"#),
+    }
+}
