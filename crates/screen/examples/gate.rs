@@ -25,7 +25,8 @@ const DIALECTS: [Dialect; 9] = [
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let usage = "usage: gate DIALECT CONTENT-TYPE [--open] [--at-once TOOL] [--redact TEXT JSON] [TEXT]";
+    let usage =
+        "usage: gate DIALECT CONTENT-TYPE [--open] [--at-once TOOL] [--redact TEXT JSON] [TEXT]";
     let name = arguments.next().ok_or(usage)?;
     let content_type = arguments.next().ok_or(usage)?;
     let dialect = DIALECTS.into_iter().find(|dialect| dialect.name() == name);
@@ -57,8 +58,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     };
 
-    let mut gate = Gate::for_response(dialect, 200, Some(&content_type), options)
-        .ok_or("nothing to gate")?;
+    let mut gate =
+        Gate::for_response(dialect, 200, Some(&content_type), options).ok_or("nothing to gate")?;
     let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
     let mut buffer = [0; 16 * 1024];
     loop {

@@ -44,7 +44,7 @@
 //! | limit | at it |
 //! |---|---|
 //! | [`GateOptions::hold_limit`] held bytes | calls without a decision get the declared answer |
-//! | [`GateOptions::message_limit`] bytes of one message, or of a body that isn't streamed | the message is dropped (closed) or passes (open) |
+//! | [`GateOptions::message_limit`] bytes of one message, or of a whole body | it is dropped (closed) or passes (open) |
 //! | [`MAX_DEPTH`](crate::llm::json::MAX_DEPTH) levels of JSON | the same |
 //! | 4096 calls in one stream | calls beyond get the declared answer |
 
@@ -57,8 +57,8 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use self::calls::{Call, CallTable, Verdict};
-use self::edit::{FrameEdit, Piece};
 pub use self::dialects::refusal_body;
+use self::edit::{FrameEdit, Piece};
 pub use self::follow_up::{BlockedCalls, repair_request};
 use crate::llm::assembler::{Assembler, Order, Phase, Reading, Touch};
 use crate::llm::frame::{Envelope, Frame, Framer, Place, contents, rewrite, write_new};
@@ -622,9 +622,7 @@ impl Core {
     }
 
     fn must_wait(&self) -> bool {
-        let undecided = |touch: &Touch| {
-            self.calls.get(touch.call).is_some_and(Call::is_undecided)
-        };
+        let undecided = |touch: &Touch| self.calls.get(touch.call).is_some_and(Call::is_undecided);
         if self.reading.touches.iter().any(undecided) {
             return true;
         }
@@ -658,9 +656,8 @@ impl Core {
     /// Lets go of what is decided, in order.
     fn drain(&mut self, out: &mut impl Output) {
         while let Some(front) = self.queue.front() {
-            let undecided = |touch: &Touch| {
-                self.calls.get(touch.call).is_some_and(Call::is_undecided)
-            };
+            let undecided =
+                |touch: &Touch| self.calls.get(touch.call).is_some_and(Call::is_undecided);
             if front.touches.iter().any(undecided) {
                 return;
             }
@@ -691,7 +688,16 @@ impl Core {
 
     /// On a WebSocket, one answer follows another: calls of those that have ended are forgotten.
     fn forget_finished(&mut self) {
-        let several = matches!(self.last, Some((_, Envelope::Within { place: Place::Message, .. })));
+        let several = matches!(
+            self.last,
+            Some((
+                _,
+                Envelope::Within {
+                    place: Place::Message,
+                    ..
+                }
+            ))
+        );
         if several && self.ended && self.queue.is_empty() {
             self.calls.forget();
         }
@@ -718,7 +724,13 @@ impl Core {
 
 /// Whether the message is a whole body: that is held in any case, and has a limit of its own.
 fn whole_body(frame: &Frame<'_>) -> bool {
-    matches!(frame.envelope, Envelope::Within { place: Place::Body, .. })
+    matches!(
+        frame.envelope,
+        Envelope::Within {
+            place: Place::Body,
+            ..
+        }
+    )
 }
 
 /// A message on its way out.
@@ -745,11 +757,12 @@ fn emit(
             calls.number(touch.call);
         }
     }
-    let untouched = !calls.any_changed() && !message.touches.iter().any(|touch| {
-        calls
-            .get(touch.call)
-            .is_some_and(|call| matches!(call.verdict, Verdict::AtOnce))
-    });
+    let untouched = !calls.any_changed()
+        && !message.touches.iter().any(|touch| {
+            calls
+                .get(touch.call)
+                .is_some_and(|call| matches!(call.verdict, Verdict::AtOnce))
+        });
     let Some(dialect) = message.dialect.filter(|_| !untouched) else {
         out.write(message.raw);
         return;

@@ -86,9 +86,14 @@ impl CallTable {
     pub fn undecided(&self) -> Vec<CallId> {
         let undecided = |(at, call): (usize, &Call)| {
             let at = u32::try_from(at).ok()?;
-            call.is_undecided().then(|| CallId(self.base.wrapping_add(at)))
+            call.is_undecided()
+                .then(|| CallId(self.base.wrapping_add(at)))
         };
-        self.calls.iter().enumerate().filter_map(undecided).collect()
+        self.calls
+            .iter()
+            .enumerate()
+            .filter_map(undecided)
+            .collect()
     }
 
     /// Whether some call was refused or redacted.

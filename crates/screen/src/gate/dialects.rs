@@ -7,11 +7,12 @@ mod cohere;
 mod gemini;
 mod responses;
 
+use serde_json::json;
+
 use super::calls::Verdict;
 use super::edit::FrameEdit;
 use crate::llm::Dialect;
 use crate::llm::assembler::Phase;
-use crate::llm::json::quoted;
 
 /// Decides what leaves in the place of a message.
 pub(super) fn edit(dialect: Dialect, frame: &mut FrameEdit<'_>) {
@@ -62,33 +63,50 @@ fn fate(frame: &FrameEdit<'_>, call: crate::llm::CallId, phase: Phase) -> Fate {
 /// ```
 #[must_use]
 pub fn refusal_body(dialect: Option<Dialect>, text: &str) -> String {
-    let text = quoted(text);
-    match dialect {
-        Some(Dialect::AnthropicMessages | Dialect::BedrockInvoke) => format!(
-            r#"{{"id":"msg_tollgate","type":"message","role":"assistant","model":"tollgate","content":[{{"type":"text","text":{text}}}],"stop_reason":"end_turn","stop_sequence":null,"usage":{{"input_tokens":0,"output_tokens":0}}}}"#
-        ),
-        Some(Dialect::OpenAiChat) => format!(
-            r#"{{"id":"chatcmpl-tollgate","object":"chat.completion","created":0,"model":"tollgate","choices":[{{"index":0,"message":{{"role":"assistant","content":{text}}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}}}"#
-        ),
-        Some(Dialect::OpenAiResponses) => format!(
-            r#"{{"id":"resp_tollgate","object":"response","created_at":0,"status":"completed","error":null,"incomplete_details":null,"instructions":null,"metadata":{{}},"model":"tollgate","output":[{}],"parallel_tool_calls":true,"temperature":null,"tool_choice":"auto","tools":[],"top_p":null}}"#,
-            responses::message_item("msg_tollgate", &text)
-        ),
-        Some(Dialect::Gemini) => format!(
-            r#"{{"candidates":[{{"content":{{"role":"model","parts":[{{"text":{text}}}]}},"finishReason":"STOP","index":0}}]}}"#
-        ),
-        Some(Dialect::BedrockConverse) => format!(
-            r#"{{"output":{{"message":{{"role":"assistant","content":[{{"text":{text}}}]}}}},"stopReason":"end_turn","usage":{{"inputTokens":0,"outputTokens":0,"totalTokens":0}},"metrics":{{"latencyMs":0}}}}"#
-        ),
-        Some(Dialect::Ollama) => format!(
-            r#"{{"model":"tollgate","created_at":"1970-01-01T00:00:00Z","message":{{"role":"assistant","content":{text}}},"done":true,"done_reason":"stop"}}"#
-        ),
-        Some(Dialect::CohereChat) => format!(
-            r#"{{"id":"tollgate","finish_reason":"COMPLETE","message":{{"role":"assistant","content":[{{"type":"text","text":{text}}}]}}}}"#
-        ),
-        Some(Dialect::Mcp) => format!(
-            r#"{{"jsonrpc":"2.0","id":null,"error":{{"code":-32000,"message":{text}}}}}"#
-        ),
-        None => format!(r#"{{"error":{{"type":"blocked","message":{text}}}}}"#),
-    }
+    let text_block = json!([{"type": "text", "text": text}]);
+    let body = match dialect {
+        Some(Dialect::AnthropicMessages | Dialect::BedrockInvoke) => json!({
+            "id": "msg_tollgate", "type": "message", "role": "assistant", "model": "tollgate",
+            "content": text_block, "stop_reason": "end_turn", "stop_sequence": null,
+            "usage": {"input_tokens": 0, "output_tokens": 0},
+        }),
+        Some(Dialect::OpenAiChat) => json!({
+            "id": "chatcmpl-tollgate", "object": "chat.completion", "created": 0, "model": "tollgate",
+            "choices": [{"index": 0, "finish_reason": "stop",
+                         "message": {"role": "assistant", "content": text}}],
+            "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        }),
+        Some(Dialect::OpenAiResponses) => json!({
+            "id": "resp_tollgate", "object": "response", "created_at": 0, "status": "completed",
+            "error": null, "incomplete_details": null, "instructions": null, "metadata": {},
+            "model": "tollgate", "parallel_tool_calls": true, "temperature": null,
+            "tool_choice": "auto", "tools": [], "top_p": null,
+            "output": [{
+                "id": "msg_tollgate", "type": "message", "status": "completed", "role": "assistant",
+                "content": [{"type": "output_text", "annotations": [], "text": text}],
+            }],
+        }),
+        Some(Dialect::Gemini) => json!({
+            "candidates": [{"index": 0, "finishReason": "STOP",
+                            "content": {"role": "model", "parts": [{"text": text}]}}],
+        }),
+        Some(Dialect::BedrockConverse) => json!({
+            "output": {"message": {"role": "assistant", "content": [{"text": text}]}},
+            "stopReason": "end_turn", "metrics": {"latencyMs": 0},
+            "usage": {"inputTokens": 0, "outputTokens": 0, "totalTokens": 0},
+        }),
+        Some(Dialect::Ollama) => json!({
+            "model": "tollgate", "created_at": "1970-01-01T00:00:00Z", "done": true,
+            "done_reason": "stop", "message": {"role": "assistant", "content": text},
+        }),
+        Some(Dialect::CohereChat) => json!({
+            "id": "tollgate", "finish_reason": "COMPLETE",
+            "message": {"role": "assistant", "content": text_block},
+        }),
+        Some(Dialect::Mcp) => json!({
+            "jsonrpc": "2.0", "id": null, "error": {"code": -32000, "message": text},
+        }),
+        None => json!({"error": {"type": "blocked", "message": text}}),
+    };
+    body.to_string()
 }

@@ -129,6 +129,7 @@ impl Object {
     }
 
     fn separate(&mut self) {
-        self.text.push(if self.text.is_empty() { b'{' } else { b',' });
+        self.text
+            .push(if self.text.is_empty() { b'{' } else { b',' });
     }
 }

@@ -86,21 +86,31 @@ pub fn repair_request(dialect: Dialect, body: &[u8], blocked: &BlockedCalls) -> 
         return None;
     }
     let mut tape = Tape::default();
-    let root = tape.read(body).ok()?;
+    let message = tape.read(body).ok()?;
+    let root = message
+        .get("response")
+        .filter(|inner| inner.is_object())
+        .unwrap_or(message);
     let previous = root.get("previous_response_id")?.str()?;
     let input = root.get("input");
     let items = || input.into_iter().flat_map(Value::items);
-    let answered = |id: &str| {
-        items().any(|item| item.get("call_id").is_some_and(|call_id| call_id.is(id)))
-    };
+    let answered =
+        |id: &str| items().any(|item| item.get("call_id").is_some_and(|call_id| call_id.is(id)));
     let outputs: Vec<String> = blocked
         .of_response(&previous)
         .filter(|call| !answered(&call.id))
         .map(|call| {
-            let output = format!("The call was blocked by policy and did not run: {}", call.reason);
+            let output = format!(
+                "The call was blocked by policy and did not run: {}",
+                call.reason
+            );
             format!(
                 r#"{{"type":"{}","call_id":{},"output":{}}}"#,
-                if call.free_text { "custom_tool_call_output" } else { "function_call_output" },
+                if call.free_text {
+                    "custom_tool_call_output"
+                } else {
+                    "function_call_output"
+                },
                 quoted(&call.id),
                 quoted(&output)
             )
@@ -114,7 +124,11 @@ pub fn repair_request(dialect: Dialect, body: &[u8], blocked: &BlockedCalls) -> 
     match input {
         Some(list) if list.kind() == Kind::Array => {
             let start = list.span().start + 1;
-            let comma = if list.items().next().is_some() { "," } else { "" };
+            let comma = if list.items().next().is_some() {
+                ","
+            } else {
+                ""
+            };
             edits.replace(start..start, format!("{outputs}{comma}"));
         }
         Some(text) if text.kind() == Kind::String => {

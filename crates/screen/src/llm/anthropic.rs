@@ -11,6 +11,8 @@ pub(super) fn read(calls: &mut Calls, root: Value<'_>, reading: &mut Reading) {
         "message_start" => {
             if let Some(message) = root.get("message") {
                 start(calls, message, reading);
+                // Usually empty; clients keep what is in it.
+                blocks(calls, message, reading);
             }
         }
         "content_block_start" => block_start(calls, root, reading),
@@ -92,13 +94,7 @@ fn block_start(calls: &mut Calls, root: Value<'_>, reading: &mut Reading) {
 }
 
 /// A block that is no call: as it begins in a stream, or whole.
-fn content(
-    calls: &mut Calls,
-    index: u32,
-    block: Value<'_>,
-    kind: &str,
-    reading: &mut Reading,
-) {
+fn content(calls: &mut Calls, index: u32, block: Value<'_>, kind: &str, reading: &mut Reading) {
     let id = |kind| BlockId {
         choice: 0,
         index,
@@ -116,12 +112,14 @@ fn content(
             }
         }
         "redacted_thinking" => {}
-        kind if kind.ends_with("tool_result") => reading.events.push(Event::ToolResult(ToolResult {
-            call_id: text(block, "tool_use_id"),
-            text: super::request::all_text(block.get("content").unwrap_or(block)),
-            is_error: block.get("is_error").is_some_and(Value::is_true),
-            span: block.span(),
-        })),
+        kind if kind.ends_with("tool_result") => {
+            reading.events.push(Event::ToolResult(ToolResult {
+                call_id: text(block, "tool_use_id"),
+                text: super::request::all_text(block.get("content").unwrap_or(block)),
+                is_error: block.get("is_error").is_some_and(Value::is_true),
+                span: block.span(),
+            }))
+        }
         _ => unknown(block.raw(), reading),
     }
 }
@@ -163,7 +161,14 @@ fn block_delta(calls: &mut Calls, root: Value<'_>, reading: &mut Reading) {
 
 fn whole(calls: &mut Calls, root: Value<'_>, reading: &mut Reading) {
     start(calls, root, reading);
-    let blocks = root.get("content").into_iter().flat_map(Value::items);
+    blocks(calls, root, reading);
+    stop(root, reading);
+    reading.events.push(Event::End);
+}
+
+/// The content of a whole message.
+fn blocks(calls: &mut Calls, message: Value<'_>, reading: &mut Reading) {
+    let blocks = message.get("content").into_iter().flat_map(Value::items);
     for (at, block) in blocks.enumerate() {
         let kind = text(block, "type");
         match runs_at(&kind) {
@@ -182,8 +187,6 @@ fn whole(calls: &mut Calls, root: Value<'_>, reading: &mut Reading) {
             None => content(calls, position(at), block, &kind, reading),
         }
     }
-    stop(root, reading);
-    reading.events.push(Event::End);
 }
 
 fn usage(holder: Value<'_>, reading: &mut Reading) {

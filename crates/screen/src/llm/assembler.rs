@@ -135,11 +135,7 @@ impl Calls {
 
     /// The answer begins, unless it has begun: `holder` has its `id` and its `model`.
     pub fn start(&mut self, holder: Value<'_>, reading: &mut Reading) {
-        self.start_as(
-            some_text(holder, "id"),
-            some_text(holder, "model"),
-            reading,
-        );
+        self.start_as(some_text(holder, "id"), some_text(holder, "model"), reading);
     }
 
     /// The answer begins, unless it has begun.
@@ -197,7 +193,14 @@ impl Calls {
             name: begin.name.to_owned(),
             runs_at: begin.runs_at,
         });
-        touch(reading, begin.runs_at, call, Phase::Start, begin.at, begin.key);
+        touch(
+            reading,
+            begin.runs_at,
+            call,
+            Phase::Start,
+            begin.at,
+            begin.key,
+        );
         call
     }
 

@@ -123,16 +123,24 @@ impl Dialect {
         let mut tape = Tape::default();
         let root = tape.read(body).ok()?;
         let first = root.items().next().unwrap_or(root);
-        if first.get("jsonrpc").is_some_and(|version| version.is("2.0")) {
+        if first
+            .get("jsonrpc")
+            .is_some_and(|version| version.is("2.0"))
+        {
             return first.get("method").map(|_| Self::Mcp);
         }
         let model = root.get("model").is_some();
-        if root.get("contents").is_some_and(|v| v.kind() == Kind::Array)
+        if root
+            .get("contents")
+            .is_some_and(|v| v.kind() == Kind::Array)
             || root.path(&["request", "contents"]).is_some()
         {
             return Some(Self::Gemini);
         }
-        if root.get("messages").is_some_and(|v| v.kind() == Kind::Array) {
+        if root
+            .get("messages")
+            .is_some_and(|v| v.kind() == Kind::Array)
+        {
             if root.get("anthropic_version").is_some() {
                 return Some(Self::AnthropicMessages);
             }
@@ -182,7 +190,9 @@ impl Dialect {
         if root.get("choices").is_some_and(|v| v.kind() == Kind::Array) {
             return Some(Self::OpenAiChat);
         }
-        if root.get("object").is_some_and(|object| object.is("response"))
+        if root
+            .get("object")
+            .is_some_and(|object| object.is("response"))
             && root.get("output").is_some()
         {
             return Some(Self::OpenAiResponses);
@@ -222,22 +232,43 @@ mod tests {
     fn paths_of_every_provider() {
         for (path, dialect) in [
             ("/v1/messages?beta=true", Dialect::AnthropicMessages),
-            ("/v1/projects/p/locations/l/publishers/anthropic/models/c:streamRawPredict", Dialect::AnthropicMessages),
+            (
+                "/v1/projects/p/locations/l/publishers/anthropic/models/c:streamRawPredict",
+                Dialect::AnthropicMessages,
+            ),
             ("/v1/chat/completions", Dialect::OpenAiChat),
             ("/api/v1/chat/completions", Dialect::OpenAiChat),
-            ("/openai/v1/responses?api-version=preview", Dialect::OpenAiResponses),
+            (
+                "/openai/v1/responses?api-version=preview",
+                Dialect::OpenAiResponses,
+            ),
             ("/backend-api/codex/responses", Dialect::OpenAiResponses),
-            ("/v1beta/models/gemini-2.5-pro:generateContent", Dialect::Gemini),
+            (
+                "/v1beta/models/gemini-2.5-pro:generateContent",
+                Dialect::Gemini,
+            ),
             ("/v1internal:streamGenerateContent?alt=sse", Dialect::Gemini),
-            ("/model/anthropic.claude-v2%3A1/converse-stream", Dialect::BedrockConverse),
-            ("/model/x/invoke-with-response-stream", Dialect::BedrockInvoke),
+            (
+                "/model/anthropic.claude-v2%3A1/converse-stream",
+                Dialect::BedrockConverse,
+            ),
+            (
+                "/model/x/invoke-with-response-stream",
+                Dialect::BedrockInvoke,
+            ),
             ("/api/chat", Dialect::Ollama),
             ("/v2/chat", Dialect::CohereChat),
             ("/mcp/", Dialect::Mcp),
         ] {
             assert_eq!(Dialect::of_path(path), Some(dialect), "{path}");
         }
-        for path in ["/", "/v1/messages/count_tokens", "/v1/models", "/v1/embeddings", "/responses/x"] {
+        for path in [
+            "/",
+            "/v1/messages/count_tokens",
+            "/v1/models",
+            "/v1/embeddings",
+            "/responses/x",
+        ] {
             assert_eq!(Dialect::of_path(path), None, "{path}");
         }
     }
@@ -246,14 +277,27 @@ mod tests {
     fn shapes_where_the_path_says_nothing() {
         for (body, dialect) in [
             (r#"{"model":"m","messages":[]}"#, Some(Dialect::OpenAiChat)),
-            (r#"{"model":"m","system":"s","messages":[]}"#, Some(Dialect::AnthropicMessages)),
-            (r#"{"model":"m","input":"hi"}"#, Some(Dialect::OpenAiResponses)),
+            (
+                r#"{"model":"m","system":"s","messages":[]}"#,
+                Some(Dialect::AnthropicMessages),
+            ),
+            (
+                r#"{"model":"m","input":"hi"}"#,
+                Some(Dialect::OpenAiResponses),
+            ),
             (r#"{"contents":[]}"#, Some(Dialect::Gemini)),
-            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#, Some(Dialect::Mcp)),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#,
+                Some(Dialect::Mcp),
+            ),
             (r#"{"messages":"no"}"#, None),
             ("not json", None),
         ] {
-            assert_eq!(Dialect::of_request("gw.example", "/x", body.as_bytes()), dialect, "{body}");
+            assert_eq!(
+                Dialect::of_request("gw.example", "/x", body.as_bytes()),
+                dialect,
+                "{body}"
+            );
         }
     }
 }

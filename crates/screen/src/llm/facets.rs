@@ -61,13 +61,16 @@ impl ToolCall {
                         }
                         Json::Array(items) => {
                             let words: Option<Vec<&str>> = items.iter().map(Json::as_str).collect();
-                            match words.filter(|_| is_command_key(key) && !is_list_of_commands(key)) {
+                            match words.filter(|_| is_command_key(key) && !is_list_of_commands(key))
+                            {
                                 Some(words) => facets.commands.push(words.join(" ")),
                                 None => stack.extend(items.iter().rev().map(|item| (key, item))),
                             }
                         }
                         Json::Object(members) => {
-                            stack.extend(members.iter().rev().map(|(key, item)| (key.as_str(), item)));
+                            stack.extend(
+                                members.iter().rev().map(|(key, item)| (key.as_str(), item)),
+                            );
                         }
                         _ => {}
                     }
@@ -88,7 +91,14 @@ impl Facets {
             self.commands.push(text.to_owned());
             known = true;
         }
-        if is_url(text) || words(key).any(|word| matches!(word.as_str(), "url" | "uri" | "href" | "endpoint" | "host" | "hostname" | "domain")) {
+        if is_url(text)
+            || words(key).any(|word| {
+                matches!(
+                    word.as_str(),
+                    "url" | "uri" | "href" | "endpoint" | "host" | "hostname" | "domain"
+                )
+            })
+        {
             self.urls.push(text.to_owned());
             known = true;
         } else if !text.contains('\n') && (is_path_key(key) || is_path(text)) {
@@ -123,7 +133,18 @@ fn is_command_key(key: &str) -> bool {
     words(key).any(|word| {
         matches!(
             word.as_str(),
-            "command" | "commands" | "cmd" | "cmds" | "script" | "shell" | "bash" | "code" | "argv" | "exec" | "sql" | "query"
+            "command"
+                | "commands"
+                | "cmd"
+                | "cmds"
+                | "script"
+                | "shell"
+                | "bash"
+                | "code"
+                | "argv"
+                | "exec"
+                | "sql"
+                | "query"
         )
     })
 }
@@ -134,14 +155,28 @@ fn is_list_of_commands(key: &str) -> bool {
 }
 
 fn is_vague_key(key: &str) -> bool {
-    matches!(key, "input" | "text" | "args" | "arguments" | "chars" | "value" | "source")
+    matches!(
+        key,
+        "input" | "text" | "args" | "arguments" | "chars" | "value" | "source"
+    )
 }
 
 fn is_command_tool(tool: &str) -> bool {
     words(tool).any(|word| {
         matches!(
             word.as_str(),
-            "bash" | "sh" | "zsh" | "shell" | "exec" | "execute" | "terminal" | "command" | "cmd" | "powershell" | "python" | "run"
+            "bash"
+                | "sh"
+                | "zsh"
+                | "shell"
+                | "exec"
+                | "execute"
+                | "terminal"
+                | "command"
+                | "cmd"
+                | "powershell"
+                | "python"
+                | "run"
         )
     })
 }
@@ -150,7 +185,19 @@ fn is_path_key(key: &str) -> bool {
     words(key).any(|word| {
         matches!(
             word.as_str(),
-            "path" | "paths" | "file" | "files" | "filename" | "filepath" | "dir" | "directory" | "folder" | "cwd" | "workdir" | "root" | "destination"
+            "path"
+                | "paths"
+                | "file"
+                | "files"
+                | "filename"
+                | "filepath"
+                | "dir"
+                | "directory"
+                | "folder"
+                | "cwd"
+                | "workdir"
+                | "root"
+                | "destination"
         )
     })
 }
@@ -163,7 +210,9 @@ fn is_path(text: &str) -> bool {
             drive.is_ascii_alphabetic() && *colon == b':' && matches!(slash, b'\\' | b'/')
         });
     windows
-        || ["/", "~/", "./", "../", "\\\\"].iter().any(|start| text.starts_with(start))
+        || ["/", "~/", "./", "../", "\\\\"]
+            .iter()
+            .any(|start| text.starts_with(start))
             && !text.contains(' ')
             && text.len() > 1
 }
@@ -172,7 +221,9 @@ fn is_url(text: &str) -> bool {
     text.split_once("://").is_some_and(|(scheme, rest)| {
         !scheme.is_empty()
             && !rest.is_empty()
-            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+            && scheme
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
             && !text.contains(char::is_whitespace)
     })
 }
@@ -212,7 +263,14 @@ mod tests {
 
     #[test]
     fn a_shell_tool_takes_commands_under_any_vague_name() {
-        assert_eq!(facets("run_terminal", serde_json::json!({"input": "id"})).commands, ["id"]);
-        assert!(facets("notes", serde_json::json!({"input": "id"})).commands.is_empty());
+        assert_eq!(
+            facets("run_terminal", serde_json::json!({"input": "id"})).commands,
+            ["id"]
+        );
+        assert!(
+            facets("notes", serde_json::json!({"input": "id"}))
+                .commands
+                .is_empty()
+        );
     }
 }

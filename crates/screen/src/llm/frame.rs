@@ -155,6 +155,10 @@ struct Lines {
     /// Nothing of the current line has come.
     empty: bool,
     after_cr: bool,
+    /// The last line ended in CRLF.
+    crlf: bool,
+    /// The event has ended but for the LF of its last CRLF.
+    awaits_lf: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -171,6 +175,8 @@ const LINES: Lines = Lines {
     seen: false,
     empty: true,
     after_cr: false,
+    crlf: false,
+    awaits_lf: false,
 };
 
 impl Framer {
@@ -211,7 +217,8 @@ impl Framer {
         let framing = match self.framing {
             Some(framing) => framing,
             None => {
-                let significant = |b: &&u8| !matches!(**b, b' ' | b'\t' | b'\r' | b'\n' | 0xEF | 0xBB | 0xBF);
+                let significant =
+                    |b: &&u8| !matches!(**b, b' ' | b'\t' | b'\r' | b'\n' | 0xEF | 0xBB | 0xBF);
                 let Some(&first) = input.iter().find(significant) else {
                     return self.keep(input);
                 };
@@ -401,11 +408,20 @@ impl Framer {
 
 impl Lines {
     /// The end of the event in `input`, behind its empty line.
+    ///
+    /// Where lines end in CRLF, an event ends behind its last LF, even if that has yet to come: else
+    /// the bytes of an event would depend on how the stream is cut.
     fn event_end(&mut self, input: &[u8]) -> Option<usize> {
+        if std::mem::take(&mut self.awaits_lf) {
+            return Some(usize::from(input.first() == Some(&b'\n')));
+        }
         let mut at = 0;
         loop {
-            if std::mem::take(&mut self.after_cr) && input.get(at) == Some(&b'\n') {
-                at += 1;
+            if self.after_cr {
+                let next = input.get(at)?;
+                self.after_cr = false;
+                self.crlf = *next == b'\n';
+                at += usize::from(self.crlf);
             }
             let rest = input.get(at..).unwrap_or_default();
             let Some(found) = memchr2(b'\n', b'\r', rest) else {
@@ -415,19 +431,21 @@ impl Lines {
             let empty = self.empty && found == 0;
             self.empty = true;
             at += found;
-            self.after_cr = input.get(at) == Some(&b'\r');
+            let cr = input.get(at) == Some(&b'\r');
             at += 1;
-            if !empty {
-                self.seen = true;
-            } else if std::mem::take(&mut self.seen) {
-                // An LF that belongs to this CR goes along if it is here; if it comes later it is
-                // an empty line in front of the next event, which means nothing.
-                if self.after_cr && input.get(at) == Some(&b'\n') {
-                    at += 1;
-                }
-                self.after_cr = false;
-                return Some(at);
+            if empty && std::mem::take(&mut self.seen) {
+                return match input.get(at) {
+                    Some(b'\n') if cr && self.crlf => Some(at + 1),
+                    None if cr && self.crlf => {
+                        self.awaits_lf = true;
+                        None
+                    }
+                    _ => Some(at),
+                };
             }
+            self.seen |= !empty;
+            self.after_cr = cr;
+            self.crlf &= cr;
         }
     }
 }
@@ -493,11 +511,7 @@ fn value_frame(raw: &[u8], place: Place) -> Frame<'_> {
         .map_or(raw.len(), |last| last + 1);
     Frame {
         data: raw.get(start..end).map(Cow::Borrowed),
-        envelope: Envelope::Within {
-            start,
-            end,
-            place,
-        },
+        envelope: Envelope::Within { start, end, place },
         ..nothing(raw)
     }
 }

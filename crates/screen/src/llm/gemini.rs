@@ -242,7 +242,10 @@ fn put(arguments: &mut Json, piece: Value<'_>) -> Option<()> {
             }
         };
     }
-    if let Some(text) = piece.get("stringValue").filter(|v| v.kind() == Kind::String) {
+    if let Some(text) = piece
+        .get("stringValue")
+        .filter(|v| v.kind() == Kind::String)
+    {
         let before = target.as_str().unwrap_or_default();
         *target = Json::String(format!("{before}{}", text.string()));
     } else if let Some(value) = ["numberValue", "boolValue", "nullValue"]
@@ -323,7 +326,9 @@ mod tests {
             serde_json::json!({"command": "rm -rf /", "list": [{"n": 3}, true]})
         );
         let mut tape = Tape::default();
-        let far = tape.read(br#"{"jsonPath":"$.x[9]","boolValue":true}"#).unwrap();
+        let far = tape
+            .read(br#"{"jsonPath":"$.x[9]","boolValue":true}"#)
+            .unwrap();
         assert_eq!(put(&mut arguments, far), None);
     }
 }

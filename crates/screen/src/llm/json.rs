@@ -330,9 +330,9 @@ impl<'t> Value<'t> {
         const FEW: usize = 16;
         let keys = || self.members().map(|(key, _)| key);
         if keys().count() <= FEW && keys().all(|key| !key.node().escaped) {
-            return keys().enumerate().any(|(at, key)| {
-                keys().take(at).any(|earlier| earlier.raw() == key.raw())
-            });
+            return keys()
+                .enumerate()
+                .any(|(at, key)| keys().take(at).any(|earlier| earlier.raw() == key.raw()));
         }
         let mut seen = HashSet::new();
         keys().any(|key| !seen.insert(key.str().unwrap_or_default()))
@@ -591,8 +591,21 @@ mod tests {
     fn what_is_not_one_value_is_refused() {
         let mut tape = Tape::default();
         for text in [
-            "", " ", "{", "[1,]", "{\"a\"}", "{\"a\":1,}", "1 2", "{} x", "\"a", "\"a\\\"", "]",
-            "{a:1}", "[DONE]", "[1 2]", "{\"a\":1]",
+            "",
+            " ",
+            "{",
+            "[1,]",
+            "{\"a\"}",
+            "{\"a\":1,}",
+            "1 2",
+            "{} x",
+            "\"a",
+            "\"a\\\"",
+            "]",
+            "{a:1}",
+            "[DONE]",
+            "[1 2]",
+            "{\"a\":1]",
         ] {
             assert!(tape.read(text.as_bytes()).is_err(), "{text}");
         }

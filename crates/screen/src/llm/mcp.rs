@@ -46,15 +46,17 @@ pub fn read_requests(body: &[u8]) -> Vec<McpRequest> {
         .map(|(at, message)| {
             let method = text(message, "method");
             let params = message.get("params");
-            let call = params.filter(|_| method == "tools/call").map(|params| ToolCall {
-                call: CallId(super::assembler::position(at)),
-                id: String::new(),
-                name: text(params, "name"),
-                arguments: params
-                    .get("arguments")
-                    .map_or_else(|| text_arguments(String::new()), value_arguments),
-                runs_at: RunsAt::Client,
-            });
+            let call = params
+                .filter(|_| method == "tools/call")
+                .map(|params| ToolCall {
+                    call: CallId(super::assembler::position(at)),
+                    id: String::new(),
+                    name: text(params, "name"),
+                    arguments: params
+                        .get("arguments")
+                        .map_or_else(|| text_arguments(String::new()), value_arguments),
+                    runs_at: RunsAt::Client,
+                });
             McpRequest {
                 id: message
                     .get("id")

@@ -131,7 +131,11 @@ fn call(
 ) {
     let at = (place.at, entry_at);
     let legacy = entry_at == FUNCTION_CALL;
-    let id = if legacy { String::new() } else { text(entry, "id") };
+    let id = if legacy {
+        String::new()
+    } else {
+        text(entry, "id")
+    };
     let name = text(function, "name");
     let free_text = entry.get("custom").is_some();
     let arguments = function.get("arguments").or_else(|| function.get("input"));

@@ -126,7 +126,10 @@ impl ItemCall {
 fn call_of(item: Value<'_>) -> Option<ItemCall> {
     let kind = text(item, "type");
     let runs_at = match kind.as_str() {
-        "mcp_call" | "code_interpreter_call" | "web_search_call" | "file_search_call"
+        "mcp_call"
+        | "code_interpreter_call"
+        | "web_search_call"
+        | "file_search_call"
         | "image_generation_call" => RunsAt::Provider,
         "mcp_approval_request" | "program" => RunsAt::Client,
         kind if kind.ends_with("_call") => RunsAt::Client,
@@ -171,7 +174,10 @@ fn item_done(calls: &mut Calls, key: u64, item: Value<'_>, call: &ItemCall, read
         return;
     }
     // What the client acts on is the finished item.
-    if calls.open_id(key).is_some_and(|(_, name)| name != call.name) {
+    if calls
+        .open_id(key)
+        .is_some_and(|(_, name)| name != call.name)
+    {
         calls.append_name(key, &call.name);
     }
     let whole = match item.get("arguments").or_else(|| item.get("input")) {

@@ -32,16 +32,27 @@ use super::model::{
 pub fn read_request(dialect: Dialect, body: &[u8]) -> Result<Conversation, JsonError> {
     let mut tape = Tape::default();
     let root = tape.read(body)?;
-    // Gemini CLI wraps the request.
-    let root = root
-        .get("request")
-        .filter(|inner| dialect == Dialect::Gemini && inner.is_object())
+    // Gemini CLI wraps the request; on a WebSocket, `response.create` may.
+    let wrapper = match dialect {
+        Dialect::Gemini => Some("request"),
+        Dialect::OpenAiResponses => Some("response"),
+        _ => None,
+    };
+    let root = wrapper
+        .and_then(|name| root.get(name))
+        .filter(|inner| inner.is_object())
         .unwrap_or(root);
     let mut reader = Reader::default();
     reader.conversation.model = some_text(root, "model");
     reader.conversation.stream = root.get("stream").is_some_and(Value::is_true);
     reader.conversation.previous = some_text(root, "previous_response_id");
-    for name in ["system", "instructions", "systemInstruction", "system_instruction", "preamble"] {
+    for name in [
+        "system",
+        "instructions",
+        "systemInstruction",
+        "system_instruction",
+        "preamble",
+    ] {
         if let Some(system) = root.get(name) {
             reader.content(Role::System, system);
         }
@@ -57,11 +68,19 @@ pub fn read_request(dialect: Dialect, body: &[u8]) -> Result<Conversation, JsonE
     }
     for name in ["prompt", "documents", "suffix"] {
         if let Some(value) = root.get(name) {
-            let role = if name == "documents" { Role::Tool } else { Role::User };
+            let role = if name == "documents" {
+                Role::Tool
+            } else {
+                Role::User
+            };
             reader.content(role, value);
         }
     }
-    let tools = [root.get("tools"), root.path(&["toolConfig", "tools"]), root.get("functions")];
+    let tools = [
+        root.get("tools"),
+        root.path(&["toolConfig", "tools"]),
+        root.get("functions"),
+    ];
     for tool in tools.into_iter().flatten().flat_map(Value::items) {
         reader.tool(tool);
     }
@@ -245,18 +264,30 @@ impl Reader {
 
 /// A block that holds bytes instead of text.
 fn media(value: Value<'_>) -> Option<Media> {
-    let source = ["source", "inlineData", "inline_data", "image", "document", "input_audio"]
-        .into_iter()
-        .find_map(|name| value.get(name))
-        .filter(|source| source.is_object())
-        .unwrap_or(value);
-    let source = source.get("source").filter(|v| v.is_object()).unwrap_or(source);
+    let source = [
+        "source",
+        "inlineData",
+        "inline_data",
+        "image",
+        "document",
+        "input_audio",
+    ]
+    .into_iter()
+    .find_map(|name| value.get(name))
+    .filter(|source| source.is_object())
+    .unwrap_or(value);
+    let source = source
+        .get("source")
+        .filter(|v| v.is_object())
+        .unwrap_or(source);
     let media_type = ["media_type", "mimeType", "mime_type"]
         .into_iter()
         .find_map(|name| some_text(source, name));
     let data = source.get("data").or_else(|| source.get("bytes"));
     if let Some(data) = data.filter(|data| data.kind() == Kind::String)
-        && !media_type.as_deref().is_some_and(|media| media.starts_with("text/"))
+        && !media_type
+            .as_deref()
+            .is_some_and(|media| media.starts_with("text/"))
     {
         return Some(Media {
             media_type,

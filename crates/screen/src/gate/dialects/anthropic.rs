@@ -8,7 +8,9 @@ pub(super) fn edit(frame: &mut FrameEdit<'_>) {
     let kind = root.get("type");
     let is = |name: &str| kind.is_some_and(|kind| kind.is(name));
     if is("message") {
-        whole(frame);
+        whole(frame, root);
+    } else if let Some(message) = root.get("message").filter(|_| is("message_start")) {
+        whole(frame, message);
     } else if let Some(touch) = frame.touches.first().copied() {
         part(frame, fate(frame, touch.call, touch.phase), touch.phase);
     } else {
@@ -59,7 +61,11 @@ fn part(frame: &mut FrameEdit<'_>, fate: Fate, phase: Phase) {
                 frame.new_message(
                     "content_block_delta",
                     format!(
-                        r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"input_json_delta","partial_json":{}}}}}"#,
+                        concat!(
+                            r#"{{"type":"content_block_delta","index":{},"#,
+                            r#""delta":{{"type":"input_json_delta","partial_json":{}}}}}"#
+                        ),
+                        index,
                         quoted(&arguments)
                     ),
                 );
@@ -70,10 +76,9 @@ fn part(frame: &mut FrameEdit<'_>, fate: Fate, phase: Phase) {
     }
 }
 
-fn whole(frame: &mut FrameEdit<'_>) {
-    let root = frame.root;
+fn whole(frame: &mut FrameEdit<'_>, message: Value<'_>) {
     let mut edits = Splice::default();
-    for (at, block) in root
+    for (at, block) in message
         .get("content")
         .into_iter()
         .flat_map(Value::items)
@@ -95,7 +100,7 @@ fn whole(frame: &mut FrameEdit<'_>) {
             Fate::Keep | Fate::Drop => {}
         }
     }
-    stop(frame, root, &mut edits);
+    stop(frame, message, &mut edits);
     frame.edited(&edits);
 }
 

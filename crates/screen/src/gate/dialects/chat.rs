@@ -30,7 +30,10 @@ pub(super) fn edit(frame: &mut FrameEdit<'_>) {
         } else {
             empty = false;
         }
-        if let Some(reason) = choice.get("finish_reason").filter(|reason| !reason.is_null()) {
+        if let Some(reason) = choice
+            .get("finish_reason")
+            .filter(|reason| !reason.is_null())
+        {
             empty = false;
             let calls = reason.is("tool_calls") || reason.is("function_call");
             if calls && frame.calls.none_left(number) {
@@ -158,7 +161,9 @@ fn entry(
     // What streams at once was let through by its name, so no more name may follow.
     if touch.phase == Phase::Delta
         && known.is_some_and(|call| matches!(call.verdict, Verdict::AtOnce))
-        && let Some(name) = function.get("name").filter(|name| !name.is("") && !name.is_null())
+        && let Some(name) = function
+            .get("name")
+            .filter(|name| !name.is("") && !name.is_null())
     {
         edits.replace(name.span(), "\"\"");
     }

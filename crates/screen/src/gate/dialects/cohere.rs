@@ -36,7 +36,11 @@ fn part(frame: &mut FrameEdit<'_>, fate: Fate, touch: crate::llm::assembler::Tou
             frame.new_message(
                 "content-start",
                 format!(
-                    r#"{{"type":"content-start","index":{index},"delta":{{"message":{{"content":{{"type":"text","text":""}}}}}}}}"#
+                    concat!(
+                        r#"{{"type":"content-start","index":{},"#,
+                        r#""delta":{{"message":{{"content":{{"type":"text","text":""}}}}}}}}"#
+                    ),
+                    index
                 ),
             );
             frame.new_message(

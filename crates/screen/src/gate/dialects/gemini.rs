@@ -45,7 +45,10 @@ pub(super) fn edit(frame: &mut FrameEdit<'_>) {
 fn with_arguments(call: Value<'_>, arguments: &str) -> Vec<u8> {
     let mut object = Object::default();
     for (key, value) in call.members() {
-        if !["args", "partialArgs", "willContinue"].iter().any(|name| key.is(name)) {
+        if !["args", "partialArgs", "willContinue"]
+            .iter()
+            .any(|name| key.is(name))
+        {
             object.keep(key, value);
         }
     }

@@ -5,7 +5,9 @@ use crate::llm::json::{Kind, Value, quoted};
 
 pub(super) fn edit(frame: &mut FrameEdit<'_>) {
     let root = frame.root;
-    let summary = root.get("response").or_else(|| root.get("output").map(|_| root));
+    let summary = root
+        .get("response")
+        .or_else(|| root.get("output").map(|_| root));
     if let Some(response) = summary.filter(|response| response.get("output").is_some()) {
         let mut edits = Splice::default();
         number(frame, &mut edits);
@@ -108,7 +110,11 @@ fn refuse(frame: &mut FrameEdit<'_>, touch: Touch, text: &str) {
         (
             "response.output_item.added",
             format!(
-                r#""output_index":{output},"item":{{"id":{id},"type":"message","status":"in_progress","role":"assistant","content":[]}}"#
+                concat!(
+                    r#""output_index":{},"item":{{"id":{},"type":"message","#,
+                    r#""status":"in_progress","role":"assistant","content":[]}}"#
+                ),
+                output, id
             ),
         ),
         (
@@ -167,13 +173,20 @@ fn outputs(frame: &FrameEdit<'_>, response: Value<'_>, edits: &mut Splice) {
 /// An identifier that is the same wherever the refusal of this call stands.
 fn message_id(frame: &FrameEdit<'_>, touch: Touch) -> String {
     let id = frame.call(touch.call).map(|call| call.id.as_str());
-    let id = id.unwrap_or_default().chars().filter(char::is_ascii_alphanumeric);
+    let id = id
+        .unwrap_or_default()
+        .chars()
+        .filter(char::is_ascii_alphanumeric);
     format!("msg_{}x{}", id.take(64).collect::<String>(), touch.call.0)
 }
 
 /// A message with one text; `text` is JSON text.
 pub(super) fn message_item(id: &str, text: &str) -> String {
     format!(
-        r#"{{"id":"{id}","type":"message","status":"completed","role":"assistant","content":[{{"type":"output_text","annotations":[],"logprobs":[],"text":{text}}}]}}"#
+        concat!(
+            r#"{{"id":"{}","type":"message","status":"completed","role":"assistant","#,
+            r#""content":[{{"type":"output_text","annotations":[],"logprobs":[],"text":{}}}]}}"#
+        ),
+        id, text
     )
 }
