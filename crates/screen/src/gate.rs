@@ -767,6 +767,15 @@ fn emit(
         out.write(message.raw);
         return;
     };
+    if let [touch] = message.touches
+        && matches!(touch.phase, Phase::Delta | Phase::End)
+        && dialects::one_call_a_message(dialect)
+        && calls.get(touch.call).is_some_and(Call::is_blocked)
+    {
+        // Nothing else is in it: no need to look.
+        *shift -= 1;
+        return;
+    }
     let data = match message.data {
         Some(data) => Some(Cow::Borrowed(data)),
         None => contents(message.raw, message.envelope),

@@ -28,6 +28,17 @@ pub(super) fn edit(dialect: Dialect, frame: &mut FrameEdit<'_>) {
     }
 }
 
+/// Whether a message that belongs to a call carries nothing else.
+pub(super) fn one_call_a_message(dialect: Dialect) -> bool {
+    matches!(
+        dialect,
+        Dialect::AnthropicMessages
+            | Dialect::OpenAiResponses
+            | Dialect::BedrockConverse
+            | Dialect::CohereChat
+    )
+}
+
 /// What becomes of one part of a call.
 enum Fate {
     Keep,

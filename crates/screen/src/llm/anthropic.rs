@@ -1,13 +1,14 @@
 //! Anthropic Messages: `content_block_start` … `content_block_stop`, and the whole message.
 
 use super::assembler::{
-    Begin, Calls, Order, Phase, Reading, index, position, some_text, text, unknown, value_arguments,
+    Begin, Calls, Order, Phase, Reading, index, position, some_text, text, unknown,
+    value_arguments, word,
 };
 use super::json::Value;
 use super::model::{BlockId, Event, RunsAt, TextKind, ToolResult, Usage};
 
 pub(super) fn read(calls: &mut Calls, root: Value<'_>, reading: &mut Reading) {
-    match text(root, "type").as_str() {
+    match word(root, "type").as_ref() {
         "message_start" => {
             if let Some(message) = root.get("message") {
                 start(calls, message, reading);
@@ -143,7 +144,7 @@ fn block_delta(calls: &mut Calls, root: Value<'_>, reading: &mut Reading) {
         index,
         kind,
     };
-    match text(delta, "type").as_str() {
+    match word(delta, "type").as_ref() {
         "text_delta" => {
             if let Some(text) = delta.get("text") {
                 calls.text(block(TextKind::Answer), text, reading);

@@ -1,6 +1,7 @@
 //! Turns the messages of a response into [`Event`]s, and says which parts of a message belong to
 //! which tool call.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::dialect::Dialect;
@@ -79,8 +80,6 @@ pub(crate) struct Calls {
     started: Option<String>,
     /// Calls of the current answer that a summary may repeat: (identifier of the item, the call).
     told: Vec<Told>,
-    /// What the call that ended last was called with.
-    last_arguments: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -129,7 +128,6 @@ impl Calls {
             has_text: false,
             started: None,
             told: Vec::new(),
-            last_arguments: 0,
         }
     }
 
@@ -303,7 +301,6 @@ impl Calls {
         let position = self.open.iter().position(|call| call.key == key)?;
         let open = self.open.remove(position);
         let call = open.into_call(whole);
-        self.last_arguments = fingerprint(&call.arguments);
         let number = call.call;
         reading.events.push(Event::ToolCallEnd(call));
         Some(number)
@@ -319,7 +316,6 @@ impl Calls {
     ) -> CallId {
         let call = CallId(self.next);
         self.next = self.next.wrapping_add(1);
-        self.last_arguments = fingerprint(&arguments);
         reading.events.push(Event::ToolCallStart {
             call,
             name: begin.name.to_owned(),
@@ -352,7 +348,7 @@ impl Calls {
     pub fn text(&mut self, block: BlockId, piece: Value<'_>, reading: &mut Reading) {
         let position = self.halves.iter().position(|(known, _)| *known == block);
         let mut half = position.map(|at| self.halves.swap_remove(at).1);
-        let mut text = String::new();
+        let mut text = String::with_capacity(piece.raw().len());
         piece.append_to(&mut text, &mut half);
         if let Some(half) = half
             && self.halves.len() < Self::MAX_OPEN
@@ -365,13 +361,16 @@ impl Calls {
         }
     }
 
-    /// Remembers under which identifier a summary may repeat the call that ended last.
-    pub fn tell(&mut self, id: &str, call: CallId) {
+    /// Remembers under which identifier a summary may repeat the call that ended last in `reading`.
+    pub fn tell(&mut self, id: &str, call: CallId, reading: &Reading) {
+        let Some(Event::ToolCallEnd(ended)) = reading.events.last() else {
+            return;
+        };
         if !id.is_empty() && self.told.len() < Self::MAX_TOLD {
             self.told.push(Told {
                 id: id.to_owned(),
                 call,
-                arguments: self.last_arguments,
+                arguments: fingerprint(&ended.arguments),
             });
         }
     }
@@ -569,6 +568,11 @@ pub(crate) fn index(value: Value<'_>, name: &str) -> u32 {
         .and_then(Value::u64)
         .and_then(|number| u32::try_from(number).ok())
         .unwrap_or(0)
+}
+
+/// A member that is a string, without a copy if it can be; empty where there is none.
+pub(crate) fn word<'t>(value: Value<'t>, name: &str) -> Cow<'t, str> {
+    value.get(name).and_then(Value::str).unwrap_or_default()
 }
 
 /// A member that is a string; empty where there is none.

@@ -2,7 +2,7 @@
 
 use super::assembler::{
     Begin, Calls, Order, Phase, Reading, index, position, some_text, text, text_arguments, unknown,
-    value_arguments,
+    value_arguments, word,
 };
 use super::json::{Kind, Value};
 use super::model::{BlockId, Event, RunsAt, TextKind, Usage};
@@ -19,7 +19,7 @@ pub(super) fn read(calls: &mut Calls, root: Value<'_>, reading: &mut Reading) {
         index: number,
         kind,
     };
-    match text(root, "type").as_str() {
+    match word(root, "type").as_ref() {
         "message-start" => calls.start_as(some_text(root, "id"), None, reading),
         "content-start" | "content-delta" => {
             reading.order = Order::Block {

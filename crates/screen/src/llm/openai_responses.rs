@@ -4,13 +4,13 @@
 
 use super::assembler::{
     Begin, Calls, Phase, Reading, Touch, index, position, some_text, text, text_arguments, unknown,
-    value_arguments,
+    value_arguments, word,
 };
 use super::json::{Kind, Value};
-use super::model::{Arguments, BlockId, Event, RunsAt, TextKind, Usage};
+use super::model::{Arguments, BlockId, CallId, Event, RunsAt, TextKind, Usage};
 
 pub(super) fn read(calls: &mut Calls, root: Value<'_>, reading: &mut Reading) {
-    let kind = text(root, "type");
+    let kind = word(root, "type");
     let output = index(root, "output_index");
     let key = u64::from(output);
     let block = |kind| BlockId {
@@ -19,7 +19,7 @@ pub(super) fn read(calls: &mut Calls, root: Value<'_>, reading: &mut Reading) {
         kind,
     };
     let delta = root.get("delta");
-    match kind.as_str() {
+    match kind.as_ref() {
         "response.created" | "response.queued" | "response.in_progress" => {
             if let Some(response) = root.get("response") {
                 if kind == "response.created" {
@@ -143,9 +143,9 @@ fn call_of(item: Value<'_>) -> Option<ItemCall> {
     })
 }
 
-fn tell(calls: &mut Calls, item: Value<'_>, call: super::model::CallId) {
-    calls.tell(&text(item, "call_id"), call);
-    calls.tell(&text(item, "id"), call);
+fn tell(calls: &mut Calls, item: Value<'_>, call: CallId, reading: &Reading) {
+    calls.tell(&text(item, "call_id"), call, reading);
+    calls.tell(&text(item, "id"), call, reading);
 }
 
 /// The call's arguments as a finished item has them.
@@ -170,7 +170,7 @@ fn item_done(calls: &mut Calls, key: u64, item: Value<'_>, call: &ItemCall, read
             Phase::Whole,
             reading,
         );
-        tell(calls, item, whole);
+        tell(calls, item, whole, reading);
         return;
     }
     // What the client acts on is the finished item.
@@ -194,7 +194,7 @@ fn item_done(calls: &mut Calls, key: u64, item: Value<'_>, call: &ItemCall, read
     };
     calls.touch(key, Phase::End, (0, 0), reading);
     if let Some(ended) = calls.end(key, whole, reading) {
-        tell(calls, item, ended);
+        tell(calls, item, ended, reading);
     }
 }
 
@@ -233,7 +233,7 @@ fn summary(calls: &mut Calls, response: Value<'_>, reading: &mut Reading) {
             None => {
                 let begin = call.begin(0, at);
                 let whole = calls.whole(&begin, arguments, Phase::Whole, reading);
-                tell(calls, item, whole);
+                tell(calls, item, whole, reading);
             }
         }
     }
