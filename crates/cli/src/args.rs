@@ -56,6 +56,9 @@ pub enum Command {
     /// Make this machine trust the authority, or stop it.
     #[command(subcommand)]
     Trust(TrustCommand),
+    /// Rules for the kernel that hand this machine's connections to mode transparent (Linux).
+    #[command(subcommand)]
+    Transparent(TransparentCommand),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -113,9 +116,25 @@ pub struct ListenArgs {
     /// The address to listen on; empty for all.
     #[arg(long, value_name = "HOST")]
     pub listen_host: Option<String>,
-    /// The mode of the proxy; so far, only mitmproxy's `regular` (and `regular@PORT`).
+    /// What clients take the proxy for, and where: mitmproxy's NAME[:DATA][@[HOST:]PORT], or NAME[:DATA]@unix:PATH
+    /// [repeatable] [default: regular].
+    ///
+    /// regular: an HTTP proxy. upstream:http://HOST:PORT (https, socks5): the same, through another proxy.
+    /// reverse:https://HOST[:PORT] (http, tcp, tls): one server. socks5: a SOCKS proxy. transparent: what the kernel hands
+    /// over (see `tollgate transparent`). return: takes back what --scanner was given.
     #[arg(short, long, value_name = "MODE")]
     pub mode: Vec<String>,
+    /// Who may use the proxy: user:pass, any (whoever gives a name), or @FILE (htpasswd with bcrypt or SHA-1).
+    #[arg(
+        long,
+        value_name = "SPEC",
+        env = "TOLLGATE_PROXYAUTH",
+        hide_env_values = true
+    )]
+    pub proxyauth: Option<String>,
+    /// Peers that begin with a PROXY protocol header, whose word for who the client is counts: 10.0.0.0/8 [repeatable].
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    pub proxy_protocol_from: Vec<String>,
     /// Threads that serve connections; 0 for one per core.
     #[arg(long, value_name = "N", env = "TOLLGATE_WORKERS")]
     pub workers: Option<usize>,
@@ -193,6 +212,12 @@ pub struct HostArgs {
     /// Tunnel these hosts unopened: example.com, *.example.com, 10.0.0.0/8, each with :port if you like [repeatable].
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub tunnel_hosts: Vec<String>,
+    /// Open TLS to hosts that match this regex, but don't read what is inside as HTTP, as mitmproxy [repeatable].
+    #[arg(long, value_name = "REGEX")]
+    pub tcp_hosts: Vec<String>,
+    /// Show tunnels, too, as streams of bytes.
+    #[arg(long)]
+    pub show_ignored_hosts: bool,
     /// Refuse these hosts with 403; nothing is sent to them [repeatable].
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub block_hosts: Vec<String>,
@@ -200,6 +225,56 @@ pub struct HostArgs {
 
 #[derive(Debug, Args)]
 pub struct UpstreamArgs {
+    /// Go through this proxy: http://[USER:PASS@]HOST:PORT, https://, or socks5://.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TOLLGATE_UPSTREAM_PROXY",
+        hide_env_values = true
+    )]
+    pub upstream_proxy: Option<String>,
+    /// Hosts that are reached without a proxy: example.com, *.example.com, 10.0.0.0/8 [repeatable].
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        env = "TOLLGATE_NO_PROXY",
+        value_delimiter = ','
+    )]
+    pub no_proxy: Vec<String>,
+    /// The way to some hosts: PATTERN=URL, or PATTERN=direct; the first that matches counts [repeatable].
+    #[arg(long, value_name = "PATTERN=URL")]
+    pub via: Vec<String>,
+    /// User and password for the proxy of mode upstream, or for the server of mode reverse.
+    #[arg(
+        long,
+        value_name = "USER:PASS",
+        env = "TOLLGATE_UPSTREAM_AUTH",
+        hide_env_values = true
+    )]
+    pub upstream_auth: Option<String>,
+    /// Use these addresses for a name: example.com=127.0.0.1,::1 [repeatable].
+    #[arg(long, value_name = "HOST=IP")]
+    pub resolve: Vec<String>,
+    /// In mode reverse, leave the client's Host as it is.
+    #[arg(long)]
+    pub keep_host_header: bool,
+    /// Begin connections to origins with a PROXY protocol header.
+    #[arg(long, value_name = "VERSION", value_enum)]
+    pub send_proxy_protocol: Option<ProxyProtocolArg>,
+    /// Hand every request, opened, to this HTTP proxy; it must forward to a listener of mode `return`.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TOLLGATE_SCANNER",
+        hide_env_values = true
+    )]
+    pub scanner: Option<String>,
+    /// While the scanner can't be reached, send requests past it instead of refusing them.
+    #[arg(long, requires = "scanner")]
+    pub scanner_fail_open: bool,
+    /// In mode socks5, relay datagrams to port 443 (HTTP/3), which are not looked into.
+    #[arg(long)]
+    pub allow_quic: bool,
     /// Don't verify certificates of origins.
     #[arg(short = 'k', long, overrides_with = "no_ssl_insecure")]
     pub ssl_insecure: bool,
@@ -224,6 +299,15 @@ pub struct UpstreamArgs {
     pub upstream_http: Option<UpstreamHttpArg>,
 }
 
+/// `--send-proxy-protocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProxyProtocolArg {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
+}
+
 /// `--upstream-http`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum UpstreamHttpArg {
@@ -233,6 +317,8 @@ pub enum UpstreamHttpArg {
     Http1,
     /// HTTP/2 where the origin has it.
     Http2,
+    /// HTTP/3, over UDP; origins without it are not reached.
+    Http3,
 }
 
 /// `tollgate ca`.
@@ -286,6 +372,48 @@ pub enum KeyType {
     Rsa3072,
     /// RSA with 4096 bits.
     Rsa4096,
+}
+
+/// `tollgate transparent`.
+#[derive(Debug, Subcommand)]
+pub enum TransparentCommand {
+    /// Print the rules, as a script for nft.
+    Rules(TransparentArgs),
+    /// Put them in force; needs root and nft.
+    Apply(TransparentArgs),
+    /// Take them out again.
+    Remove,
+}
+
+/// Which connections are handed over.
+#[derive(Debug, Args)]
+pub struct TransparentArgs {
+    /// The port of mode transparent.
+    #[arg(short = 'p', long, value_name = "PORT", default_value = "8080")]
+    pub port: u16,
+    /// The ports whose connections are handed over.
+    #[arg(
+        long,
+        value_name = "PORT",
+        value_delimiter = ',',
+        default_value = "80,443"
+    )]
+    pub ports: Vec<u16>,
+    /// How: redirect (NAT), or tproxy, which keeps addresses and needs a route of its own.
+    #[arg(long, value_enum, default_value = "redirect")]
+    pub method: TransparentMethod,
+    /// Also this machine's own connections, except those of this user: the one that the proxy runs as.
+    #[arg(long, value_name = "USER")]
+    pub local_except_user: Option<String>,
+}
+
+/// `--method`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TransparentMethod {
+    /// NAT: works everywhere.
+    Redirect,
+    /// Without NAT; for connections that are routed through this machine.
+    Tproxy,
 }
 
 /// `tollgate trust`.

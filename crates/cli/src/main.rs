@@ -17,6 +17,7 @@ mod run;
 mod serve;
 mod settings;
 mod signals;
+mod transparent;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -46,6 +47,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Ca(command)) => authority::ca(&command),
         Some(Command::Trust(command)) => authority::trust(&command),
+        Some(Command::Transparent(command)) => transparent::transparent(&command),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);

@@ -166,6 +166,15 @@ impl Run {
         }
     }
 
+    /// Nobody's.
+    pub fn none() -> Self {
+        Self {
+            hooks: Hooks::default(),
+            interests: Vec::new(),
+            any: Interest::NONE,
+        }
+    }
+
     pub fn wants(&self, interest: Interest) -> bool {
         self.any.contains(interest)
     }

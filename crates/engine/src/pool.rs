@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tollgate_flow::{ConnectionId, Target, UpstreamInfo};
+use tollgate_flow::{ConnectionId, Target, UpstreamInfo, UpstreamProxy};
 
 use crate::config::PoolConfig;
 use crate::io::Conn;
@@ -17,13 +17,41 @@ use crate::metrics::{Counters, count, uncount};
 /// dialled but not hashed would hand one client's connection to another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Route {
-    pub target: Target,
+    pub to: Destination,
+    /// The proxy reads the requests: what stands in `to` is the proxy itself, and nothing is asked
+    /// of it before the first request.
+    pub forward: bool,
     pub tls: Option<RouteTls>,
     /// Set where a connection may serve one client connection only: mirror mode, and
     /// authentication that is bound to the connection (NTLM, Negotiate).
     pub isolation: Option<ConnectionId>,
     /// The configuration it was dialled with: a reload must not hand out what an older one verified.
     pub generation: u64,
+}
+
+impl Route {
+    /// Whether it is gone by QUIC.
+    #[cfg(feature = "http3")]
+    pub fn is_h3(&self) -> bool {
+        let offer = self.tls.as_ref().map(|tls| &*tls.alpn);
+        matches!(offer, Some([only]) if only == crate::h3::ALPN)
+    }
+
+    /// Whether a connection of this route may carry what another would, for the same client.
+    pub fn is_same_way(&self, other: &Self) -> bool {
+        self.to == other.to && self.forward == other.forward && self.tls == other.tls
+    }
+}
+
+/// Whom a connection leads to, on whose behalf.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Destination {
+    pub target: Target,
+    /// The proxy on the way.
+    pub via: Option<Arc<UpstreamProxy>>,
+    /// The listener that the client came to, and who it is: neither shares connections with others.
+    pub port: u32,
+    pub user: Option<Arc<str>>,
 }
 
 /// How TLS is spoken on a route.
@@ -119,7 +147,7 @@ pub(crate) struct Pool {
     len: usize,
     /// Idle connections by destination, whatever the TLS on them: knowing that there is one saves
     /// dialling before a CONNECT is answered.
-    targets: HashMap<Target, usize>,
+    destinations: HashMap<Destination, usize>,
 }
 
 impl Pool {
@@ -132,7 +160,7 @@ impl Pool {
                 self.idle.remove(route);
             }
             let (mut up, _) = popped?;
-            self.removed(&up.route.target, counters);
+            self.removed(&up.route.to, counters);
             if up.conn.is_idle_alive() {
                 up.reused = true;
                 return Some(up);
@@ -141,8 +169,8 @@ impl Pool {
     }
 
     /// Whether there is an idle connection to a destination.
-    pub fn knows(&self, target: &Target) -> bool {
-        self.targets.contains_key(target)
+    pub fn knows(&self, destination: &Destination) -> bool {
+        self.destinations.contains_key(destination)
     }
 
     /// Keeps a connection. At a bound the oldest goes.
@@ -153,7 +181,7 @@ impl Pool {
         if self.len >= config.max_idle {
             self.evict_oldest(counters);
         }
-        *self.targets.entry(up.route.target.clone()).or_default() += 1;
+        *self.destinations.entry(up.route.to.clone()).or_default() += 1;
         let list = self.idle.entry(Arc::clone(&up.route)).or_default();
         let full = list.len() >= config.max_idle_per_route;
         let dropped = full.then(|| list.remove(0));
@@ -166,7 +194,7 @@ impl Pool {
         count(&counters.upstream_idle);
         if let Some((up, _)) = dropped {
             count(&counters.upstream_evicted);
-            self.removed(&up.route.target, counters);
+            self.removed(&up.route.to, counters);
         }
     }
 
@@ -185,7 +213,7 @@ impl Pool {
         });
         for (up, _) in expired {
             count(&counters.upstream_evicted);
-            self.removed(&up.route.target, counters);
+            self.removed(&up.route.to, counters);
         }
     }
 
@@ -200,7 +228,7 @@ impl Pool {
             keep
         });
         for (up, _) in dropped {
-            self.removed(&up.route.target, counters);
+            self.removed(&up.route.to, counters);
         }
     }
 
@@ -222,19 +250,19 @@ impl Pool {
                 entry.remove();
             }
             count(&counters.upstream_evicted);
-            self.removed(&up.route.target, counters);
+            self.removed(&up.route.to, counters);
         }
     }
 
-    fn removed(&mut self, target: &Target, counters: &Counters) {
+    fn removed(&mut self, destination: &Destination, counters: &Counters) {
         self.len = self.len.saturating_sub(1);
         if counters.upstream_idle.load(Ordering::Relaxed) > 0 {
             uncount(&counters.upstream_idle);
         }
-        if let Some(n) = self.targets.get_mut(target) {
+        if let Some(n) = self.destinations.get_mut(destination) {
             *n -= 1;
             if *n == 0 {
-                self.targets.remove(target);
+                self.destinations.remove(destination);
             }
         }
     }

@@ -9,6 +9,7 @@ use tollgate_wire::headers::HeaderList;
 use tollgate_wire::http1::{RequestHead, ResponseHead};
 
 use crate::connection::{ConnectionInfo, Target, UpstreamInfo};
+use crate::upstream_proxy::Via;
 
 /// Identifies a flow: sortable by time, unique across proxies (a UUID of version 7, RFC 9562).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -42,11 +43,30 @@ impl fmt::Display for FlowId {
     }
 }
 
+/// What a flow carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum FlowKind {
+    /// A request and its response.
+    #[default]
+    Http,
+    /// A stream of bytes each way, of a protocol that is not HTTP. The request holds the target,
+    /// and its scheme tells whether TLS was opened; both heads are empty, and the bodies' sizes
+    /// are what has passed.
+    /// Only [`interest`](crate::Interceptor::interest), [`data`](crate::Interceptor::data) and
+    /// [`end`](crate::Interceptor::end) are called.
+    Tcp,
+    /// Datagrams to one destination; otherwise like [`FlowKind::Tcp`]. A piece is a datagram.
+    Udp,
+}
+
 /// One exchange: a request, its response, and everything known around them.
 #[derive(Clone, Debug)]
 pub struct Flow {
     /// Identifies the flow.
     pub id: FlowId,
+    /// What it carries.
+    pub kind: FlowKind,
     /// The client's connection.
     pub connection: Arc<ConnectionInfo>,
     /// The connection to the origin, once there is one.
@@ -66,6 +86,7 @@ impl Flow {
     pub fn new(connection: Arc<ConnectionInfo>) -> Self {
         Self {
             id: FlowId::default(),
+            kind: FlowKind::default(),
             connection,
             upstream: None,
             request: Request::default(),
@@ -119,15 +140,18 @@ pub enum HttpVersion {
     Http11,
     /// HTTP/2.
     Http2,
+    /// HTTP/3.
+    Http3,
 }
 
 impl HttpVersion {
-    /// As mitmproxy spells it: `HTTP/1.1`, `HTTP/2.0`.
+    /// As mitmproxy spells it: `HTTP/1.1`, `HTTP/2.0`, `HTTP/3`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http10 => "HTTP/1.0",
             Self::Http11 => "HTTP/1.1",
             Self::Http2 => "HTTP/2.0",
+            Self::Http3 => "HTTP/3",
         }
     }
 }
@@ -135,7 +159,7 @@ impl HttpVersion {
 /// A request. The method, target and headers live in `head`, whatever the HTTP version.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The head. For HTTP/2 the target is `:path`, and `Host` stands for `:authority` where the
+    /// The head. For HTTP/2 and HTTP/3 the target is `:path`, and `Host` stands for `:authority` where the
     /// client sent it.
     pub head: RequestHead,
     /// The version that the client spoke.
@@ -144,7 +168,10 @@ pub struct Request {
     pub scheme: Scheme,
     /// Where the request goes. Changing it changes the route.
     pub target: Target,
-    /// `:authority` as the client sent it (HTTP/2), or the authority of an absolute-form target.
+    /// Which way it leaves: an interceptor may send it through a proxy, or past one.
+    pub via: Via,
+    /// `:authority` as the client sent it (HTTP/2 and HTTP/3), or the authority of an
+    /// absolute-form target.
     pub authority: Option<Vec<u8>>,
     /// Trailers, once the body has ended.
     pub trailers: Option<HeaderList>,
@@ -165,6 +192,7 @@ impl Default for Request {
                 host: Arc::from(""),
                 port: 0,
             },
+            via: Via::default(),
             authority: None,
             trailers: None,
             body: None,
@@ -177,6 +205,7 @@ impl Default for Request {
 impl Request {
     /// Makes it ready for the next request on the connection; keeps buffers and the target.
     pub fn reset(&mut self) {
+        self.via = Via::default();
         self.authority = None;
         self.trailers = None;
         self.body = None;

@@ -32,15 +32,17 @@ mod interceptor;
 mod outcome;
 mod step;
 mod tls;
+mod upstream_proxy;
 
 pub use bytes::Bytes;
 pub use connection::{
     ConnectionId, ConnectionInfo, ProcessInfo, ProcessResolver, Target, UpstreamInfo,
 };
-pub use flow::{Flow, FlowId, HttpVersion, Request, Response, Scheme, Timing};
+pub use flow::{Flow, FlowId, FlowKind, HttpVersion, Request, Response, Scheme, Timing};
 pub use interceptor::{ConnectDecision, Direction, Interceptor, Interest, OnFailure, Piece};
 pub use outcome::{ErrorClass, FlowError, Outcome, OutcomeKind, Side};
 pub use step::{Edit, EditStep, Hold, Reply, Step};
 pub use tls::{CertificateProblem, ClientTls, TlsDecision, TlsFailure, TlsFailureKind, TlsVersion};
 pub use tollgate_wire::headers::{HeaderList, InvalidHeader};
 pub use tollgate_wire::tls::ClientHello;
+pub use upstream_proxy::{Credentials, InvalidProxy, ProxyScheme, UpstreamProxy, Via};

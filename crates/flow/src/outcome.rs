@@ -50,6 +50,8 @@ pub enum ErrorClass {
     Loop,
     /// The policy refuses it.
     Blocked,
+    /// The client did not show who it is, where the proxy asks for it.
+    Unauthenticated,
 }
 
 impl ErrorClass {
@@ -67,6 +69,7 @@ impl ErrorClass {
             Self::Shutdown => "shutdown",
             Self::Loop => "loop",
             Self::Blocked => "blocked",
+            Self::Unauthenticated => "unauthenticated",
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::metrics::Counters;
 use crate::pool::UpConn;
 use crate::reply;
 use crate::timer::Timer;
+use crate::via::Forward;
 
 use super::body::{ClientBody, PumpError, pump};
 use super::failure::{client_anomaly, client_gone, dropped, upstream_io};
@@ -68,6 +69,8 @@ pub(super) struct Exchange<'a> {
     pub(super) run: &'a Run,
     pub(super) keep_alive: bool,
     pub(super) spare: &'a mut Option<Box<Response>>,
+    /// Set where a proxy reads the request.
+    pub(super) forward: Option<Forward<'a>>,
 }
 
 /// What an exchange waits for.
@@ -148,6 +151,7 @@ impl Exchange<'_> {
                 }
                 false
             }
+            Err(Start::Proxy(error)) => return upstream_failed(error),
             Err(Start::Anomaly(anomaly)) => {
                 let error = client_anomaly(anomaly);
                 return ExchangeEnd {
@@ -380,12 +384,18 @@ impl Exchange<'_> {
         let mut head = Vec::new();
         let untouched = {
             let flow = body.flow();
-            let untouched = flow
-                .request
-                .head
-                .as_raw()
-                .is_some_and(|raw| raw.len() == request.head_len);
-            if !untouched || edits || request.collected.is_some() {
+            let untouched = self.forward.is_none()
+                && flow
+                    .request
+                    .head
+                    .as_raw()
+                    .is_some_and(|raw| raw.len() == request.head_len);
+            if let Some(forward) = &self.forward {
+                let request = &flow.request;
+                forward
+                    .write_head(&request.head, &request.target, &mut head)
+                    .map_err(Start::Proxy)?;
+            } else if !untouched || edits || request.collected.is_some() {
                 flow.request.head.write_to(&mut head);
             }
             untouched
@@ -445,6 +455,7 @@ impl Exchange<'_> {
 
 pub(super) enum Start {
     Upstream(io::Error),
+    Proxy(FlowError),
     Anomaly(Anomaly),
 }
 

@@ -23,8 +23,11 @@ mod h2_hooks;
 mod h2_streams;
 #[cfg(feature = "http2")]
 mod h2_versions;
+#[cfg(feature = "http3")]
+mod h3;
 mod interceptors;
 mod lifecycle;
+mod modes;
 mod predecessors;
 mod routing;
 mod smuggling;
@@ -32,3 +35,5 @@ mod timeouts;
 mod tls_failures;
 mod tls_records;
 mod upstream;
+mod visible;
+mod ways_out;

@@ -1,22 +1,21 @@
-//! One request and its response, with HTTP/2 on at least one side.
+//! One request and its response, with HTTP/2 or HTTP/3 on at least one side.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::client::ResponseFuture;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
-use http::Request;
-use http::header;
+use h2::{Reason, SendStream};
+use http::header::{self, HeaderValue};
 use tollgate_flow::{
     Direction, ErrorClass, FlowError, HttpVersion, Interest, Outcome, OutcomeKind, Reply, Response,
     Side, Target,
 };
+use tollgate_wire::headers::HeaderList;
 use tollgate_wire::http1::{self, Framing, HeadLimits, Parsed, RequestHead, ResponseHead, Version};
 
 use crate::body::Body;
@@ -28,21 +27,28 @@ use crate::metrics::{Counters, count};
 use crate::pool::{RouteTls, UpConn};
 use crate::reply;
 use crate::session::{FlowGuard, Session, Up, UpstreamError};
-use crate::timer::{Elapsed, Timer};
+use crate::timer::Timer;
+use crate::via::{self, Forward};
+use crate::visible;
 
 use super::Streams;
 use super::body::{Collected, RelayError, Sink, SinkFraming, Source, collect, poll_gone, relay};
-use super::connections::{InUse, Shared};
+use super::connections::{Carrier, InUse, Shared};
 use super::convert::{
     from_map, head_from_flow, head_of, interceptor_error, is_connection_specific, parts_of, to_map,
 };
 
 /// The client's side of an exchange.
-pub(super) enum Down<'a> {
+pub(crate) enum Down<'a> {
     H2 {
         respond: &'a mut SendResponse<Bytes>,
         /// Where the body goes, once the head has left.
         stream: Option<SendStream<Bytes>>,
+        head_only: bool,
+    },
+    #[cfg(feature = "http3")]
+    H3 {
+        sender: &'a mut crate::h3::Sender,
         head_only: bool,
     },
     H1 {
@@ -57,27 +63,27 @@ pub(super) enum Down<'a> {
     },
 }
 
-pub(super) enum Ended {
+pub(crate) enum Ended {
     Complete,
     Answer(Box<Reply>, Outcome),
     Cut(Reason, Outcome),
 }
 
-pub(super) struct Exchange<'a> {
-    pub(super) streams: &'a Streams,
-    pub(super) config: &'a Config,
-    pub(super) counters: &'a Counters,
+pub(crate) struct Exchange<'a> {
+    pub(crate) streams: &'a Streams,
+    pub(crate) config: &'a Config,
+    pub(crate) counters: &'a Counters,
 }
 
 /// An upstream's side of an exchange.
-pub(super) enum Link {
-    H2 { shared: Shared, _in_use: InUse },
+pub(crate) enum Link {
+    Shared { shared: Shared, _in_use: InUse },
     H1(Box<UpConn>),
 }
 
 impl Exchange<'_> {
-    /// Runs an exchange. `parts` is the request as HTTP/2 has it, where it came so.
-    pub(super) async fn run(
+    /// Runs an exchange. `parts` is the request as HTTP/2 and HTTP/3 have it, where it came so.
+    pub(crate) async fn run(
         &self,
         guard: &mut FlowGuard<'_>,
         parts: Option<http::request::Parts>,
@@ -138,32 +144,56 @@ impl Exchange<'_> {
             if let Some((bytes, trailers)) = &whole {
                 *source = Source::Whole(bytes.clone(), trailers.clone());
             }
-            let link = self.link(&guard.flow.request.target, attempt > 0);
+            let tls = self.tls(&guard.flow.request.target);
+            let tls = match tls {
+                Ok(tls) => tls,
+                Err(error) => return failed(error),
+            };
+            let link = self.link(&guard.flow.request, tls.as_ref(), attempt > 0);
             let link = match link.await {
                 Ok(link) => link,
                 Err(error) => return failed(error.into_flow_error()),
             };
             let ended = match link {
-                Link::H2 { shared, _in_use } => {
+                Link::Shared { shared, _in_use } => {
                     guard.flow.upstream = Some(Arc::clone(&shared.info));
                     let parts = match &parts {
                         Some(parts) => Ok(parts.clone()),
                         None => parts_of(guard.flow),
                     };
                     match parts {
-                        Ok(parts) => self.over_h2(guard, shared, parts, source, down).await,
+                        Ok(parts) => self.over_shared(guard, shared, parts, source, down).await,
                         Err(error) => return failed(error),
                     }
                 }
                 Link::H1(up) => {
                     guard.flow.upstream = Some(Arc::clone(&up.info));
+                    let session = &self.streams.session;
+                    let route = Arc::clone(&up.route);
+                    let tickets = &session.worker.shared.tickets;
+                    let ticket = session.ticket(tickets, &route, &guard.flow.request, tls.as_ref());
+                    let ticket = match ticket {
+                        Ok(ticket) => ticket,
+                        Err(error) => return failed(error),
+                    };
+                    let forward = via::forward(&route, ticket.as_ref().map(|t| &*t.ticket));
                     let has_body = !source.is_empty();
                     let head = match &parts {
                         Some(parts) => head_of(parts, guard.flow, has_body),
                         None => head_from_flow(guard.flow, has_body),
                     };
                     match head {
-                        Ok(head) => Box::pin(self.over_h1(guard, *up, head, source, down)).await,
+                        Ok(head) => {
+                            let ended =
+                                Box::pin(self.over_h1(guard, *up, head, forward, source, down));
+                            let ended = ended.await;
+                            let reached = ticket.as_ref().and_then(|t| t.ticket.upstream.get());
+                            if let Some(origin) = reached {
+                                // What the flow reached in the end, rather than the scanner.
+                                guard.flow.upstream = Some(Arc::clone(origin));
+                            }
+                            ended
+                        }
                         Err(error) => return failed(error),
                     }
                 }
@@ -180,12 +210,12 @@ impl Exchange<'_> {
         ))
     }
 
-    pub(super) async fn link(&self, target: &Target, fresh: bool) -> Result<Link, UpstreamError> {
-        let session = &self.streams.session;
-        let tls = match &self.streams.fixed {
+    /// How TLS is spoken to the origin of a request.
+    fn tls(&self, target: &Target) -> Result<Option<RouteTls>, FlowError> {
+        Ok(match &self.streams.fixed {
             Some(fixed) if fixed.target == *target => {
                 if let Some(error) = &fixed.broken {
-                    return Err(error.clone().into());
+                    return Err(error.clone());
                 }
                 fixed.tls.clone()
             }
@@ -195,15 +225,32 @@ impl Exchange<'_> {
                 ..tls
             }),
             None => None,
-        };
-        let route = session.route(target, tls, false);
-        let up = if fresh {
-            session.fresh(route).await?
+        })
+    }
+
+    pub(crate) async fn link(
+        &self,
+        request: &tollgate_flow::Request,
+        tls: Option<&RouteTls>,
+        fresh: bool,
+    ) -> Result<Link, UpstreamError> {
+        let session = &self.streams.session;
+        let route = session.request_route(request, tls, false, false);
+        let found = if fresh {
+            session.fresh(route).await
         } else {
-            session.acquire(route, None).await?
+            session.acquire(route, None).await
+        };
+        let up = match found {
+            Err(error) if session.may_bypass(&error) => {
+                let to = session.destination(&request.target, &request.via);
+                let route = session.route(to, tls.cloned(), false);
+                session.acquire(route, None).await?
+            }
+            found => found?,
         };
         Ok(match up {
-            Up::H2(shared) => Link::H2 {
+            Up::Shared(shared) => Link::Shared {
                 _in_use: InUse::new(&shared),
                 shared,
             },
@@ -211,8 +258,9 @@ impl Exchange<'_> {
         })
     }
 
-    /// The exchange over an HTTP/2 upstream. `None`: nothing was seen of it, try another connection.
-    pub(super) async fn over_h2(
+    /// The exchange over a shared upstream connection. `None`: nothing was seen of it, try another
+    /// one.
+    pub(crate) async fn over_shared(
         &self,
         guard: &mut FlowGuard<'_>,
         shared: Shared,
@@ -221,47 +269,25 @@ impl Exchange<'_> {
         down: &mut Down<'_>,
     ) -> Option<Ended> {
         let replayable = source.is_replayable();
-        let retry = |error: &h2::Error| {
-            replayable
-                && (error.is_go_away()
-                    || error.reason() == Some(Reason::REFUSED_STREAM)
-                    || error.is_io())
-        };
-        let state = Arc::clone(&shared.state);
-        let sent = stream_allowed(shared.send, self.config.timeouts.connect).await;
-        let mut send = match sent {
-            Err(_) => {
-                return Some(failed(FlowError::new(
-                    Side::Upstream,
-                    ErrorClass::Timeout,
-                    "the origin allows no further streams",
-                )));
-            }
-            Ok(Ok(send)) => send,
-            Ok(Err(error)) => {
-                state.closed.store(true, Ordering::Relaxed);
-                if retry(&error) {
-                    return None;
-                }
-                return Some(failed(upstream_error(&error, "sending the request")));
-            }
-        };
-        let request = Request::from_parts(parts, ());
         let empty = source.is_empty();
-        let (mut response, mut body) = match send.send_request(request, empty) {
-            Ok(sent) => sent,
-            Err(error) => {
-                // An error in what we send is no fault of the connection.
-                if error.is_io() || error.is_go_away() || error.is_library() {
-                    state.closed.store(true, Ordering::Relaxed);
+        let limit = self.config.timeouts.connect;
+        let opened = match &shared.carrier {
+            Carrier::H2(send) => crate::h2::open(send.clone(), parts, empty, limit).await,
+            #[cfg(feature = "http3")]
+            Carrier::H3(client) => crate::h3::open(client, &parts, empty, limit).await,
+        };
+        let (mut body, mut response) = match opened {
+            Ok(opened) => opened,
+            Err(failure) => {
+                if failure.closes {
+                    shared.state.close();
                 }
-                if retry(&error) {
+                if failure.retry && replayable {
                     return None;
                 }
-                return Some(failed(upstream_error(&error, "sending the request")));
+                return Some(failed(failure.error));
             }
         };
-        drop(send);
         let FlowGuard { flow, run, .. } = &mut *guard;
         let progress = AtomicU64::new(0);
         let size = AtomicU64::new(flow.request.body_size);
@@ -277,7 +303,7 @@ impl Exchange<'_> {
                 self.config.limits.decoded_bytes,
                 self.counters,
             );
-            let mut sink = Sink::H2(&mut body);
+            let mut sink = body.sink();
             let result = relay(source, &mut sink, &mut hooks, &progress, &size).await;
             if let Ok(trailers) = &result {
                 let mut flow = lock(&shared_flow);
@@ -294,18 +320,11 @@ impl Exchange<'_> {
                     if down.poll_gone(cx).is_ready() {
                         return Poll::Ready(Ok(Arrived::Gone));
                     }
-                    match response.poll_informational(cx) {
-                        Poll::Ready(Some(Ok(interim))) => {
-                            return Poll::Ready(Ok(Arrived::Interim(interim)));
-                        }
-                        Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                        Poll::Ready(None) | Poll::Pending => {}
-                    }
-                    pin!(&mut response).poll(cx).map_ok(Arrived::Final)
+                    response.poll_arrived(cx)
                 })
                 .await;
                 match event {
-                    Ok(Arrived::Final(head)) => break head,
+                    Ok(Arrived::Final(head, source)) => break (head, source),
                     Ok(Arrived::Gone) => {
                         return Some(Ended::Cut(
                             Reason::CANCEL,
@@ -321,31 +340,22 @@ impl Exchange<'_> {
                             ));
                         }
                     }
-                    Err(error) => {
-                        if retry(&error) {
+                    Err(failure) => {
+                        if failure.retry && replayable {
                             return None;
                         }
-                        if let Some(reason) = error.reason()
-                            && error.is_reset()
-                        {
+                        return Some(match failure.reset {
                             // The origin's word for it reaches the client as it is.
-                            let outcome =
-                                Outcome::failed(upstream_error(&error, "waiting for the response"));
-                            if matches!(down, Down::H2 { .. }) {
-                                return Some(Ended::Cut(reason, outcome));
+                            Some(reason) if !matches!(down, Down::H1 { .. }) => {
+                                Ended::Cut(reason, Outcome::failed(failure.error))
                             }
-                        }
-                        return Some(failed(upstream_error(&error, "waiting for the response")));
+                            _ => failed(failure.error),
+                        });
                     }
                 }
             };
             progress.fetch_add(1, Ordering::Relaxed);
-            let (head, body) = head.into_parts();
-            let source = if body.is_end_stream() {
-                Source::Empty
-            } else {
-                Source::H2(body)
-            };
+            let (head, source) = head;
             Some(
                 self.respond(
                     run,
@@ -362,18 +372,19 @@ impl Exchange<'_> {
         if let Some(ended) = &ended
             && !matches!(ended, Ended::Complete)
         {
-            body.send_reset(Reason::CANCEL);
+            body.reset(Reason::CANCEL);
         }
         lock(&shared_flow).request.body_size = size.load(Ordering::Relaxed);
         ended
     }
 
     /// The exchange over an HTTP/1 upstream.
-    pub(super) async fn over_h1(
+    pub(crate) async fn over_h1(
         &self,
         guard: &mut FlowGuard<'_>,
         mut up: UpConn,
         head: RequestHead,
+        forward: Option<Forward<'_>>,
         source: &mut Source<'_>,
         down: &mut Down<'_>,
     ) -> Option<Ended> {
@@ -386,7 +397,15 @@ impl Exchange<'_> {
             _ => SinkFraming::Plain,
         };
         let mut bytes = Vec::with_capacity(512);
-        head.write_to(&mut bytes);
+        match forward {
+            Some(forward) => {
+                let target = &guard.flow.request.target;
+                if let Err(error) = forward.write_head(&head, target, &mut bytes) {
+                    return Some(failed(error));
+                }
+            }
+            None => head.write_to(&mut bytes),
+        }
         // A whole body leaves with the head.
         let mut first = Vec::new();
         if let Source::Whole(whole, trailers) = &*source {
@@ -556,7 +575,7 @@ impl Exchange<'_> {
 
     /// Runs both directions. The response decides; the request's end is waited for only while the
     /// response is.
-    pub(super) async fn both(
+    pub(crate) async fn both(
         &self,
         request: impl Future<Output = Result<(), RelayError>>,
         response: impl Future<Output = Option<Ended>>,
@@ -614,7 +633,7 @@ impl Exchange<'_> {
     }
 
     /// Brings a response to the client.
-    pub(super) async fn respond(
+    pub(crate) async fn respond(
         &self,
         run: &Run,
         flow: &SharedFlow<'_>,
@@ -628,11 +647,25 @@ impl Exchange<'_> {
             let elapsed = flow.timing.start.elapsed();
             flow.timing.response_start = Some(elapsed);
         }
-        let hooked = run.wants_anything();
+        let mut head = head;
+        let mut too_large = None;
+        if visible::applies(self.config, &lock(flow).request.target) {
+            // A client that speaks HTTP/3 with us is seen there.
+            if !down.is_h3() {
+                head.strip_alt_svc(self.counters);
+            }
+            if head.is_dns() && !source.is_empty() {
+                match Box::pin(self.strip_answer(&mut head, &mut source)).await {
+                    Ok(start) => too_large = start,
+                    Err(error) => return failed(error),
+                }
+            }
+        }
+        let hooked = run.wants_anything() || too_large.is_some();
         let mut plain = None;
         match head {
-            // Nobody looks, and both sides speak HTTP/2: the head goes on as it is.
-            ResponseParts::Http(parts) if !hooked && matches!(down, Down::H2 { .. }) => {
+            // Nobody looks, and both sides have heads of the same form: it goes on as it is.
+            ResponseParts::Http(parts) if !hooked && !matches!(down, Down::H1 { .. }) => {
                 plain = Some(parts);
             }
             head => {
@@ -642,6 +675,9 @@ impl Exchange<'_> {
                     Err(error) => return failed(error),
                 }
             }
+        }
+        if let Some(start) = too_large {
+            return Box::pin(self.oversized(run, flow, start, source, down, progress)).await;
         }
         let mut collected = false;
         if run.wants(Interest::RESPONSE_BODY) && !h1::head::is_stream(&lock(flow)) {
@@ -663,23 +699,8 @@ impl Exchange<'_> {
                     collected = true;
                 }
                 Ok(Collected::TooLarge(start)) => {
-                    source = match source {
-                        Source::H2(recv) => {
-                            let source = Source::H2(recv);
-                            return Box::pin(
-                                self.oversized(run, flow, start, source, down, progress),
-                            )
-                            .await;
-                        }
-                        Source::H1 { rd, body } => {
-                            let source = Source::H1 { rd, body };
-                            return Box::pin(
-                                self.oversized(run, flow, start, source, down, progress),
-                            )
-                            .await;
-                        }
-                        source => source,
-                    };
+                    return Box::pin(self.oversized(run, flow, start, source, down, progress))
+                        .await;
                 }
                 Err(error) => return failed(error),
             }
@@ -710,8 +731,34 @@ impl Exchange<'_> {
             .await
     }
 
+    /// Takes out of an answer of DNS what leads clients away from us, where that is found. Answers
+    /// what was read of one that is too large to be one.
+    async fn strip_answer(
+        &self,
+        head: &mut ResponseParts,
+        source: &mut Source<'_>,
+    ) -> Result<Option<Vec<u8>>, FlowError> {
+        let idle = self.config.timeouts.idle;
+        let collected = collect(source, Direction::Response, visible::DNS_BYTES, idle).await?;
+        let (body, trailers) = match collected {
+            Collected::Whole(body, trailers) => (body, trailers),
+            Collected::TooLarge(start) => return Ok(Some(start)),
+        };
+        let body = match visible::strip_answer(&body, head.codings(), self.counters) {
+            Some(answer) => {
+                if answer.is_decoded {
+                    head.set_decoded(answer.body.len());
+                }
+                answer.body
+            }
+            None => body,
+        };
+        *source = Source::Whole((!body.is_empty()).then_some(body), trailers);
+        Ok(None)
+    }
+
     /// A body that turned out too large to collect: what was collected goes first.
-    pub(super) async fn oversized(
+    pub(crate) async fn oversized(
         &self,
         run: &Run,
         flow: &SharedFlow<'_>,
@@ -732,7 +779,7 @@ impl Exchange<'_> {
         clippy::too_many_arguments,
         reason = "the state of one response, handed on once"
     )]
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         run: &Run,
         flow: &SharedFlow<'_>,
@@ -782,28 +829,169 @@ impl Exchange<'_> {
         }
     }
 
-    pub(super) fn cut(&self, error: FlowError) -> Ended {
+    pub(crate) fn cut(&self, error: FlowError) -> Ended {
         Ended::Cut(Reason::CANCEL, Outcome::failed(error))
     }
 }
 
-pub(super) enum Arrived {
-    Gone,
-    Interim(http::Response<()>),
-    Final(http::Response<RecvStream>),
+/// Where a request's body goes on a shared connection.
+pub(crate) enum Outgoing {
+    H2(SendStream<Bytes>),
+    #[cfg(feature = "http3")]
+    H3(crate::h3::Sender),
 }
 
-pub(super) enum ResponseParts {
+impl Outgoing {
+    fn sink(&mut self) -> Sink<'_> {
+        match self {
+            Self::H2(stream) => Sink::H2(stream),
+            #[cfg(feature = "http3")]
+            Self::H3(sender) => Sink::H3(sender),
+        }
+    }
+
+    fn reset(&mut self, reason: Reason) {
+        match self {
+            Self::H2(stream) => stream.send_reset(reason),
+            #[cfg(feature = "http3")]
+            Self::H3(sender) => sender.reset(reason),
+        }
+    }
+}
+
+/// Where a response's head comes from on a shared connection.
+pub(crate) enum UpHead {
+    H2(ResponseFuture),
+    #[cfg(feature = "http3")]
+    H3(crate::h3::ResponseHead),
+}
+
+impl UpHead {
+    fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arrived, StreamFailed>> {
+        match self {
+            Self::H2(response) => {
+                let failed = |e: h2::Error| crate::h2::failed(&e, "waiting for the response");
+                match response.poll_informational(cx) {
+                    Poll::Ready(Some(interim)) => {
+                        return Poll::Ready(interim.map(Arrived::Interim).map_err(failed));
+                    }
+                    Poll::Ready(None) | Poll::Pending => {}
+                }
+                let response = ready!(pin!(response).poll(cx)).map_err(failed)?;
+                let (head, body) = response.into_parts();
+                let source = if body.is_end_stream() {
+                    Source::Empty
+                } else {
+                    Source::H2(body)
+                };
+                Poll::Ready(Ok(Arrived::Final(head, source)))
+            }
+            #[cfg(feature = "http3")]
+            Self::H3(response) => response.poll_arrived(cx),
+        }
+    }
+}
+
+/// What arrived while the response was waited for.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart in the same breath, never stored"
+)]
+pub(crate) enum Arrived {
+    Gone,
+    Interim(http::Response<()>),
+    Final(http::response::Parts, Source<'static>),
+}
+
+/// Why a stream of a shared connection carries no exchange.
+pub(crate) struct StreamFailed {
+    pub(crate) error: FlowError,
+    /// The origin has not processed the request: it may be sent once more.
+    pub(crate) retry: bool,
+    /// The connection takes no further streams.
+    pub(crate) closes: bool,
+    /// The origin reset the stream, with this.
+    pub(crate) reset: Option<Reason>,
+}
+
+impl StreamFailed {
+    pub(crate) fn new(class: ErrorClass, message: String) -> Self {
+        Self {
+            error: FlowError::new(Side::Upstream, class, message),
+            retry: false,
+            closes: false,
+            reset: None,
+        }
+    }
+}
+
+pub(crate) enum ResponseParts {
+    /// Of HTTP/2 or HTTP/3, as its version says.
     Http(http::response::Parts),
     Http1(ResponseHead),
 }
 
 impl ResponseParts {
-    pub(super) fn into_response(self) -> Result<Box<Response>, FlowError> {
+    fn strip_alt_svc(&mut self, counters: &Counters) {
+        match self {
+            Self::Http(parts) => visible::strip_map(&mut parts.headers, counters),
+            Self::Http1(head) => visible::strip_list(&mut head.headers, counters),
+        }
+    }
+
+    fn is_dns(&self) -> bool {
+        match self {
+            Self::Http(parts) => {
+                let value = parts.headers.get(header::CONTENT_TYPE);
+                visible::is_dns(parts.status.as_u16(), value.map(HeaderValue::as_bytes))
+            }
+            Self::Http1(head) => visible::is_dns(head.status(), head.headers.get("content-type")),
+        }
+    }
+
+    /// The values of `Content-Encoding`.
+    fn codings(&self) -> impl Iterator<Item = &[u8]> {
+        let (map, list) = match self {
+            Self::Http(parts) => (Some(&parts.headers), None),
+            Self::Http1(head) => (None, Some(&head.headers)),
+        };
+        let of_map = map.into_iter().flat_map(|map| {
+            let values = map.get_all(header::CONTENT_ENCODING);
+            values.iter().map(HeaderValue::as_bytes)
+        });
+        let of_list = list
+            .into_iter()
+            .flat_map(|list| list.get_all("content-encoding"));
+        of_map.chain(of_list)
+    }
+
+    /// The body is no longer coded, and has this length.
+    fn set_decoded(&mut self, length: usize) {
+        match self {
+            Self::Http(parts) => {
+                parts.headers.remove(header::CONTENT_ENCODING);
+                if let Some(value) = parts.headers.get_mut(header::CONTENT_LENGTH) {
+                    *value = length.into();
+                }
+            }
+            Self::Http1(head) => {
+                head.headers.remove("content-encoding");
+                if head.headers.contains("content-length") {
+                    let length = length.to_string();
+                    let _ = head.headers.set(b"Content-Length", length.as_bytes());
+                }
+            }
+        }
+    }
+
+    pub(crate) fn into_response(self) -> Result<Box<Response>, FlowError> {
         let mut response = Box::<Response>::default();
         match self {
             Self::Http(parts) => {
-                response.version = HttpVersion::Http2;
+                response.version = match parts.version {
+                    http::Version::HTTP_3 => HttpVersion::Http3,
+                    _ => HttpVersion::Http2,
+                };
                 response.head =
                     ResponseHead::build(parts.status.as_u16(), b"").map_err(interceptor_error)?;
                 from_map(&parts.headers, &mut response.head.headers);
@@ -821,19 +1009,34 @@ impl ResponseParts {
 }
 
 impl Down<'_> {
+    fn is_h3(&self) -> bool {
+        match self {
+            #[cfg(feature = "http3")]
+            Self::H3 { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Ready when the client has given its stream up.
-    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::H2 { respond, .. } => respond.poll_reset(cx).map(|_| ()),
+            #[cfg(feature = "http3")]
+            Self::H3 { sender, .. } => sender.poll_gone(cx),
             Self::H1 { watch, .. } => poll_gone(watch.as_deref_mut(), cx),
         }
     }
 
     /// Relays an interim response.
-    pub(super) async fn interim(&mut self, interim: http::Response<()>) -> Result<(), FlowError> {
+    pub(crate) async fn interim(&mut self, interim: http::Response<()>) -> Result<(), FlowError> {
         match self {
             Self::H2 { respond, .. } => respond
                 .send_informational(interim)
+                .map_err(|_| h1::client_gone()),
+            #[cfg(feature = "http3")]
+            Self::H3 { sender, .. } => sender
+                .response(&interim.into_parts().0)
+                .await
                 .map_err(|_| h1::client_gone()),
             Self::H1 { is_10: true, .. } => Ok(()),
             Self::H1 { wr, .. } => {
@@ -849,8 +1052,55 @@ impl Down<'_> {
         }
     }
 
+    /// Sends a reply of our own; fails when the client has gone, and then nobody waits for it. (Those
+    /// to HTTP/1 clients leave where their connection is kept.)
+    pub(crate) async fn answer(&mut self, reply: &Reply) {
+        let status = reply::valid_status(reply.status);
+        let bodiless = status == 204 || status == 304;
+        let mut parts = response_parts(status, &reply.headers);
+        parts.headers.remove(header::CONTENT_LENGTH);
+        if !bodiless {
+            let length = HeaderValue::from(reply.body.len());
+            parts.headers.insert(header::CONTENT_LENGTH, length);
+        }
+        let bodiless = bodiless || reply.body.is_empty();
+        match self {
+            Self::H2 {
+                respond, head_only, ..
+            } => {
+                let empty = bodiless || *head_only;
+                let response = http::Response::from_parts(parts, ());
+                if let Ok(mut stream) = respond.send_response(response, empty)
+                    && !empty
+                {
+                    let _ = stream.send_data(reply.body.clone(), true);
+                }
+            }
+            #[cfg(feature = "http3")]
+            Self::H3 { sender, head_only } => {
+                let body = (!bodiless && !*head_only).then(|| reply.body.clone());
+                sender.reply(&parts, body).await;
+            }
+            Self::H1 { .. } => {}
+        }
+    }
+
+    /// Gives the client's stream up. (HTTP/1 clients are cut where their connection is kept.)
+    pub(crate) fn reset(&mut self, reason: Reason) {
+        match self {
+            Self::H2 {
+                stream: Some(stream),
+                ..
+            } => stream.send_reset(reason),
+            Self::H2 { respond, .. } => respond.send_reset(reason),
+            #[cfg(feature = "http3")]
+            Self::H3 { sender, .. } => sender.reset(reason),
+            Self::H1 { .. } => {}
+        }
+    }
+
     /// Sends the head; answers where the body goes, `None` when there is none.
-    pub(super) async fn head(
+    pub(crate) async fn head(
         &mut self,
         plain: Option<http::response::Parts>,
         flow: &SharedFlow<'_>,
@@ -863,27 +1113,28 @@ impl Down<'_> {
                 stream,
                 head_only,
             } => {
-                let response = match plain {
-                    Some(parts) => http::Response::from_parts(parts, ()),
-                    None => {
-                        let flow = lock(flow);
-                        let Some(from) = &flow.response else {
-                            return Err(gone());
-                        };
-                        let mut response = http::Response::new(());
-                        if let Ok(status) = http::StatusCode::from_u16(from.status()) {
-                            *response.status_mut() = status;
-                        }
-                        to_map(from.headers(), response.headers_mut());
-                        response
-                    }
+                let Some(parts) = plain.or_else(|| parts_of_response(flow)) else {
+                    return Err(gone());
                 };
+                let response = http::Response::from_parts(parts, ());
                 let empty = empty || *head_only;
                 let sent = respond.send_response(response, empty).map_err(|_| gone())?;
                 if empty {
                     return Ok(None);
                 }
                 Ok(Some(Sink::H2(stream.insert(sent))))
+            }
+            #[cfg(feature = "http3")]
+            Self::H3 { sender, head_only } => {
+                let Some(parts) = plain.or_else(|| parts_of_response(flow)) else {
+                    return Err(gone());
+                };
+                sender.response(&parts).await.map_err(|_| gone())?;
+                if empty || *head_only {
+                    sender.finish(None).await.map_err(|_| gone())?;
+                    return Ok(None);
+                }
+                Ok(Some(Sink::H3(sender)))
             }
             Self::H1 {
                 wr,
@@ -946,31 +1197,33 @@ impl Down<'_> {
     }
 }
 
-/// Waits until the origin allows another stream.
-pub(super) async fn stream_allowed(
-    send: SendRequest<Bytes>,
-    limit: Duration,
-) -> Result<Result<SendRequest<Bytes>, h2::Error>, Elapsed> {
-    let mut ready = pin!(send.ready());
-    // Nearly always at once, and then without a timer.
-    let first = poll_fn(|cx| Poll::Ready(ready.as_mut().poll(cx))).await;
-    match first {
-        Poll::Ready(result) => Ok(result),
-        Poll::Pending => Timer::default().within(limit, ready).await,
-    }
+/// The head of a response as HTTP/2 and HTTP/3 have it.
+fn parts_of_response(flow: &SharedFlow<'_>) -> Option<http::response::Parts> {
+    let flow = lock(flow);
+    let from = flow.response.as_ref()?;
+    Some(response_parts(from.status(), from.headers()))
 }
 
-pub(super) fn request_done(flow: &SharedFlow<'_>) {
+fn response_parts(status: u16, headers: &HeaderList) -> http::response::Parts {
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    if let Ok(status) = http::StatusCode::from_u16(status) {
+        parts.status = status;
+    }
+    to_map(headers, &mut parts.headers);
+    parts
+}
+
+pub(crate) fn request_done(flow: &SharedFlow<'_>) {
     let mut flow = lock(flow);
     let elapsed = flow.timing.start.elapsed();
     flow.timing.request_end = Some(elapsed);
 }
 
-pub(super) fn failed(error: FlowError) -> Ended {
+pub(crate) fn failed(error: FlowError) -> Ended {
     Ended::Answer(Box::new(reply::for_error(&error)), Outcome::failed(error))
 }
 
-pub(super) fn by_verdict(verdict: Verdict, started: bool) -> Ended {
+pub(crate) fn by_verdict(verdict: Verdict, started: bool) -> Ended {
     match verdict {
         Verdict::Respond(reply) if !started => Ended::Answer(
             reply,
@@ -982,19 +1235,6 @@ pub(super) fn by_verdict(verdict: Verdict, started: bool) -> Ended {
         Verdict::Failed(error) if !started => failed(error),
         verdict => Ended::Cut(Reason::CANCEL, h1::dropped(verdict)),
     }
-}
-
-pub(super) fn upstream_error(error: &h2::Error, doing: &str) -> FlowError {
-    let class = if error.is_io() || error.is_reset() || error.is_go_away() {
-        ErrorClass::Reset
-    } else {
-        ErrorClass::Protocol
-    };
-    FlowError::new(
-        Side::Upstream,
-        class,
-        format!("the HTTP/2 connection to the origin failed while {doing}: {error}"),
-    )
 }
 
 /// Runs the exchange of an HTTP/1 request over an HTTP/2 upstream. The hooks for the request have
@@ -1071,7 +1311,7 @@ pub(crate) async fn exchange_from_h1(
         }
     };
     let ended = exchange
-        .over_h2(guard, shared, parts, &mut source, &mut down)
+        .over_shared(guard, shared, parts, &mut source, &mut down)
         .await;
     drop(in_use);
     let started = matches!(down, Down::H1 { started: true, .. });
@@ -1083,7 +1323,7 @@ pub(crate) async fn exchange_from_h1(
     })
 }
 
-pub(super) fn end(result: Exchanged) -> ExchangeEnd {
+pub(crate) fn end(result: Exchanged) -> ExchangeEnd {
     ExchangeEnd {
         result,
         upstream: UpstreamAfter::Dead,

@@ -1,4 +1,4 @@
-//! Bodies of either version: where they come from, where they go, and the pump between.
+//! Bodies of every version: where they come from, where they go, and the pump between.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -21,11 +21,13 @@ use crate::io::{ReadHalf, WriteHalf};
 use super::convert::{from_map, to_map};
 
 /// Where a body comes from.
-pub(super) enum Source<'a> {
+pub(crate) enum Source<'a> {
     Empty,
     /// A collected one.
     Whole(Option<Bytes>, Option<HeaderList>),
     H2(RecvStream),
+    #[cfg(feature = "http3")]
+    H3(crate::h3::Receiver),
     H1 {
         rd: &'a mut ReadHalf,
         body: &'a mut Body,
@@ -33,8 +35,10 @@ pub(super) enum Source<'a> {
 }
 
 /// Where a body goes.
-pub(super) enum Sink<'a> {
+pub(crate) enum Sink<'a> {
     H2(&'a mut SendStream<Bytes>),
+    #[cfg(feature = "http3")]
+    H3(&'a mut crate::h3::Sender),
     H1 {
         wr: &'a mut WriteHalf,
         framing: SinkFraming,
@@ -44,13 +48,13 @@ pub(super) enum Sink<'a> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum SinkFraming {
+pub(crate) enum SinkFraming {
     Chunked,
     /// By length or up to the close: bytes as they are.
     Plain,
 }
 
-pub(super) enum RelayError {
+pub(crate) enum RelayError {
     Read(FlowError, Reason),
     Write(FlowError),
     Verdict(Verdict),
@@ -58,17 +62,17 @@ pub(super) enum RelayError {
 
 impl Source<'_> {
     /// Nothing comes, not even trailers.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         matches!(self, Self::Empty | Self::Whole(None, None))
     }
 
     /// It can be sent again on another connection.
-    pub(super) fn is_replayable(&self) -> bool {
+    pub(crate) fn is_replayable(&self) -> bool {
         matches!(self, Self::Empty | Self::Whole(..))
     }
 
     /// The next piece, and whether it is known to be the last one.
-    pub(super) async fn next(&mut self) -> Result<Option<(Bytes, bool)>, Broken> {
+    pub(crate) async fn next(&mut self) -> Result<Option<(Bytes, bool)>, Broken> {
         match self {
             Self::Empty => Ok(None),
             Self::Whole(bytes, trailers) => Ok(bytes.take().map(|b| (b, trailers.is_none()))),
@@ -80,6 +84,8 @@ impl Source<'_> {
                 Some(Err(error)) => Err(Broken::by_h2(&error)),
                 None => Ok(None),
             },
+            #[cfg(feature = "http3")]
+            Self::H3(receiver) => receiver.data().await,
             Self::H1 { rd, body } => loop {
                 let mut piece = Vec::new();
                 let n = body
@@ -113,14 +119,15 @@ impl Source<'_> {
         }
     }
 
-    /// Gives the window back for bytes that have been passed on.
-    pub(super) fn release(&mut self, n: usize) {
+    /// Gives the window back for bytes that have been passed on. (QUIC gives it back as they are
+    /// read, a piece at a time.)
+    pub(crate) fn release(&mut self, n: usize) {
         if let Self::H2(recv) = self {
             let _ = recv.flow_control().release_capacity(n);
         }
     }
 
-    pub(super) async fn trailers(&mut self) -> Result<Option<HeaderList>, Broken> {
+    pub(crate) async fn trailers(&mut self) -> Result<Option<HeaderList>, Broken> {
         match self {
             Self::H2(recv) => match recv.trailers().await {
                 Ok(Some(map)) => {
@@ -131,6 +138,8 @@ impl Source<'_> {
                 Ok(None) => Ok(None),
                 Err(error) => Err(Broken::by_h2(&error)),
             },
+            #[cfg(feature = "http3")]
+            Self::H3(receiver) => receiver.trailers().await,
             Self::H1 { body, .. } => Ok(body.trailers().cloned()),
             Self::Whole(_, trailers) => Ok(trailers.take()),
             Self::Empty => Ok(None),
@@ -139,15 +148,15 @@ impl Source<'_> {
 }
 
 /// A body that ended before its end.
-pub(super) struct Broken {
-    pub(super) message: String,
-    pub(super) class: ErrorClass,
+pub(crate) struct Broken {
+    pub(crate) message: String,
+    pub(crate) class: ErrorClass,
     /// What the other side's stream is reset with.
-    pub(super) reason: Reason,
+    pub(crate) reason: Reason,
 }
 
 impl Broken {
-    pub(super) fn by_h2(error: &h2::Error) -> Self {
+    pub(crate) fn by_h2(error: &h2::Error) -> Self {
         Self {
             message: format!("the stream ended in the middle of the body: {error}"),
             class: ErrorClass::Reset,
@@ -156,12 +165,12 @@ impl Broken {
     }
 
     /// As the error of the side that the body came from.
-    pub(super) fn on(self, direction: Direction) -> RelayError {
+    pub(crate) fn on(self, direction: Direction) -> RelayError {
         let reason = self.reason;
         RelayError::Read(self.into_error(direction), reason)
     }
 
-    pub(super) fn into_error(self, direction: Direction) -> FlowError {
+    pub(crate) fn into_error(self, direction: Direction) -> FlowError {
         let side = match direction {
             Direction::Request => Side::Client,
             Direction::Response => Side::Upstream,
@@ -172,14 +181,16 @@ impl Broken {
 
 impl Sink<'_> {
     /// Ready when nobody wants the rest.
-    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::H2(stream) => stream.poll_reset(cx).map(|_| ()),
+            #[cfg(feature = "http3")]
+            Self::H3(sender) => sender.poll_gone(cx),
             Self::H1 { watch, .. } => poll_gone(watch.as_deref_mut(), cx),
         }
     }
 
-    pub(super) async fn send(&mut self, mut data: Bytes, last: bool) -> Result<(), FlowError> {
+    pub(crate) async fn send(&mut self, mut data: Bytes, last: bool) -> Result<(), FlowError> {
         match self {
             Self::H2(stream) => {
                 if data.is_empty() && last {
@@ -215,6 +226,8 @@ impl Sink<'_> {
                 }
                 Ok(())
             }
+            #[cfg(feature = "http3")]
+            Self::H3(sender) => sender.data(data, last).await,
             Self::H1 { wr, framing, .. } => {
                 let result = match framing {
                     SinkFraming::Chunked => {
@@ -232,7 +245,7 @@ impl Sink<'_> {
         }
     }
 
-    pub(super) async fn finish(&mut self, trailers: Option<&HeaderList>) -> Result<(), FlowError> {
+    pub(crate) async fn finish(&mut self, trailers: Option<&HeaderList>) -> Result<(), FlowError> {
         match self {
             Self::H2(stream) => match trailers {
                 Some(list) => {
@@ -244,6 +257,8 @@ impl Sink<'_> {
                     .send_data(Bytes::new(), true)
                     .map_err(|e| sink_error(&e)),
             },
+            #[cfg(feature = "http3")]
+            Self::H3(sender) => sender.finish(trailers).await,
             Self::H1 { wr, framing, .. } => match framing {
                 SinkFraming::Chunked => {
                     let mut out = Vec::new();
@@ -257,7 +272,7 @@ impl Sink<'_> {
 }
 
 /// Ready when a client that is not being read from has gone.
-pub(super) fn poll_gone(watch: Option<&mut ReadHalf>, cx: &mut Context<'_>) -> Poll<()> {
+pub(crate) fn poll_gone(watch: Option<&mut ReadHalf>, cx: &mut Context<'_>) -> Poll<()> {
     let Some(rd) = watch else {
         return Poll::Pending;
     };
@@ -269,7 +284,7 @@ pub(super) fn poll_gone(watch: Option<&mut ReadHalf>, cx: &mut Context<'_>) -> P
     }
 }
 
-pub(super) fn sink_error(error: &h2::Error) -> FlowError {
+pub(crate) fn sink_error(error: &h2::Error) -> FlowError {
     FlowError::new(
         Side::Client,
         ErrorClass::Reset,
@@ -278,7 +293,7 @@ pub(super) fn sink_error(error: &h2::Error) -> FlowError {
 }
 
 /// Relays a body: takes a piece, offers it, sends it, and only then takes the next.
-pub(super) async fn relay(
+pub(crate) async fn relay(
     source: &mut Source<'_>,
     sink: &mut Sink<'_>,
     hooks: &mut BodyRun<'_, '_>,
@@ -343,13 +358,13 @@ pub(super) async fn relay(
     Ok(trailers)
 }
 
-pub(super) enum Collected {
+pub(crate) enum Collected {
     Whole(Bytes, Option<HeaderList>),
     TooLarge(Vec<u8>),
 }
 
 /// Reads a whole body, up to a bound.
-pub(super) async fn collect(
+pub(crate) async fn collect(
     source: &mut Source<'_>,
     direction: Direction,
     limit: usize,

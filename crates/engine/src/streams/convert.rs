@@ -8,7 +8,7 @@ use tollgate_wire::headers::HeaderList;
 use tollgate_wire::http1::{RequestHead, Version};
 
 /// Shows a head to interceptors as the ordered list that HTTP/1 has.
-pub(super) fn fill_head(parts: &http::request::Parts, flow: &mut Flow) -> Result<(), FlowError> {
+pub(crate) fn fill_head(parts: &http::request::Parts, flow: &mut Flow) -> Result<(), FlowError> {
     let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     flow.request.head = RequestHead::build(
         parts.method.as_str().as_bytes(),
@@ -20,12 +20,12 @@ pub(super) fn fill_head(parts: &http::request::Parts, flow: &mut Flow) -> Result
     Ok(())
 }
 
-pub(super) fn interceptor_error(e: tollgate_wire::headers::InvalidHeader) -> FlowError {
+pub(crate) fn interceptor_error(e: tollgate_wire::headers::InvalidHeader) -> FlowError {
     FlowError::new(Side::Proxy, ErrorClass::Interceptor, e.to_string())
 }
 
 /// Makes the parts of an HTTP/2 request from what interceptors left of a flow's head.
-pub(super) fn parts_of(flow: &Flow) -> Result<http::request::Parts, FlowError> {
+pub(crate) fn parts_of(flow: &Flow) -> Result<http::request::Parts, FlowError> {
     let failed = |what: &str| {
         FlowError::new(
             Side::Proxy,
@@ -64,11 +64,11 @@ pub(super) fn parts_of(flow: &Flow) -> Result<http::request::Parts, FlowError> {
 
 /// Copies an ordered list to a map for HTTP/2: lower case, without what belongs to a connection
 /// (RFC 9113 section 8.2.2).
-pub(super) fn to_map(list: &HeaderList, map: &mut HeaderMap) {
+pub(crate) fn to_map(list: &HeaderList, map: &mut HeaderMap) {
     copy_to_map(list, map, |_| true);
 }
 
-pub(super) fn copy_to_map(list: &HeaderList, map: &mut HeaderMap, wanted: impl Fn(&[u8]) -> bool) {
+pub(crate) fn copy_to_map(list: &HeaderList, map: &mut HeaderMap, wanted: impl Fn(&[u8]) -> bool) {
     map.reserve(list.len());
     for (name, value) in list.iter() {
         if !wanted(name) || is_connection_specific(name) || list_names(list, name) {
@@ -86,14 +86,14 @@ pub(super) fn copy_to_map(list: &HeaderList, map: &mut HeaderMap, wanted: impl F
 }
 
 /// Whether `Connection` names a field.
-pub(super) fn list_names(list: &HeaderList, name: &[u8]) -> bool {
+pub(crate) fn list_names(list: &HeaderList, name: &[u8]) -> bool {
     !name.eq_ignore_ascii_case(b"te")
         && list
             .tokens("connection")
             .any(|token| token.eq_ignore_ascii_case(name))
 }
 
-pub(super) fn is_connection_specific(name: &[u8]) -> bool {
+pub(crate) fn is_connection_specific(name: &[u8]) -> bool {
     [
         &b"connection"[..],
         b"keep-alive",
@@ -105,7 +105,7 @@ pub(super) fn is_connection_specific(name: &[u8]) -> bool {
     .any(|n| name.eq_ignore_ascii_case(n))
 }
 
-pub(super) fn from_map(map: &HeaderMap, list: &mut HeaderList) {
+pub(crate) fn from_map(map: &HeaderMap, list: &mut HeaderList) {
     for (name, value) in map {
         // What h2 let through is a valid field.
         let _ = list.append(name.as_str().as_bytes(), value.as_bytes());
@@ -113,7 +113,7 @@ pub(super) fn from_map(map: &HeaderMap, list: &mut HeaderList) {
 }
 
 /// The head of an HTTP/1 request for one that came as HTTP/2.
-pub(super) fn head_of(
+pub(crate) fn head_of(
     parts: &http::request::Parts,
     flow: &Flow,
     has_body: bool,
@@ -135,7 +135,7 @@ pub(super) fn head_of(
     )
 }
 
-pub(super) fn head_from_flow(flow: &Flow, has_body: bool) -> Result<RequestHead, FlowError> {
+pub(crate) fn head_from_flow(flow: &Flow, has_body: bool) -> Result<RequestHead, FlowError> {
     http1_head(
         flow.request.method(),
         flow.request.path(),
@@ -146,7 +146,7 @@ pub(super) fn head_from_flow(flow: &Flow, has_body: bool) -> Result<RequestHead,
     )
 }
 
-pub(super) fn http1_head(
+pub(crate) fn http1_head(
     method: &[u8],
     path: &[u8],
     authority: Option<Vec<u8>>,
