@@ -4,7 +4,10 @@
 //! Streams are fed in pieces of 16 KiB, as a relay does, or one event at a time.
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
-#![allow(clippy::unwrap_used, reason = "a benchmark whose input doesn't work has nothing to say, and stops")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a benchmark whose input doesn't work has nothing to say, and stops"
+)]
 
 use std::fmt::Write as _;
 use std::hint::black_box;
