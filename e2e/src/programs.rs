@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 /// Ends the test early unless all of these programs are installed; under `CI=true` or `TOLLGATE_E2E=1` it fails instead.
 ///
 /// `"python-venv"` stands for the Python that [`python_venv`](crate::programs::python_venv) gives,
-/// `"python-sdks"` for the client libraries of model providers in it, `"example-NAME"` for an example program of the workspace.
+/// `"python-sdks"` for the client libraries of model providers in it, `"example-NAME"` for an
+/// example program of the workspace.
 #[macro_export]
 macro_rules! require {
     ($($program:literal),+ $(,)?) => {

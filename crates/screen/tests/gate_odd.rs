@@ -934,9 +934,7 @@ proptest! {
             ..GateOptions::default()
         };
         let go = |pieces: &mut dyn Iterator<Item = usize>| {
-            let Some(mut gate) = Gate::for_response(dialect, 200, Some(SSE), options.clone()) else {
-                return None;
-            };
+            let mut gate = Gate::for_response(dialect, 200, Some(SSE), options.clone())?;
             let (mut out, mut events) = (Vec::new(), Vec::new());
             let mut rest = &body[..];
             while !rest.is_empty() {
