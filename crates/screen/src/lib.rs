@@ -4,5 +4,7 @@
 //! follows from a finding is for others to decide.
 #![forbid(unsafe_code)]
 
+pub mod gate;
+pub mod llm;
 pub mod scan;
 pub mod shell;
