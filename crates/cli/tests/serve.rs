@@ -314,8 +314,8 @@ fn options_that_cannot_be_used_are_one_line() {
             "error: option '-s' (--scripts) exists in mitmproxy but Tollgate doesn't have it yet",
         ),
         (
-            &["-m", "transparent"],
-            "error: mode 'transparent' exists in mitmproxy but Tollgate doesn't have it yet",
+            &["-m", "wireguard"],
+            "error: mode 'wireguard': it exists in mitmproxy but Tollgate doesn't have it yet",
         ),
         (
             &["--set", "listen_port=http"],

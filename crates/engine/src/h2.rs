@@ -28,7 +28,7 @@ use crate::streams::{self, Streams};
 use io::Io;
 
 pub(crate) use received::{Received, send};
-pub(crate) use upstream::{failed, open, start};
+pub(crate) use upstream::{failed, open, start, start_h2c};
 
 /// Flow-control windows that we give: what may be in flight and not yet passed on.
 pub(super) const STREAM_WINDOW: u32 = 1024 * 1024;

@@ -1,7 +1,7 @@
 //! Idle upstream connections, one pool for each worker, keyed by [`Route`].
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ pub(crate) struct Route {
     /// The proxy reads the requests: what stands in `to` is the proxy itself, and nothing is asked
     /// of it before the first request.
     pub forward: bool,
+    /// HTTP/2 without TLS, with prior knowledge (RFC 9113 section 3.3): the client has it, too.
+    pub h2c: bool,
     pub tls: Option<RouteTls>,
     /// Set where a connection may serve one client connection only: mirror mode, and
     /// authentication that is bound to the connection (NTLM, Negotiate).
@@ -39,7 +41,10 @@ impl Route {
 
     /// Whether a connection of this route may carry what another would, for the same client.
     pub fn is_same_way(&self, other: &Self) -> bool {
-        self.to == other.to && self.forward == other.forward && self.tls == other.tls
+        self.to == other.to
+            && self.forward == other.forward
+            && self.h2c == other.h2c
+            && self.tls == other.tls
     }
 }
 
@@ -52,6 +57,31 @@ pub(crate) struct Destination {
     /// The listener that the client came to, and who it is: neither shares connections with others.
     pub port: u32,
     pub user: Option<Arc<str>>,
+}
+
+/// Origins that were found not to speak HTTP/2 without TLS.
+#[derive(Default)]
+pub(crate) struct NotH2c(Mutex<HashSet<Destination>>);
+
+impl NotH2c {
+    /// So many are remembered; then all are forgotten, and asked once more.
+    const MAX: usize = 1024;
+
+    pub fn contains(&self, destination: &Destination) -> bool {
+        self.lock().contains(destination)
+    }
+
+    pub fn add(&self, destination: &Destination) {
+        let mut known = self.lock();
+        if known.len() >= Self::MAX {
+            known.clear();
+        }
+        known.insert(destination.clone());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<Destination>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How TLS is spoken on a route.
