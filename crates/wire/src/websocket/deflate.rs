@@ -45,15 +45,18 @@ impl Inflater {
         loop {
             // One byte more than the limit shows that it is passed.
             let room = limit.saturating_add(1).saturating_sub(out.len()).min(STEP);
-            out.reserve(room);
-            let (read, written) = (inflate.total_in(), out.len());
-            let status = inflate
-                .decompress_vec(input, out, FlushDecompress::Sync)
-                .map_err(|_| WebSocketError::InvalidDeflate)?;
+            let (read, written, len) = (inflate.total_in(), inflate.total_out(), out.len());
+            out.resize(len.saturating_add(room), 0);
+            let free = out.get_mut(len..).unwrap_or_default();
+            let status = inflate.decompress(input, free, FlushDecompress::Sync);
+            let read = usize::try_from(inflate.total_in() - read).unwrap_or(usize::MAX);
+            let written = usize::try_from(inflate.total_out() - written).unwrap_or(usize::MAX);
+            // Also after an error: what came before it is the same however the input was cut.
+            out.truncate(len.saturating_add(written));
             if out.len() > limit {
                 return Err(WebSocketError::TooLarge { limit });
             }
-            let read = usize::try_from(inflate.total_in() - read).unwrap_or(usize::MAX);
+            let status = status.map_err(|_| WebSocketError::InvalidDeflate)?;
             input = input.get(read..).unwrap_or_default();
             if status == Status::StreamEnd {
                 // A block marked as the last one (RFC 7692 section 7.2.3.4): what follows begins anew.
@@ -63,15 +66,11 @@ impl Inflater {
                 }
                 continue;
             }
-            if input.is_empty() && out.len() < out.capacity() {
+            if input.is_empty() && written < room {
                 return Ok(());
             }
-            if read == 0 && out.len() == written {
-                return if input.is_empty() {
-                    Ok(())
-                } else {
-                    Err(WebSocketError::InvalidDeflate)
-                };
+            if read == 0 && written == 0 {
+                return Err(WebSocketError::InvalidDeflate);
             }
         }
     }
