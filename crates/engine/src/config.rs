@@ -327,7 +327,7 @@ pub struct Limits {
     /// Bytes that a content-coded body may decode to for an observer. Beyond that it sees no
     /// more of it; the wire is not affected. Default: 256 MiB.
     pub decoded_bytes: u64,
-    /// Streams that a client may have open on one HTTP/2 connection. Default: 256.
+    /// Streams that a client may have open on one connection of HTTP/2 or HTTP/3. Default: 256.
     pub h2_streams: u32,
     /// Names in the DNS cache. Default: 4096.
     pub dns_entries: usize,
@@ -360,7 +360,8 @@ pub struct Timeouts {
     pub first_bytes: Duration,
     /// From the first byte of a request head to its last. Default: 30 s; then 408.
     pub request_head: Duration,
-    /// A TCP connection to an origin, DNS included. Default: 10 s; then 504.
+    /// A TCP connection to an origin, DNS included; over HTTP/3 its handshake, too. Default: 10 s;
+    /// then 504.
     pub connect: Duration,
     /// A TLS handshake, on either side. Default: 10 s.
     pub handshake: Duration,

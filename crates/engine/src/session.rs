@@ -305,7 +305,7 @@ impl Session {
         let started = Instant::now();
         let local = self.info.local;
         let stream = dial(&shared.dns, target, config, self.counters(), |address| {
-            shared.is_ourselves(address, local)
+            shared.is_ourselves(address, local, false)
         })
         .await?;
         let failed = |e: std::io::Error| {

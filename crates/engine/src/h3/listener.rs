@@ -154,9 +154,18 @@ pub(crate) async fn serve(session: &mut Session, incoming: Incoming, fixed: Fixe
         return;
     };
     let config = Arc::clone(&session.live.config);
-    let control = Control::open(&connection, config.limits.head_bytes).await;
-    if let Ok(control) = control {
-        requests(session, &connection, control, fixed).await;
+    // A client may not let us, and say nothing.
+    let limit = config.timeouts.handshake;
+    let open = Control::open(&connection, config.limits.head_bytes);
+    match session.timer.within(limit, open).await {
+        Ok(Ok(control)) => requests(session, &connection, control, fixed).await,
+        Ok(Err(error)) => debug!(client = %session.info.client, %error, "HTTP/3 was not begun"),
+        Err(_) => {
+            session
+                .counters()
+                .failure(Side::Client, ErrorClass::Timeout);
+            close(&connection, code::MISSING_SETTINGS, "no stream is allowed");
+        }
     }
     let stats = connection.stats();
     let counters = session.counters();

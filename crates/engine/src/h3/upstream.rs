@@ -108,24 +108,23 @@ pub(crate) async fn connect(
     if let Some(why) = barred {
         return Err(failed(target, ErrorClass::Connect, why));
     }
-    let limit = config.timeouts.connect;
-    let work = establish(session, target, tls);
-    let established = if limit.is_zero() {
-        work.await?
-    } else {
-        match tokio::time::timeout(limit, work).await {
-            Ok(result) => result?,
-            Err(_) => {
-                let message = format!("nothing came back over UDP within {limit:?}");
-                return Err(failed(target, ErrorClass::Timeout, message));
-            }
+    let retry = &config.retry;
+    let established = match within_limit(session, target, tls).await {
+        Err(UpstreamError::Flow(error))
+            if retry.on_connect_failure
+                && matches!(error.class, ErrorClass::Connect | ErrorClass::Timeout) =>
+        {
+            count(&session.counters().retries);
+            tokio::time::sleep(retry.delay).await;
+            within_limit(session, target, tls).await
         }
+        established => established,
     };
     let Established {
         connection,
         info,
         control,
-    } = established;
+    } = established?;
     let peer = Arc::new(Peer::default());
     let client = Client(Arc::new(Handle {
         connection: connection.clone(),
@@ -154,6 +153,22 @@ struct Established {
     control: Control,
 }
 
+async fn within_limit(
+    session: &Session,
+    target: &Target,
+    tls: &RouteTls,
+) -> Result<Established, UpstreamError> {
+    let limit = session.live.config.timeouts.connect;
+    let work = establish(session, target, tls);
+    if limit.is_zero() {
+        return work.await;
+    }
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let message = format!("nothing came back over UDP within {limit:?}");
+        Err(failed(target, ErrorClass::Timeout, message))
+    })
+}
+
 async fn establish(
     session: &Session,
     target: &Target,
@@ -164,7 +179,7 @@ async fn establish(
     let counters = session.counters();
     let local = session.info.local;
     let addresses = resolve(&shared.dns, target, config, counters, |address| {
-        shared.is_ourselves(address, local)
+        shared.is_ourselves(address, local, true)
     })
     .await?;
     let broken = |kind, detail: String| {
