@@ -131,7 +131,9 @@ impl Session {
                 }
             }
             _ => {
-                let h2c = tls.is_none() && self.has_h2c(request, &to);
+                let h2c = tls.is_none()
+                    && request.version == HttpVersion::Http2
+                    && self.tries_h2c(&to);
                 Route {
                     h2c,
                     ..self.route(to, tls.cloned(), pinned)
@@ -140,13 +142,12 @@ impl Session {
         }
     }
 
-    /// Whether HTTP/2 is tried without TLS: where the client speaks it so, and the origin isn't
+    /// Whether HTTP/2 is tried without TLS, for a client that speaks it so: where the origin isn't
     /// known not to.
-    fn has_h2c(&self, request: &tollgate_flow::Request, to: &Destination) -> bool {
+    pub fn tries_h2c(&self, to: &Destination) -> bool {
         let config = &self.live.config;
         cfg!(feature = "http2")
             && config.http2
-            && request.version == HttpVersion::Http2
             && config.upstream_http != UpstreamHttp::Http1
             && !self.worker.not_h2c.contains(to)
     }
@@ -366,6 +367,7 @@ impl Session {
             mut conn,
             address,
             local,
+            connected,
             connect_time,
         } = match dialled {
             Some(dialled) => dialled,
@@ -379,6 +381,7 @@ impl Session {
             alpn: None,
             certificates: Arc::new([]),
             unverified: false,
+            connected,
             connect_time,
             handshake_time: Duration::ZERO,
         };
@@ -460,6 +463,7 @@ impl Session {
             conn,
             address,
             local,
+            connected: SystemTime::now(),
             connect_time,
         })
     }
@@ -567,6 +571,7 @@ pub(crate) struct Dialled {
     pub conn: Conn,
     pub address: SocketAddr,
     pub local: SocketAddr,
+    pub connected: SystemTime,
     pub connect_time: Duration,
 }
 

@@ -236,7 +236,10 @@ impl Exchange<'_> {
         fresh: bool,
     ) -> Result<Link, UpstreamError> {
         let session = &self.streams.session;
-        let route = session.request_route(request, tls, false, upgrades);
+        // Within a tunnel, HTTP/2 without TLS is what the origin speaks: a proxy on the way that reads
+        // what is plain would not understand it.
+        let in_tunnel = self.streams.fixed.is_some() && request.version == HttpVersion::Http2;
+        let route = session.request_route(request, tls, false, upgrades || in_tunnel);
         let found = if fresh {
             session.fresh(route).await
         } else {

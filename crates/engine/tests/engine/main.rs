@@ -17,6 +17,8 @@ mod body_messages;
 mod fidelity;
 mod framing;
 #[cfg(feature = "http2")]
+mod h2_conformance;
+#[cfg(feature = "http2")]
 mod h2_floods;
 #[cfg(feature = "http2")]
 mod h2_hooks;
