@@ -131,9 +131,8 @@ impl Session {
                 }
             }
             _ => {
-                let h2c = tls.is_none()
-                    && request.version == HttpVersion::Http2
-                    && self.tries_h2c(&to);
+                let h2c =
+                    tls.is_none() && request.version == HttpVersion::Http2 && self.tries_h2c(&to);
                 Route {
                     h2c,
                     ..self.route(to, tls.cloned(), pinned)

@@ -31,7 +31,7 @@ use crate::tls::handshake::HandshakeError;
 
 use super::connection::{Control, Peer, Role, mind};
 use super::stream::{Failure, Receiver, Sender};
-use super::{head, transport, varint};
+use super::{Counted, head, transport, varint};
 
 /// Local addresses that a worker's endpoints may be bound to: one for each family, and those of
 /// configurations before.
@@ -77,6 +77,14 @@ struct Handle {
     connection: quinn::Connection,
     peer: Arc<Peer>,
     limits: Limits,
+    counted: Arc<Counted>,
+}
+
+impl Client {
+    /// Adds what passed since the last call to the counters.
+    pub(crate) fn count_bytes(&self, counters: &Counters) {
+        count_bytes(&self.0.connection, &self.0.counted, counters);
+    }
 }
 
 impl Drop for Handle {
@@ -126,9 +134,11 @@ pub(crate) async fn connect(
         control,
     } = established?;
     let peer = Arc::new(Peer::default());
+    let counted = Arc::new(Counted::default());
     let client = Client(Arc::new(Handle {
         connection: connection.clone(),
         peer: Arc::clone(&peer),
+        counted: Arc::clone(&counted),
         limits: session.live.config.limits.clone(),
     }));
     let shared = Shared::new(Carrier::H3(client), Arc::new(info), route).list(session);
@@ -141,7 +151,7 @@ pub(crate) async fn connect(
         mind(connection.clone(), Role::Client, peer).await;
         let reason = connection.closed().await;
         debug!(error = %reason, "an upstream HTTP/3 connection ended");
-        count_upstream(&connection, &worker.counters);
+        count_bytes(&connection, &counted, &worker.counters);
         state.close();
     });
     Ok(shared)
@@ -427,11 +437,10 @@ fn stream_failed(failure: &Failure, doing: &str) -> StreamFailed {
     }
 }
 
-/// Adds a connection's bytes to the counters, once it has ended.
-fn count_upstream(connection: &quinn::Connection, counters: &Counters) {
-    let stats = connection.stats();
-    add_to(&counters.upstream_bytes_in, stats.udp_rx.bytes);
-    add_to(&counters.upstream_bytes_out, stats.udp_tx.bytes);
+fn count_bytes(connection: &quinn::Connection, counted: &Counted, counters: &Counters) {
+    let (read, sent) = counted.take(connection);
+    add_to(&counters.upstream_bytes_in, read);
+    add_to(&counters.upstream_bytes_out, sent);
 }
 
 /// The TLS alert that a connection ended with.

@@ -38,6 +38,12 @@ fn requests_of_many_clients_share_a_connection_to_the_origin() {
             assert_eq!(first.get(path).await.unwrap().text(), path);
             assert_eq!(second.get(path).await.unwrap().text(), path);
         }
+        until("bytes are counted while connections are open", || {
+            let m = proxy.metrics();
+            let client = m.client_bytes_in.min(m.client_bytes_out);
+            client.min(m.upstream_bytes_in).min(m.upstream_bytes_out) > 0
+        })
+        .await;
     });
     assert_eq!(origin.accepted(), 1);
     let metrics = proxy.metrics();
