@@ -40,9 +40,9 @@ mod step;
 mod text;
 mod tls;
 mod upstream_proxy;
-mod websocket;
 mod url;
 mod value;
+mod websocket;
 
 pub use bytes::Bytes;
 pub use connection::{
@@ -57,5 +57,5 @@ pub use tls::{CertificateProblem, ClientTls, TlsDecision, TlsFailure, TlsFailure
 pub use tollgate_wire::headers::{HeaderList, InvalidHeader};
 pub use tollgate_wire::tls::ClientHello;
 pub use upstream_proxy::{Credentials, InvalidProxy, ProxyScheme, UpstreamProxy, Via};
-pub use websocket::{InjectError, Injected, WebSocket, WebSocketClose, WebSocketHandle};
 pub use value::Value;
+pub use websocket::{InjectError, Injected, WebSocket, WebSocketClose, WebSocketHandle};

@@ -78,7 +78,8 @@ impl Pass<'_> {
                 continue;
             }
             let mut start = at;
-            while start > 0 && belongs(start - 1) && window.from.saturating_sub(start) < RUN_BEHIND {
+            while start > 0 && belongs(start - 1) && window.from.saturating_sub(start) < RUN_BEHIND
+            {
                 start -= 1;
             }
             let mut end = at + 1;
@@ -240,7 +241,10 @@ impl Pass<'_> {
             );
             let report = Report {
                 confidence: Confidence::Medium,
-                excerpt: format!("percent-encoding in percent-encoding ({} bytes)", token.len()),
+                excerpt: format!(
+                    "percent-encoding in percent-encoding ({} bytes)",
+                    token.len()
+                ),
                 score: None,
             };
             self.emit(window, &rule, range, report);
@@ -253,7 +257,9 @@ impl Pass<'_> {
             let rest = block.get(at + 1..).unwrap_or_default();
             rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
         };
-        let breaks = memchr::memchr_iter(b'=', block).filter(|&at| soft(at)).count();
+        let breaks = memchr::memchr_iter(b'=', block)
+            .filter(|&at| soft(at))
+            .count();
         if breaks == 0 {
             return;
         }
@@ -267,7 +273,9 @@ impl Pass<'_> {
             match (byte, rest) {
                 (b'=', [b'\n', ..]) => at += 2,
                 (b'=', [b'\r', b'\n', ..]) => at += 3,
-                (b'=', [high, low, ..]) if hex_digit(*high).is_some() && hex_digit(*low).is_some() => {
+                (b'=', [high, low, ..])
+                    if hex_digit(*high).is_some() && hex_digit(*low).is_some() =>
+                {
                     plain.push(hex_digit(*high).unwrap_or(0) << 4 | hex_digit(*low).unwrap_or(0));
                     at += 3;
                 }
@@ -286,7 +294,9 @@ impl Pass<'_> {
         // A key of a query or a path may be glued on: wallet=…, /addr/…
         for piece in pieces(run, range.start) {
             let token = window.get(piece.clone());
-            let found = if (40..=112).contains(&token.len()) && matches!(token.first(), Some(b'5' | b'K' | b'L' | b'9' | b'c' | b'x')) {
+            let found = if (40..=112).contains(&token.len())
+                && matches!(token.first(), Some(b'5' | b'K' | b'L' | b'9' | b'c' | b'x'))
+            {
                 match verify::base58check(token) {
                     Some(Base58::PrivateKey | Base58::ExtendedPrivateKey) => Some((
                         "wallet-private-key",
@@ -321,7 +331,11 @@ impl Pass<'_> {
                         "address of a wallet",
                         Category::PersonalData,
                         Severity::Medium,
-                        if ethereum { Confidence::Medium } else { Confidence::High },
+                        if ethereum {
+                            Confidence::Medium
+                        } else {
+                            Confidence::High
+                        },
                     ));
                 }
                 verify::iban(token).then_some((
@@ -338,7 +352,12 @@ impl Pass<'_> {
                     excerpt: redact(token),
                     score: None,
                 };
-                self.emit(window, &own(id, description, category, severity), piece, report);
+                self.emit(
+                    window,
+                    &own(id, description, category, severity),
+                    piece,
+                    report,
+                );
             }
         }
     }
@@ -379,8 +398,15 @@ impl Pass<'_> {
         }
         let text = window.get(range.clone());
         // Leading and trailing separators don't belong.
-        let lead = text.iter().take_while(|byte| !byte.is_ascii_digit()).count();
-        let tail = text.iter().rev().take_while(|byte| !byte.is_ascii_digit()).count();
+        let lead = text
+            .iter()
+            .take_while(|byte| !byte.is_ascii_digit())
+            .count();
+        let tail = text
+            .iter()
+            .rev()
+            .take_while(|byte| !byte.is_ascii_digit())
+            .count();
         let range = range.start + lead..range.end.saturating_sub(tail).max(range.start + lead);
         let text = window.get(range.clone());
         let digits: Vec<u8> = text.iter().copied().filter(u8::is_ascii_digit).collect();
@@ -391,7 +417,12 @@ impl Pass<'_> {
             at.and_then(|at| window.text.get(at))
                 .is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.'))
         };
-        if edge(range.start.checked_sub(1)) || window.text.get(range.end).is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_') {
+        if edge(range.start.checked_sub(1))
+            || window
+                .text
+                .get(range.end)
+                .is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_')
+        {
             return;
         }
         let groups: Vec<usize> = text
@@ -441,7 +472,10 @@ impl Pass<'_> {
             .split(|&byte| byte == b' ')
             .enumerate()
         {
-            let word = group.iter().take_while(|b| b.is_ascii_uppercase() || b.is_ascii_digit()).count();
+            let word = group
+                .iter()
+                .take_while(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+                .count();
             compact.extend_from_slice(group.get(..word).unwrap_or_default());
             end += word + usize::from(at > 0);
             if word < 4 || word < group.len() {
@@ -449,7 +483,12 @@ impl Pass<'_> {
             }
         }
         if verify::iban(&compact) {
-            let rule = own("iban", "bank account number (IBAN)", Category::PersonalData, Severity::Medium);
+            let rule = own(
+                "iban",
+                "bank account number (IBAN)",
+                Category::PersonalData,
+                Severity::Medium,
+            );
             let report = Report {
                 confidence: Confidence::High,
                 excerpt: redact(&compact),
@@ -468,11 +507,12 @@ fn in_run(byte: u8) -> bool {
 /// A run and what is between its slashes.
 fn pieces(run: &[u8], start: usize) -> impl Iterator<Item = Range<usize>> {
     let mut at = start;
-    run.split(|byte| matches!(byte, b'/' | b'+' | b'-' | b'_')).map(move |piece| {
-        let range = at..at + piece.len();
-        at += piece.len() + 1;
-        range
-    })
+    run.split(|byte| matches!(byte, b'/' | b'+' | b'-' | b'_'))
+        .map(move |piece| {
+            let range = at..at + piece.len();
+            at += piece.len() + 1;
+            range
+        })
 }
 
 /// Hexadecimal in one piece or in pairs with a separator.
@@ -542,7 +582,15 @@ fn segments(run: &[u8], lead: usize) -> Vec<Vec<u8>> {
         } else {
             text.extend(whole.iter().take_while(|byte| printable(byte)));
             close(&mut text);
-            text.extend(whole.iter().rev().take_while(|byte| printable(byte)).collect::<Vec<_>>().into_iter().rev());
+            text.extend(
+                whole
+                    .iter()
+                    .rev()
+                    .take_while(|byte| printable(byte))
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .rev(),
+            );
         }
     }
     close(&mut text);
@@ -623,7 +671,9 @@ fn unescape(token: &[u8]) -> (Vec<u8>, &'static str) {
                 how = kind;
                 at += len;
                 let value = match (high_surrogate.take(), value) {
-                    (Some(high), 0xdc00..=0xdfff) => 0x1_0000_u32 + ((high & 0x3ff) << 10) + (value & 0x3ff),
+                    (Some(high), 0xdc00..=0xdfff) => {
+                        0x1_0000_u32 + ((high & 0x3ff) << 10) + (value & 0x3ff)
+                    }
                     (_, 0xd800..=0xdbff) => {
                         high_surrogate = Some(value);
                         continue;

@@ -217,9 +217,19 @@ impl KnownSecrets {
                     continue;
                 };
                 let rule = if *canary {
-                    own("canary", "a canary left its place", Category::KnownSecret, Severity::Critical)
+                    own(
+                        "canary",
+                        "a canary left its place",
+                        Category::KnownSecret,
+                        Severity::Critical,
+                    )
                 } else {
-                    own("known-secret", "a secret that is known here", Category::KnownSecret, Severity::Critical)
+                    own(
+                        "known-secret",
+                        "a secret that is known here",
+                        Category::KnownSecret,
+                        Severity::Critical,
+                    )
                 };
                 let how = if needle.how.is_empty() {
                     String::new()
@@ -292,7 +302,9 @@ fn base32(value: &[u8]) -> Vec<u8> {
 fn percent(value: &[u8], everything: bool) -> Vec<u8> {
     let mut out = Vec::new();
     for &byte in value {
-        if !everything && (byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~')) {
+        if !everything
+            && (byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~'))
+        {
             out.push(byte);
         } else {
             out.push(b'%');
@@ -318,7 +330,9 @@ mod tests {
         for finding in &findings {
             assert!(!finding.excerpt.contains("correct horse"), "{finding:?}");
         }
-        findings.iter().any(|finding| &*finding.rule == "known-secret")
+        findings
+            .iter()
+            .any(|finding| &*finding.rule == "known-secret")
     }
 
     #[test]
@@ -346,7 +360,11 @@ mod tests {
             let mut whole = b"x = \"".to_vec();
             whole.extend_from_slice(&text);
             whole.extend_from_slice(b"\" and so on");
-            assert!(found(&scanner, &whole), "{}", String::from_utf8_lossy(&whole));
+            assert!(
+                found(&scanner, &whole),
+                "{}",
+                String::from_utf8_lossy(&whole)
+            );
         }
         assert!(!found(&scanner, b"correct horse/battery+stapl3 and so on"));
     }
@@ -354,8 +372,14 @@ mod tests {
     #[test]
     fn plain_values_are_refused() {
         let mut known = KnownSecrets::new();
-        assert!(matches!(known.add("A", b"short"), Err(KnownError::TooPlain { .. })));
-        assert!(matches!(known.add("A", b"aaaaaaaaaaaa"), Err(KnownError::TooPlain { .. })));
+        assert!(matches!(
+            known.add("A", b"short"),
+            Err(KnownError::TooPlain { .. })
+        ));
+        assert!(matches!(
+            known.add("A", b"aaaaaaaaaaaa"),
+            Err(KnownError::TooPlain { .. })
+        ));
         assert!(known.is_empty());
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 
 use super::assign;
-use super::command;
 use super::builtin::SHAPES;
+use super::command;
 use super::finding::{Category, Confidence, Finding, Kind, Range64, Severity};
 use super::gitleaks::RulePack;
 use super::injection;
@@ -160,10 +160,11 @@ impl ScannerBuilder {
         let mut rules: Vec<Rule> = Vec::new();
         if self.builtin {
             for shape in SHAPES {
-                let pattern = Pattern::parse(shape.pattern).map_err(|error| BuildError::Builtin {
-                    rule: shape.id.to_owned(),
-                    error,
-                })?;
+                let pattern =
+                    Pattern::parse(shape.pattern).map_err(|error| BuildError::Builtin {
+                        rule: shape.id.to_owned(),
+                        error,
+                    })?;
                 rules.push(Rule {
                     info: RuleInfo {
                         id: shape.id.into(),
@@ -349,7 +350,10 @@ impl Scanner {
     /// Never: a test compiles every built-in rule.
     #[must_use]
     pub fn builtin() -> Self {
-        #[expect(clippy::expect_used, reason = "nothing here depends on input; a test builds it")]
+        #[expect(
+            clippy::expect_used,
+            reason = "nothing here depends on input; a test builds it"
+        )]
         ScannerBuilder::default()
             .build()
             .expect("the built-in rules compile")
@@ -392,7 +396,9 @@ impl Scanner {
             let (now, later) = rest.split_at_checked(room).unwrap_or((rest, &[]));
             if state.tail.capacity() == 0 {
                 // Small texts don't pay for the whole window.
-                state.tail.reserve_exact(now.len().min(BACK + BLOCK + AHEAD));
+                state
+                    .tail
+                    .reserve_exact(now.len().min(BACK + BLOCK + AHEAD));
             } else if state.tail.capacity() < state.tail.len() + now.len() {
                 let more = BACK + BLOCK + AHEAD - state.tail.len().min(BACK + BLOCK + AHEAD);
                 state.tail.reserve_exact(more.max(now.len()));
@@ -518,12 +524,7 @@ impl Scanner {
         &[]
     }
 
-    fn pass<'a>(
-        &'a self,
-        kind: Kind,
-        memo: &'a mut Memo,
-        out: &'a mut Vec<Finding>,
-    ) -> Pass<'a> {
+    fn pass<'a>(&'a self, kind: Kind, memo: &'a mut Memo, out: &'a mut Vec<Finding>) -> Pass<'a> {
         Pass {
             scanner: &self.inner,
             kind,
@@ -728,7 +729,12 @@ impl Pass<'_> {
     pub(super) fn command(&mut self, window: Window<'_>, range: Range<usize>) {
         let text = String::from_utf8_lossy(window.get(range.clone()));
         for danger in command::judge(&Script::parse(&text)) {
-            let rule = own(danger.rule, danger.description, Category::Command, danger.severity);
+            let rule = own(
+                danger.rule,
+                danger.description,
+                Category::Command,
+                danger.severity,
+            );
             let report = Report {
                 confidence: Confidence::Medium,
                 excerpt: danger.excerpt,
