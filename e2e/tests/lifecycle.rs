@@ -48,7 +48,7 @@ fn sigterm_lets_a_download_finish() {
     let deadline = Instant::now() + LIMIT;
     while TcpStream::connect(proxy.address()).is_ok() {
         assert!(Instant::now() < deadline, "still listens");
-        assert!(!proxy.process().has_ended(Duration::from_millis(10)));
+        assert!(!proxy.process_mut().has_ended(Duration::from_millis(10)));
     }
     go_on.send(()).unwrap();
     let downloaded = download.finish(LIMIT).success().stdout;
@@ -92,7 +92,7 @@ fn a_second_signal_does_not_wait() {
     let deadline = Instant::now() + LIMIT;
     while TcpStream::connect(proxy.address()).is_ok() {
         assert!(Instant::now() < deadline, "still listens");
-        assert!(!proxy.process().has_ended(Duration::from_millis(10)));
+        assert!(!proxy.process_mut().has_ended(Duration::from_millis(10)));
     }
     proxy.process().signal("INT");
     proxy.finish().success();

@@ -15,6 +15,7 @@ mod output;
 mod paths;
 mod proxy;
 mod run;
+mod scan;
 mod serve;
 mod settings;
 mod signals;
@@ -52,6 +53,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Convert(args)) => files::convert(&args),
         Some(Command::Export(args)) => files::export(&args),
         Some(Command::Filter(args)) => files::filter(&args),
+        Some(Command::Scan(args)) => Ok(scan::scan(&args)),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);

@@ -29,7 +29,7 @@ use crate::io::Conn;
 use crate::metrics::count;
 use crate::mode::{Mode as ListenMode, ReverseScheme};
 use crate::policy::Action;
-use crate::pool::{Destination, RouteTls, UpConn};
+use crate::pool::{Destination, Route, RouteTls, UpConn};
 use crate::reply;
 use crate::session::{Dialled, Session, Up, UpstreamError};
 use crate::socks;
@@ -413,23 +413,35 @@ async fn inner(
         alpn: alpn_towards(session, protocol == Protocol::Http2),
     });
     let fixed = fixed(session, &towards, tls);
-    let upstream = match dialled {
-        Some(d) if protocol == Protocol::Http1 => {
-            Some(Up::Conn(plain_upstream(session, target, d)))
-        }
-        _ => None,
-    };
+    let upstream = dialled.map(|d| plain_upstream(session, target, d));
     match protocol {
         #[cfg(feature = "http2")]
-        Protocol::Http2 => Stage::Http2 {
-            client,
-            fixed: Some(fixed),
-            upstream: None,
-        },
+        Protocol::Http2 => {
+            if !has_tls
+                && let Some(up) = upstream
+                && session.tries_h2c(&up.route.to)
+            {
+                let route = Arc::new(Route {
+                    h2c: true,
+                    ..Route::clone(&up.route)
+                });
+                let started = crate::h2::start_h2c(session, UpConn { route, ..up }).await;
+                // It stands among the shared ones now; or the first request says why not.
+                if let Ok(None) = started {
+                    let to = session.destination(target, &Via::Configured);
+                    session.worker.not_h2c.add(&to);
+                }
+            }
+            Stage::Http2 {
+                client,
+                fixed: Some(fixed),
+                upstream: None,
+            }
+        }
         _ => Stage::Http1 {
             client,
             mode: Mode::Fixed(fixed),
-            upstream,
+            upstream: upstream.map(Up::Conn),
         },
     }
 }

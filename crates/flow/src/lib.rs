@@ -32,6 +32,7 @@ pub mod filter;
 mod flow;
 pub mod har;
 mod interceptor;
+mod message;
 pub mod mitm;
 mod outcome;
 pub mod record;
@@ -39,6 +40,7 @@ mod step;
 mod text;
 mod tls;
 mod upstream_proxy;
+mod websocket;
 mod url;
 mod value;
 
@@ -48,10 +50,12 @@ pub use connection::{
 };
 pub use flow::{Flow, FlowId, FlowKind, HttpVersion, Request, Response, Scheme, Timing};
 pub use interceptor::{ConnectDecision, Direction, Interceptor, Interest, OnFailure, Piece};
+pub use message::{Message, MessageKind, UNREAD_MESSAGES};
 pub use outcome::{ErrorClass, FlowError, Outcome, OutcomeKind, Side};
 pub use step::{Edit, EditStep, Hold, Reply, Step};
 pub use tls::{CertificateProblem, ClientTls, TlsDecision, TlsFailure, TlsFailureKind, TlsVersion};
 pub use tollgate_wire::headers::{HeaderList, InvalidHeader};
 pub use tollgate_wire::tls::ClientHello;
 pub use upstream_proxy::{Credentials, InvalidProxy, ProxyScheme, UpstreamProxy, Via};
+pub use websocket::{InjectError, Injected, WebSocket, WebSocketClose, WebSocketHandle};
 pub use value::Value;

@@ -10,6 +10,7 @@ mod line;
 mod log;
 mod record;
 mod style;
+mod websocket;
 
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::sync::Arc;

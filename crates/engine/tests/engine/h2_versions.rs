@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::HeaderMap;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tollgate_engine::{Config, UpstreamHttp};
 use tollgate_flow::{HttpVersion, Interest};
 
@@ -1188,14 +1189,64 @@ fn http2_without_tls_reaches_plain_origins() {
         let answer = call("CONNECT", authority.clone()).await;
         assert!(answer.status >= 400);
     });
-    let received = String::from_utf8(origin.received_all()).unwrap();
+    // It was asked first whether it speaks HTTP/2, too, and didn't know what that is.
+    let received = origin.received();
+    assert!(received[0].starts_with(b"PRI * HTTP/2.0\r\n"));
+    assert_eq!(received.len(), 2);
     assert_eq!(
-        received,
+        String::from_utf8_lossy(&received[1]),
         format!(
             "GET /plain HTTP/1.1\r\nhost: {}\r\n\r\n",
             origin.authority()
         )
     );
+}
+
+#[test]
+fn http2_without_tls_in_a_tunnel_is_http2_at_the_origin() {
+    let proxy = start(config());
+    run(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = listener.local_addr().unwrap().to_string();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&accepted);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((request, mut respond))) = connection.accept().await {
+                        let answer = http2::response(200, &[]);
+                        let mut body = respond.send_response(answer, false).unwrap();
+                        let uri = request.uri().to_string();
+                        body.send_data(uri.into(), true).unwrap();
+                    }
+                });
+            }
+        });
+        let mut stream = tokio::net::TcpStream::connect(proxy.handle.local_addr())
+            .await
+            .unwrap();
+        let connect = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+        stream.write_all(connect.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let (send, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        for path in ["/1", "/2"] {
+            let uri = format!("http://{authority}{path}");
+            let request = http::Request::get(&uri).body(()).unwrap();
+            let mut send: h2::client::SendRequest<Bytes> = send.clone().ready().await.unwrap();
+            let (answer, _) = send.send_request(request, true).unwrap();
+            let answer = http2::answer(answer).await.unwrap();
+            assert_eq!((answer.status, answer.text()), (200, uri));
+        }
+        // The connection that proved the origin alive is the one that is used.
+        assert_eq!(accepted.load(Ordering::SeqCst), 1);
+    });
 }
 
 #[test]
