@@ -1,8 +1,11 @@
-//! The flow: one recorded exchange, and the traits that touch it.
+//! The flow: one recorded exchange, the traits that touch it, and the formats it is kept in.
 //!
 //! A [`Flow`] is made when a request head has been read and ends in exactly one [`Outcome`].
-//! An [`Interceptor`] observes and edits flows while they pass. This crate does no I/O and knows
-//! no sockets: the engine fills flows in and calls the interceptors.
+//! An [`Interceptor`] observes and edits flows while they pass. This crate does no I/O but a
+//! format's and knows no sockets: the engine fills flows in and calls the interceptors.
+//!
+//! A [`Record`](record::Record) is a flow that was recorded: [`filter`] says which, [`mitm`] and [`har`] read and write
+//! files of them, [`export`] makes commands of one.
 //!
 //! ```
 //! use tollgate_flow::{Flow, Interceptor, Interest, Reply, Step};
