@@ -6,6 +6,7 @@
 
 mod assign;
 mod builtin;
+mod catalogue;
 mod command;
 mod decode;
 pub(crate) mod encoding;

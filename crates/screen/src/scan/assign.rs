@@ -3,8 +3,9 @@
 
 use std::ops::Range;
 
-use super::finding::{Category, Confidence, Severity};
-use super::scanner::{Pass, Report, Window, own, redact};
+use super::catalogue::own;
+use super::finding::Confidence;
+use super::scanner::{Pass, Report, Window, redact};
 use super::verify::{self, placeholder, random_looking, variable, word_for_secret};
 
 /// Words in whose neighbourhood a value is looked for, in lower case.
@@ -64,18 +65,8 @@ pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, word: Range<usize>) 
         return;
     }
     let rule = match says {
-        Says::Password => own(
-            "assigned-password",
-            "a password is written next to its name",
-            Category::Secret,
-            Severity::High,
-        ),
-        Says::Token => own(
-            "assigned-secret",
-            "a random string is written next to the name of a key, token or secret",
-            Category::Secret,
-            Severity::High,
-        ),
+        Says::Password => own("assigned-password"),
+        Says::Token => own("assigned-secret"),
     };
     pass.emit(
         window,

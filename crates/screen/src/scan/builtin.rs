@@ -88,7 +88,7 @@ pub(super) const SHAPES: &[Shape] = &[
 
     // Code hosts, registries, build systems.
     secret("github-token", "GitHub token", r"(gh[pousr]_[A-Za-z0-9]{34,255})", verify::crc32_base62),
-    low(secret("github-token-fragment", "beginning of a GitHub token", r"\b(gh[pousr]_[A-Za-z0-9]{12,33})(?:[^A-Za-z0-9]|$)", verify::random)),
+    low(secret("github-token-fragment", "beginning of a GitHub token", r"\b(gh[pousr]_[A-Za-z0-9]{12,33})(?:[^A-Za-z0-9]|$)", verify::fragment)),
     secret("github-fine-grained-token", "GitHub fine-grained token", r"(github_pat_[A-Za-z0-9_]{36,255})", verify::varied),
     secret("gitlab-token", "GitLab token", r"\b(gl(?:pat|dt|rt|cbt|ptt|ft|agent|oas|soat|imt|ffct|rtr|wt)-[A-Za-z0-9_=.-]{20,})", verify::varied),
     secret("gitlab-runner-token", "GitLab runner registration token", r"\b(GR1348941[A-Za-z0-9_-]{20,})", verify::varied),

@@ -4,7 +4,9 @@
 //! and at effects (which file is read or written, what is connected to what), so that a new program
 //! with the same effect is still seen.
 
+use super::finding::Category;
 use super::finding::Severity::{self, Critical, High, Low, Medium};
+use super::rule::RuleInfo;
 use crate::shell::{Command, RedirectKind, Script};
 
 /// A danger in a script.
@@ -17,12 +19,32 @@ pub(super) struct Danger {
     pub(super) excerpt: String,
 }
 
+impl Danger {
+    /// What the rule is called.
+    pub(super) fn info(&self) -> RuleInfo {
+        info((self.rule, self.severity, self.description))
+    }
+}
+
+fn info((id, severity, description): (&'static str, Severity, &'static str)) -> RuleInfo {
+    RuleInfo {
+        id: id.into(),
+        description: description.into(),
+        category: Category::Command,
+        severity,
+    }
+}
+
+/// Every rule of this module.
+pub(super) fn all() -> impl Iterator<Item = RuleInfo> {
+    ALL.iter().map(|&rule| info(rule))
+}
+
 /// Rule ids with their descriptions, for [`Danger`]s.
 macro_rules! rules {
     ($($name:ident = $id:literal, $severity:ident, $description:literal;)*) => {
         $(const $name: (&str, Severity, &str) = ($id, $severity, $description);)*
-        /// Every rule of this module.
-        pub(super) const ALL: &[(&str, Severity, &str)] = &[$($name),*];
+        const ALL: &[(&str, Severity, &str)] = &[$($name),*];
     };
 }
 
@@ -35,6 +57,7 @@ rules! {
     REVERSE_SHELL = "command-reverse-shell", Critical, "gives a shell to the network, or opens one from another program";
     DOWNLOAD_RUN = "command-download-and-run", High, "runs what it downloads";
     DECODE_RUN = "command-decode-and-run", High, "runs what it decodes";
+    OBSCURED = "command-obscured", Medium, "hides what it runs";
     TEMP_RUN = "command-run-from-temp", Medium, "runs a program from a folder for temporary files";
     DESTROY = "command-destructive", High, "destroys files or devices";
     EXFILTRATE = "command-exfiltration", High, "sends files or data out";
@@ -95,6 +118,10 @@ impl Judge<'_> {
         let name = command.name();
         self.files(command, name);
         self.variables(command);
+        let separators = self.script.commands.iter().flat_map(|c| &c.assignments).any(|(name, value)| name == "IFS" && value.chars().any(|c| !c.is_whitespace()));
+        if command.indirect && separators {
+            self.tell(OBSCURED, name, "its name is put together by IFS");
+        }
         self.program(at, command, name);
         self.network(command, name);
         if command
@@ -194,8 +221,7 @@ impl Judge<'_> {
             self.tell(DESTROY, name, "a device");
         } else if path.starts_with("/proc/sys") || path.starts_with("/sys/") {
             self.tell(SYSTEM_WRITE, name, "a setting of the kernel");
-        } else if path.contains("completion") {
-        } else if path.starts_with("/etc/") || path.starts_with("/boot/") || path.starts_with("/Library/Preferences/") {
+        } else if !path.contains("completion") && path.starts_with("/etc/") || path.starts_with("/boot/") || path.starts_with("/Library/Preferences/") {
             if truncates && matches!(name, "rm" | "shred") {
                 self.tell(DESTROY, name, "configuration of the system");
             } else {

@@ -4,9 +4,12 @@ use std::ops::Range;
 
 use flate2::{Decompress, FlushDecompress, Status};
 
-use super::finding::{Category, Confidence, Finding, Kind, Range64, Severity};
-use super::scanner::{MAX_DEPTH, Memo, Pass, Report, Window, own, redact};
+use super::command;
+use super::catalogue::own;
+use super::finding::{Confidence, Finding, Kind, Range64, Severity};
+use super::scanner::{MAX_DEPTH, Memo, Pass, Report, Window, redact};
 use super::verify::{self, Base58, base64_digit, hex_digit};
+use crate::shell::Script;
 
 /// A shorter run of an encoding's alphabet holds nothing worth opening.
 const MIN_RUN: usize = 16;
@@ -62,8 +65,28 @@ impl Pass<'_> {
             to: decoded.len(),
         });
         self.memo.inflated = memo.inflated;
+        if matches!(how, "base64" | "hex" | "gzip") && self.kind != Kind::Command && decoded.iter().all(|b| *b >= b' ' || b.is_ascii_whitespace()) {
+            self.encoded_command(window, range.clone(), decoded);
+        }
         for finding in inner {
             self.adopt(finding);
+        }
+    }
+
+    /// A dangerous command that somebody took the trouble to encode.
+    fn encoded_command(&mut self, window: Window<'_>, range: Range<usize>, decoded: &[u8]) {
+        let text = String::from_utf8_lossy(decoded);
+        for danger in command::judge(&Script::parse(&text)) {
+            if danger.severity < Severity::High {
+                continue;
+            }
+            let rule = danger.info();
+            let report = Report {
+                confidence: Confidence::Medium,
+                excerpt: danger.excerpt,
+                score: None,
+            };
+            self.emit(window, &rule, range.clone(), report);
         }
     }
 
@@ -98,6 +121,18 @@ impl Pass<'_> {
         if let Some(decoded) = hex(run) {
             self.rescan(window, range, &decoded, "hex");
             return;
+        }
+        if self.depth > 0 && self.kind == Kind::Outbound && (32..=128).contains(&run.len()) {
+            let mixed = run.iter().any(u8::is_ascii_uppercase) && run.iter().any(u8::is_ascii_lowercase) && run.iter().any(u8::is_ascii_digit);
+            if mixed && verify::random_looking(run) {
+                let rule = own("encoded-random-string");
+                let report = Report {
+                    confidence: Confidence::Low,
+                    excerpt: redact(run),
+                    score: None,
+                };
+                self.emit(window, &rule, range.clone(), report);
+            }
         }
         if self.depth >= MAX_DEPTH {
             return;
@@ -232,12 +267,7 @@ impl Pass<'_> {
     /// Percent signs encoded more than once more: nobody's form does that.
     fn multiply_encoded(&mut self, window: Window<'_>, range: Range<usize>, token: &[u8]) {
         if self.kind == Kind::Outbound && verify::contains(token, b"%252525") {
-            let rule = own(
-                "multiply-encoded",
-                "data is percent-encoded three times or more",
-                Category::Exfiltration,
-                Severity::Medium,
-            );
+            let rule = own("multiply-encoded");
             let report = Report {
                 confidence: Confidence::Medium,
                 excerpt: format!("percent-encoding in percent-encoding ({} bytes)", token.len()),
@@ -288,13 +318,9 @@ impl Pass<'_> {
             let token = window.get(piece.clone());
             let found = if (40..=112).contains(&token.len()) && matches!(token.first(), Some(b'5' | b'K' | b'L' | b'9' | b'c' | b'x')) {
                 match verify::base58check(token) {
-                    Some(Base58::PrivateKey | Base58::ExtendedPrivateKey) => Some((
-                        "wallet-private-key",
-                        "private key of a wallet",
-                        Category::Secret,
-                        Severity::Critical,
-                        Confidence::High,
-                    )),
+                    Some(Base58::PrivateKey | Base58::ExtendedPrivateKey) => {
+                        Some(("wallet-private-key", Confidence::High))
+                    }
                     _ => None,
                 }
             } else {
@@ -318,27 +344,18 @@ impl Pass<'_> {
                 if address || segwit || ethereum {
                     return Some((
                         "wallet-address",
-                        "address of a wallet",
-                        Category::PersonalData,
-                        Severity::Medium,
                         if ethereum { Confidence::Medium } else { Confidence::High },
                     ));
                 }
-                verify::iban(token).then_some((
-                    "iban",
-                    "bank account number (IBAN)",
-                    Category::PersonalData,
-                    Severity::Medium,
-                    Confidence::High,
-                ))
+                verify::iban(token).then_some(("iban", Confidence::High))
             });
-            if let Some((id, description, category, severity, confidence)) = found {
+            if let Some((id, confidence)) = found {
                 let report = Report {
                     confidence,
                     excerpt: redact(token),
                     score: None,
                 };
-                self.emit(window, &own(id, description, category, severity), piece, report);
+                self.emit(window, &own(id), piece, report);
             }
         }
     }
@@ -404,12 +421,7 @@ impl Pass<'_> {
             _ => false,
         };
         if grouped && verify::card(&digits) {
-            let rule = own(
-                "payment-card",
-                "payment card number",
-                Category::PersonalData,
-                Severity::High,
-            );
+            let rule = own("payment-card");
             let report = Report {
                 confidence: Confidence::High,
                 excerpt: format!("…({} digits)", digits.len()),
@@ -449,7 +461,7 @@ impl Pass<'_> {
             }
         }
         if verify::iban(&compact) {
-            let rule = own("iban", "bank account number (IBAN)", Category::PersonalData, Severity::Medium);
+            let rule = own("iban");
             let report = Report {
                 confidence: Confidence::High,
                 excerpt: redact(&compact),

@@ -11,8 +11,9 @@ use std::sync::OnceLock;
 
 use aho_corasick::AhoCorasick;
 
-use super::finding::{Category, Confidence, Kind, Severity};
-use super::scanner::{Pass, Report, Window, own};
+use super::catalogue::own;
+use super::finding::{Confidence, Kind, Severity};
+use super::scanner::{Pass, Report, Window};
 
 /// From this score on it is a finding.
 const THRESHOLD: u32 = 50;
@@ -133,12 +134,10 @@ pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, anchor: Range<usize>
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(80)
         .collect();
-    let rule = own(
-        "prompt-injection",
-        "text that gives orders to a model",
-        Category::Injection,
-        if score >= 80 { Severity::High } else { Severity::Medium },
-    );
+    let mut rule = own("prompt-injection");
+    if score >= 80 {
+        rule.severity = Severity::High;
+    }
     let report = Report {
         confidence: if score >= 80 { Confidence::Medium } else { Confidence::Low },
         excerpt: cut(shown),
@@ -218,6 +217,12 @@ fn set_aside(text: &str) -> (u32, bool) {
     let mut best = (0, false);
     for verb in VERBS {
         for (at, _) in text.match_indices(verb).take(4) {
+            // `override_defaults`, `"ignored":`: names, not orders.
+            let tail = text.get(at + verb.len()..).unwrap_or_default();
+            let end = tail.find(|c: char| !c.is_alphabetic()).and_then(|end| tail.get(end..));
+            if verb.is_ascii() && end.is_some_and(|rest| rest.starts_with(['_', '"', '=', '(', '-'])) {
+                continue;
+            }
             // In verb-final languages the object comes first.
             let verb_final = matches!(*verb, "無視" | "忘れ" | "무시" | "अनदेखा" | "görmezden");
             let from = if verb_final { floor(text, at.saturating_sub(REACH)) } else { at };

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 
 use super::assign;
+use super::catalogue;
 use super::command;
 use super::builtin::SHAPES;
-use super::finding::{Category, Confidence, Finding, Kind, Range64, Severity};
+use super::finding::{Confidence, Finding, Kind, Range64};
 use super::gitleaks::RulePack;
 use super::injection;
 use super::known::KnownSecrets;
@@ -361,9 +362,15 @@ impl Scanner {
         ScannerBuilder::default()
     }
 
-    /// Every pattern rule, built in and loaded.
-    pub fn rules(&self) -> impl Iterator<Item = &RuleInfo> {
-        self.inner.rules.iter().map(|rule| &rule.info)
+    /// Every rule: patterns, built in and loaded, and those that are code. Some ids stand there
+    /// more than once, for as many shapes.
+    pub fn rules(&self) -> impl Iterator<Item = RuleInfo> {
+        self.inner
+            .rules
+            .iter()
+            .map(|rule| rule.info.clone())
+            .chain(catalogue::all())
+            .chain(command::all())
     }
 
     /// Begins a stream.
@@ -595,8 +602,9 @@ impl Pass<'_> {
             let Some(start) = literal.start.checked_sub(least) else {
                 return;
             };
-            if let Some(hit) = which.find(window.text, start, true) {
-                self.hit(window, rule, &hit);
+            match which.find(window.text, start, true) {
+                Some(hit) => self.hit(window, rule, &hit),
+                None => self.broken(window, rule, start, literal.end),
             }
             return;
         }
@@ -610,6 +618,41 @@ impl Pass<'_> {
                 return;
             }
             from = hit.whole.end.max(from + 1);
+        }
+    }
+
+    /// A token that line breaks cut into pieces, each alone on its line: as it would be in one.
+    fn broken(&mut self, window: Window<'_>, rule: usize, start: usize, literal_end: usize) {
+        const MOST: usize = 200;
+        if self.kind != Kind::Outbound || literal_end < start + 3 {
+            return;
+        }
+        let part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        let text = window.get(start..window.text.len().min(start + MOST));
+        let mut joined: Vec<u8> = Vec::new();
+        let mut at = 0;
+        let mut lines = 0;
+        loop {
+            let rest = text.get(at..).unwrap_or_default();
+            let len = rest.iter().take_while(|byte| part(byte)).count();
+            joined.extend_from_slice(rest.get(..len).unwrap_or_default());
+            at += len;
+            if len == 0 || text.get(at) != Some(&b'\n') {
+                break;
+            }
+            at += 1;
+            lines += 1;
+        }
+        if lines == 0 || lines > 4 {
+            return;
+        }
+        let Some(which) = self.scanner.rules.get(rule) else {
+            return;
+        };
+        if let Some(mut hit) = which.find(&joined, 0, true) {
+            hit.secret = start..start + at;
+            hit.whole = hit.secret.clone();
+            self.hit(window, rule, &hit);
         }
     }
 
@@ -651,6 +694,10 @@ impl Pass<'_> {
             return;
         };
         let secret = window.get(hit.secret.clone());
+        // What documentation shows as an example is no secret where documentation comes from.
+        if self.kind == Kind::Inbound && super::verify::contains(secret, b"EXAMPLE") {
+            return;
+        }
         let report = Report {
             confidence,
             excerpt: redact(secret),
@@ -728,7 +775,7 @@ impl Pass<'_> {
     pub(super) fn command(&mut self, window: Window<'_>, range: Range<usize>) {
         let text = String::from_utf8_lossy(window.get(range.clone()));
         for danger in command::judge(&Script::parse(&text)) {
-            let rule = own(danger.rule, danger.description, Category::Command, danger.severity);
+            let rule = danger.info();
             let report = Report {
                 confidence: Confidence::Medium,
                 excerpt: danger.excerpt,
@@ -791,19 +838,4 @@ pub(super) fn redact(secret: &[u8]) -> String {
         String::new()
     };
     format!("{prefix}…({} bytes)", secret.len())
-}
-
-/// A rule that is code, not a pattern.
-pub(super) fn own(
-    id: &'static str,
-    description: &'static str,
-    category: Category,
-    severity: Severity,
-) -> RuleInfo {
-    RuleInfo {
-        id: id.into(),
-        description: description.into(),
-        category,
-        severity,
-    }
 }

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::finding::{Category, Confidence, Severity};
-use super::scanner::{MAX_DEPTH, Pass, Report, Window, own};
+use super::catalogue::own;
+use super::finding::Confidence;
+use super::scanner::{MAX_DEPTH, Pass, Report, Window};
 
 /// So many invisible characters in a row carry data.
 const HIDDEN_RUN: usize = 8;
@@ -33,7 +34,7 @@ impl Pass<'_> {
             return;
         }
         let seen = look(window);
-        let mut tell = |id, description, severity, range: Option<Range<usize>>, confidence| {
+        let mut tell = |id: &'static str, range: Option<Range<usize>>, confidence| {
             if let Some(range) = range {
                 let excerpt = format!("invisible or reordering characters ({} bytes)", range.len());
                 let report = Report {
@@ -41,41 +42,31 @@ impl Pass<'_> {
                     excerpt,
                     score: None,
                 };
-                self.emit(window, &own(id, description, Category::HiddenText, severity), range, report);
+                self.emit(window, &own(id), range, report);
             }
         };
         tell(
             "hidden-tag-characters",
-            "text in Unicode tag characters, which nothing shows",
-            Severity::High,
             seen.tags_at.clone(),
             Confidence::High,
         );
         tell(
             "hidden-variation-selectors",
-            "data in variation selectors, which nothing shows",
-            Severity::High,
             seen.selectors_at.clone().filter(|_| seen.selectors.len() >= 3),
             Confidence::High,
         );
         tell(
             "hidden-zero-width",
-            "data in a row of zero-width characters",
-            Severity::Medium,
             seen.longest_at.clone().filter(|_| seen.longest >= HIDDEN_RUN),
             Confidence::High,
         );
         tell(
             "invisible-in-words",
-            "zero-width characters inside words",
-            Severity::Low,
             seen.in_words_at.clone().filter(|_| seen.in_words >= 2),
             Confidence::Medium,
         );
         tell(
             "bidi-override",
-            "characters that turn the order of text around",
-            Severity::Medium,
             seen.overrides_at.clone(),
             Confidence::Medium,
         );
@@ -142,12 +133,7 @@ impl Pass<'_> {
                 }
                 _ => continue,
             };
-            let rule = own(
-                "terminal-escape",
-                "an escape sequence does more than colour",
-                Category::HiddenText,
-                Severity::Medium,
-            );
+            let rule = own("terminal-escape");
             let report = Report {
                 confidence: Confidence::High,
                 excerpt: what.to_owned(),

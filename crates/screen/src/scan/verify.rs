@@ -235,6 +235,15 @@ pub(super) fn varied(token: &[u8]) -> Verdict {
     }
 }
 
+/// As [`varied`], and no word for a token inside.
+pub(super) fn fragment(token: &[u8]) -> Verdict {
+    let lower = token.to_ascii_lowercase();
+    if [&b"token"[..], b"your", b"example", b"xxxx", b"personal", b"access"].iter().any(|word| contains(&lower, word)) {
+        return Verdict::No;
+    }
+    varied(token)
+}
+
 /// As [`varied`], and random by its letters.
 pub(super) fn random(token: &[u8]) -> Verdict {
     if !low_variety(token) && random_looking(token) {
@@ -506,17 +515,6 @@ pub(super) fn bech32(text: &[u8]) -> bool {
         chk = step(chk, u32::try_from(value).unwrap_or(0));
     }
     matches!(chk, 1 | 0x2bc8_30a3)
-}
-
-/// [`bech32`] as a verifier.
-pub(super) fn bech32_key(token: &[u8]) -> Verdict {
-    if bech32(token) {
-        Verdict::Sure
-    } else if low_variety(token) {
-        Verdict::No
-    } else {
-        Verdict::Doubtful
-    }
 }
 
 /// A Grafana API key: base64 of JSON with a key in it.

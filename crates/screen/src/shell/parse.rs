@@ -232,6 +232,7 @@ impl Reader {
                 continue;
             }
             if command.argv.is_empty() {
+                command.indirect = word.pieces.iter().all(|piece| matches!(piece, Piece::Expanded(_)));
                 if let Some((name, value)) = assignment(&word) {
                     if text.peek(0) == '(' && value.is_empty() {
                         // An array: its words, joined.
