@@ -15,6 +15,7 @@ mod gitleaks;
 mod injection;
 mod known;
 mod literals;
+mod multi;
 mod rule;
 mod scanner;
 mod toolcall;

@@ -51,10 +51,14 @@ pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, word: Range<usize>) 
         end += 1;
     }
     let name = window.get(start..end);
-    let Some(says) = meaning(name) else {
+    // The cheap question first.
+    let Some((value, quoted, sure)) = value_after(window, start, end) else {
         return;
     };
-    let Some((value, quoted, sure)) = value_after(window, start, end) else {
+    if value.len() < 4 {
+        return;
+    }
+    let Some(says) = meaning(name) else {
         return;
     };
     let bytes = window.get(value.clone());

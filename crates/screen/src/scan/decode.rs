@@ -117,8 +117,20 @@ impl Pass<'_> {
 
     fn run(&mut self, window: Window<'_>, range: Range<usize>) {
         let run = window.get(range.clone());
-        self.account(window, range.clone());
-        if let Some(decoded) = hex(run) {
+        let (mut upper, mut lower, mut digit) = (false, false, false);
+        for byte in run {
+            upper |= byte.is_ascii_uppercase();
+            lower |= byte.is_ascii_lowercase();
+            digit |= byte.is_ascii_digit();
+        }
+        if digit {
+            self.account(window, range.clone());
+        }
+        // Text in base64 has letters of both cases, text in hexadecimal has digits.
+        if !digit && !(upper && lower) {
+            return;
+        }
+        if digit && let Some(decoded) = hex(run) {
             self.rescan(window, range, &decoded, "hex");
             return;
         }
@@ -141,6 +153,9 @@ impl Pass<'_> {
             self.inflate(window, range.clone());
         }
         // PowerShell's -EncodedCommand: UTF-16.
+        if !(upper && lower) {
+            return;
+        }
         let zeros = run.iter().filter(|&&byte| byte == b'A').count();
         if zeros * 4 >= run.len()
             && let Some(wide) = verify::base64(run)
@@ -155,7 +170,7 @@ impl Pass<'_> {
         // Wrapped lines: a long run that a line break cuts goes on in the next line.
         let joined = self.unwrapped(window, &range);
         let run = joined.as_deref().unwrap_or(run);
-        for lead in 0..4 {
+        for lead in (0..4).filter(|&lead| promising(run, lead)) {
             for segment in segments(run, lead) {
                 self.rescan(window, range.clone(), &segment, "base64");
             }
@@ -493,6 +508,9 @@ fn hex(run: &[u8]) -> Option<Vec<u8>> {
         [_, _, separator @ (b'-' | b'_' | b'/'), ..] => Some(*separator),
         _ => None,
     };
+    if separator.is_none() && !run.iter().skip(2).take(6).all(u8::is_ascii_hexdigit) {
+        return None;
+    }
     let digits: Vec<u8> = match separator {
         Some(separator) => {
             let mut digits = Vec::with_capacity(run.len());
@@ -510,6 +528,9 @@ fn hex(run: &[u8]) -> Option<Vec<u8>> {
         [b'0', b'x' | b'X', rest @ ..] => rest,
         all => all,
     };
+    if !digits.iter().take(8).all(u8::is_ascii_hexdigit) {
+        return None;
+    }
     let mut out = Vec::with_capacity(digits.len() / 2);
     for pair in digits.chunks(2) {
         match pair {
@@ -520,6 +541,23 @@ fn hex(run: &[u8]) -> Option<Vec<u8>> {
         }
     }
     Some(out)
+}
+
+/// Whether three groups in a row can begin with a printable byte each.
+fn promising(run: &[u8], lead: usize) -> bool {
+    let mut row = 0;
+    for first in run.iter().skip(lead).step_by(4) {
+        row = if printable_first(*first) { row + 1 } else { 0 };
+        if row >= 3 {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether a group of base64 that begins with this digit can begin with a printable byte.
+fn printable_first(digit: u8) -> bool {
+    matches!(digit, b'I'..=b'Z' | b'a'..=b'f' | b'C' | b'D')
 }
 
 /// The stretches of a run that are base64 of text, at one of the four alignments.
@@ -537,7 +575,7 @@ fn segments(run: &[u8], lead: usize) -> Vec<Vec<u8>> {
     for quad in rest.chunks(4) {
         // The first byte of a group is printable for fewer than half of the digits: the cheap test.
         let first = quad.first().copied().unwrap_or(0);
-        if !matches!(first, b'I'..=b'Z' | b'a'..=b'f' | b'C' | b'D') {
+        if !printable_first(first) {
             close(&mut text);
             continue;
         }

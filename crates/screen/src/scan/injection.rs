@@ -120,6 +120,20 @@ pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, anchor: Range<usize>
     if at < pass.memo.weighed {
         return;
     }
+    // A verb that is part of a name sets nothing aside.
+    let word = window.get(anchor.clone());
+    if word.is_ascii() && word.last().is_some_and(u8::is_ascii_alphabetic) && !word.contains(&b' ') {
+        let rest = window.get(anchor.end..window.text.len());
+        let tail = rest.iter().find(|byte| !byte.is_ascii_alphabetic());
+        let before = anchor.start.checked_sub(1).and_then(|at| window.text.get(at));
+        if matches!(tail, Some(b'_' | b'"' | b'=' | b'(' | b'-' | b']' | b';' | b'!' | b'.' | b')' | b'`' | b'\''))
+            || matches!(before, Some(b'_' | b'.' | b'-' | b'[' | b'#' | b'`'))
+        {
+            return;
+        }
+    }
+    // What surrounds an anchor is weighed once.
+    pass.memo.weighed = at + 200;
     let start = anchor.start.saturating_sub(BEHIND);
     let end = window.text.len().min(anchor.end + BEYOND);
     let text = flat(window.get(start..end));
@@ -127,8 +141,6 @@ pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, anchor: Range<usize>
     if score < THRESHOLD {
         return;
     }
-    // The same words aren't weighed again.
-    pass.memo.weighed = at + 256;
     let shown: String = String::from_utf8_lossy(window.get(anchor.start..end))
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })

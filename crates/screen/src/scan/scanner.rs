@@ -4,8 +4,6 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
-
 use super::assign;
 use super::catalogue;
 use super::command;
@@ -15,6 +13,7 @@ use super::gitleaks::RulePack;
 use super::injection;
 use super::known::KnownSecrets;
 use super::literals::MAX_LITERAL_LEN;
+use super::multi::Literals;
 use super::rule::{Pattern, PatternError, Rule, RuleInfo};
 use super::toolcall;
 use super::url;
@@ -29,8 +28,6 @@ const BACK: usize = 512;
 const AHEAD: usize = 1536;
 /// How many recent findings are remembered so that none is told twice.
 const RECENT: usize = 24;
-/// No literal is longer than this.
-const LONGEST: usize = 64;
 /// How deep encodings are opened.
 pub(super) const MAX_DEPTH: u8 = 3;
 
@@ -56,7 +53,7 @@ pub struct Scanner {
 #[derive(Debug)]
 pub(super) struct Inner {
     rules: Vec<Rule>,
-    literals: AhoCorasick,
+    literals: Literals,
     /// What each literal brings into play.
     hooks: Vec<Vec<Hook>>,
     /// Rules whose patterns demand no literal and that have no keywords: they look at every block.
@@ -108,9 +105,6 @@ pub enum BuildError {
         /// What is wrong with it.
         error: PatternError,
     },
-    /// All literals together are too many for one automaton.
-    #[error("the rules have too many literals: {0}")]
-    Literals(String),
 }
 
 impl Default for ScannerBuilder {
@@ -156,7 +150,7 @@ impl ScannerBuilder {
     /// Compiles.
     ///
     /// # Errors
-    /// [`BuildError::Literals`] if the packs are too large together.
+    /// None today; the packs were checked when they were read.
     pub fn build(self) -> Result<Scanner, BuildError> {
         let mut rules: Vec<Rule> = Vec::new();
         if self.builtin {
@@ -220,12 +214,7 @@ impl ScannerBuilder {
         for key in toolcall::PATH_KEYS {
             table.add(key.as_bytes().to_vec(), Hook::PathKey);
         }
-        let literals = AhoCorasick::builder()
-            .ascii_case_insensitive(true)
-            .match_kind(MatchKind::Standard)
-            .kind(Some(AhoCorasickKind::DFA))
-            .build(&table.literals)
-            .map_err(|error| BuildError::Literals(error.to_string()))?;
+        let literals = Literals::new(table.literals);
         Ok(Scanner {
             inner: Arc::new(Inner {
                 rules,
@@ -292,7 +281,7 @@ impl ScanState {
     /// The memory that this state takes, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        size_of::<Self>() + self.tail.capacity()
+        size_of::<Self>() + self.tail.capacity() + self.memo.found.capacity() * size_of::<(usize, usize)>()
     }
 }
 
@@ -303,8 +292,10 @@ pub(super) struct Memo {
     next: usize,
     /// How many bytes compressed stretches have become.
     pub(super) inflated: u64,
-    /// Up to where orders to a model were told.
+    /// Up to where orders to a model were weighed.
     pub(super) weighed: u64,
+    /// Room for the literals of a block.
+    found: Vec<(usize, usize)>,
 }
 
 /// A block with its surroundings. What is found in it depends on nothing else.
@@ -562,28 +553,37 @@ impl Pass<'_> {
     }
 
     fn literals(&mut self, window: Window<'_>) {
-        let end = (window.to + LONGEST).min(window.text.len());
         let scanner = self.scanner;
-        let input = Input::new(window.text).range(window.from..end);
-        for found in scanner.literals.find_overlapping_iter(input) {
-            if found.start() >= window.to {
-                continue;
-            }
-            let hooks = scanner.hooks.get(found.pattern().as_usize());
+        // Collected first: what a literal brings into play needs the pass, too.
+        let mut found = std::mem::take(&mut self.memo.found);
+        found.clear();
+        scanner
+            .literals
+            .find(window.text, window.from, window.to, |literal, start| {
+                found.push((start, literal));
+            });
+        for &(start, literal) in &found {
+            let range = start..start + scanner.literals.len_of(literal);
+            let hooks = scanner.hooks.get(literal);
             for hook in hooks.map(Vec::as_slice).unwrap_or_default() {
                 match *hook {
                     Hook::Pattern { rule, least, most } => {
-                        self.pattern(window, rule, found.range(), least, most);
+                        self.pattern(window, rule, range.clone(), least, most);
                     }
-                    Hook::Keyword { rule } => self.keyword(window, rule, found.start()),
-                    Hook::Assign => assign::look(self, window, found.range()),
-                    Hook::Url => url::look(self, window, found.range()),
-                    Hook::Order => injection::look(self, window, found.range()),
-                    Hook::CommandKey => toolcall::command(self, window, found.range()),
-                    Hook::PathKey => toolcall::path(self, window, found.range()),
+                    Hook::Keyword { rule } => self.keyword(window, rule, start),
+                    Hook::Assign => assign::look(self, window, range.clone()),
+                    Hook::Url => url::look(self, window, range.clone()),
+                    Hook::Order => injection::look(self, window, range.clone()),
+                    Hook::CommandKey => toolcall::command(self, window, range.clone()),
+                    Hook::PathKey => toolcall::path(self, window, range.clone()),
                 }
             }
         }
+        found.clear();
+        if found.capacity() > 64 {
+            found = Vec::new();
+        }
+        self.memo.found = found;
     }
 
     /// A literal of a rule's pattern stands at `literal`.

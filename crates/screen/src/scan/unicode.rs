@@ -245,7 +245,10 @@ fn look(window: Window<'_>) -> Seen {
                     seen.dressed = true;
                 }
             }
-            None if !c.is_alphabetic() => (latin, foreign) = (false, false),
+            // Punctuation of all scripts ends a word.
+            None if matches!(c, '\u{80}'..='\u{bf}' | '\u{2000}'..='\u{206f}' | '\u{3000}'..='\u{303f}' | '\u{ff5f}'..='\u{ff65}') => {
+                (latin, foreign) = (false, false);
+            }
             None => {}
         }
     }
@@ -275,6 +278,9 @@ fn plain(text: &[u8]) -> (Vec<u8>, Vec<u32>) {
 /// alone (full width, mathematical) rather than as a letter of a script.
 fn unmask(c: char) -> Option<(char, bool)> {
     let code = u32::from(c);
+    if matches!(code, 0x2200..=0x24b5 | 0x2500..=0xff00 | 0x10000..=0x1d3ff) {
+        return None;
+    }
     let ascii = |value: u32| char::from_u32(value);
     match code {
         0xff01..=0xff5e => return ascii(code - 0xff01 + 0x21).map(|c| (c, true)),
