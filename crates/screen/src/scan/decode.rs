@@ -94,6 +94,7 @@ impl Pass<'_> {
     pub(super) fn runs(&mut self, window: Window<'_>) {
         let text = window.text;
         let belongs = |at: usize| text.get(at).is_some_and(|&byte| in_run(byte));
+        // Runs are at least as long as the stride, so a step lands in each.
         let mut at = window.from;
         while at < window.to {
             if !belongs(at) {
@@ -387,7 +388,7 @@ impl Pass<'_> {
             } else if byte(at + 1).is_ascii_digit() {
                 at + 1
             } else {
-                at += 8;
+                at += 12;
                 continue;
             };
             let part = |b: u8| b.is_ascii_digit() || b == b' ' || b == b'-';
@@ -399,8 +400,14 @@ impl Pass<'_> {
             while end < text.len() && end - digit < 48 && part(byte(end)) {
                 end += 1;
             }
-            self.card(window, start..end);
-            self.spaced_iban(window, start);
+            if end - start >= 9 {
+                self.card(window, start..end);
+                // The bank's code can be letters: the country may stand some groups earlier.
+                let first = start.saturating_sub(24);
+                for place in first..=start {
+                    self.spaced_iban(window, place);
+                }
+            }
             at = end + 1;
         }
     }
@@ -488,8 +495,19 @@ impl Pass<'_> {
 }
 
 /// The alphabets of base64, both, and of hexadecimal.
+#[expect(clippy::indexing_slicing, reason = "a byte can't be outside a table of 256")]
 fn in_run(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_')
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            let b = byte as u8;
+            table[byte] = b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_');
+            byte += 1;
+        }
+        table
+    };
+    TABLE[usize::from(byte)]
 }
 
 /// A run and what is between its slashes.

@@ -7,6 +7,8 @@
 
 /// Bits of the hash.
 const BITS: u32 = 15;
+/// Words of the table of bits.
+const WORDS: usize = 1 << (BITS - 6);
 const MULTIPLIER: u32 = 0x9e37_79b1;
 
 /// A literal in a bucket.
@@ -21,7 +23,7 @@ struct Entry {
 #[derive(Debug, Clone)]
 pub(super) struct Literals {
     all: Vec<Vec<u8>>,
-    bits: Vec<u64>,
+    bits: Box<[u64; WORDS]>,
     /// Where a hash's entries start in `entries`; one more than there are hashes.
     starts: Vec<u32>,
     entries: Vec<Entry>,
@@ -50,13 +52,13 @@ impl Literals {
                         literal: index,
                         offset: u32::try_from(offset).unwrap_or(0),
                     };
-                    placed.push((hash(u32::from(a) << 16 | u32::from(b) << 8 | u32::from(c)), entry));
+                    placed.push((hash([a, b, c]), entry));
                 }
                 _ => short.push(index),
             }
         }
         placed.sort_by_key(|(hash, entry)| (*hash, entry.literal));
-        let mut bits = vec![0_u64; 1 << (BITS - 6)];
+        let mut bits = Box::new([0_u64; WORDS]);
         let mut starts = vec![0_u32; (1 << BITS) + 1];
         for (hash, _) in &placed {
             if let Some(word) = bits.get_mut((hash >> 6) as usize) {
@@ -82,26 +84,29 @@ impl Literals {
     }
 
     /// Calls `each` with every literal that starts in `from..to`, and with where it starts.
-    pub(super) fn find(&self, text: &[u8], from: usize, to: usize, mut each: impl FnMut(usize, usize)) {
+    #[expect(clippy::indexing_slicing, reason = "the index is masked to the table's size, in the hottest loop there is")]
+    pub(super) fn find(&self, text: &[u8], from: usize, to: usize, mut each: impl FnMut(u32, u32)) {
         // The three bytes of a literal that starts at the last place stand a little later.
         let end = text.len().min(to + self.farthest + 3);
         let block = text.get(from..end).unwrap_or_default();
-        let mut rolling = 0_u32;
-        for (at, &byte) in block.iter().enumerate() {
-            rolling = (rolling << 8 | u32::from(byte.to_ascii_lowercase())) & 0xff_ffff;
-            let hash = hash(rolling);
-            let word = self.bits.get((hash >> 6) as usize).copied().unwrap_or(0);
-            if word >> (hash & 63) & 1 != 0 && at >= 2 {
-                self.candidates(text, from, to, from + at - 2, hash, &mut each);
+        for (at, three) in block.array_windows::<3>().enumerate() {
+            let hash = hash(*three);
+            if self.bits[(hash >> 6) as usize & (WORDS - 1)] >> (hash & 63) & 1 != 0 {
+                self.candidates(text, from, to, from + at, hash, &mut each);
             }
         }
         for &index in &self.short {
             let Some(literal) = self.all.get(index as usize) else {
                 continue;
             };
-            for (at, pair) in text.get(from..).unwrap_or_default().windows(literal.len().max(1)).enumerate().take(to - from) {
-                if pair.eq_ignore_ascii_case(literal) {
-                    each(index as usize, from + at);
+            let Some(&first) = literal.first() else {
+                continue;
+            };
+            let starts = text.get(from..to).unwrap_or_default();
+            for at in memchr::memchr2_iter(first, first.to_ascii_uppercase(), starts) {
+                let there = text.get(from + at..from + at + literal.len());
+                if there.is_some_and(|there| there.eq_ignore_ascii_case(literal)) {
+                    each(index, u32::try_from(from + at).unwrap_or(u32::MAX));
                 }
             }
         }
@@ -115,7 +120,7 @@ impl Literals {
         to: usize,
         three: usize,
         hash: u32,
-        each: &mut impl FnMut(usize, usize),
+        each: &mut impl FnMut(u32, u32),
     ) {
         let first = self.starts.get(hash as usize).copied().unwrap_or(0) as usize;
         let last = self.starts.get(hash as usize + 1).copied().unwrap_or(0) as usize;
@@ -132,7 +137,7 @@ impl Literals {
                     .get(start..start + literal.len())
                     .is_some_and(|there| there.eq_ignore_ascii_case(literal))
             {
-                each(entry.literal as usize, start);
+                each(entry.literal, u32::try_from(start).unwrap_or(u32::MAX));
             }
         }
     }
@@ -143,8 +148,11 @@ impl Literals {
     }
 }
 
-fn hash(three: u32) -> u32 {
-    three.wrapping_mul(MULTIPLIER) >> (32 - BITS)
+/// The hash of three bytes, the same for both cases of a letter (and for a few other pairs, which
+/// the comparison tells apart).
+fn hash(three: [u8; 3]) -> u32 {
+    let [a, b, c] = three;
+    (u32::from_le_bytes([a, b, c, 0]) | 0x20_2020).wrapping_mul(MULTIPLIER) >> (32 - BITS)
 }
 
 /// How common three bytes are in text, roughly: the sum of what each letter is worth.
@@ -185,7 +193,7 @@ mod tests {
             let from = from.min(text.len());
             let to = (from + len).min(text.len());
             let mut found = Vec::new();
-            Literals::new(literals.clone()).find(text, from, to, |literal, at| found.push((literal, at)));
+            Literals::new(literals.clone()).find(text, from, to, |literal, at| found.push((literal as usize, at as usize)));
             found.sort_unstable();
             let mut wanted = Vec::new();
             for (index, literal) in literals.iter().enumerate() {

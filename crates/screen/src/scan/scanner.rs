@@ -281,7 +281,7 @@ impl ScanState {
     /// The memory that this state takes, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        size_of::<Self>() + self.tail.capacity() + self.memo.found.capacity() * size_of::<(usize, usize)>()
+        size_of::<Self>() + self.tail.capacity() + self.memo.found.capacity() * size_of::<(u32, u32)>()
     }
 }
 
@@ -295,7 +295,7 @@ pub(super) struct Memo {
     /// Up to where orders to a model were weighed.
     pub(super) weighed: u64,
     /// Room for the literals of a block.
-    found: Vec<(usize, usize)>,
+    found: Vec<(u32, u32)>,
 }
 
 /// A block with its surroundings. What is found in it depends on nothing else.
@@ -563,6 +563,7 @@ impl Pass<'_> {
                 found.push((start, literal));
             });
         for &(start, literal) in &found {
+            let (start, literal) = (start as usize, literal as usize);
             let range = start..start + scanner.literals.len_of(literal);
             let hooks = scanner.hooks.get(literal);
             for hook in hooks.map(Vec::as_slice).unwrap_or_default() {
@@ -580,7 +581,7 @@ impl Pass<'_> {
             }
         }
         found.clear();
-        if found.capacity() > 64 {
+        if found.capacity() > 32 {
             found = Vec::new();
         }
         self.memo.found = found;
@@ -838,4 +839,34 @@ pub(super) fn redact(secret: &[u8]) -> String {
         String::new()
     };
     format!("{prefix}…({} bytes)", secret.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Short literals are looked for one by one, and rules without any at every block: neither is
+    /// for the built-in rules.
+    #[test]
+    fn built_in_literals_are_long_enough() {
+        for shape in SHAPES {
+            let required = Pattern::parse(shape.pattern).unwrap().required();
+            let shortest = required.map_or(0, |r| r.literals.iter().map(Vec::len).min().unwrap_or(0));
+            assert!(shortest >= 3, "{}: {shortest}", shape.id);
+        }
+    }
+
+    #[test]
+    fn every_built_in_rule_compiles() {
+        for rule in &Scanner::builtin().inner.rules {
+            assert!(rule.pattern.compile().is_ok(), "{}", rule.info.id);
+        }
+    }
+
+    #[test]
+    fn every_rule_has_a_description() {
+        for rule in Scanner::builtin().rules() {
+            assert!(!rule.id.is_empty() && !rule.description.is_empty(), "{rule:?}");
+        }
+    }
 }
