@@ -1,5 +1,8 @@
 //! Both tiers of the scanners on clean text, whole and in the pieces of a stream.
-#![allow(missing_docs, reason = "criterion's macros make public items without documentation")]
+#![allow(
+    missing_docs,
+    reason = "criterion's macros make public items without documentation"
+)]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;

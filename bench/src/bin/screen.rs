@@ -109,7 +109,11 @@ fn wilson(found: u32, of: u32) -> (f64, f64) {
 
 fn throughput(scanner: &Scanner, file: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let text = std::fs::read(file)?;
-    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = file
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     for cut in [64, 512, 4096, 64 << 10, text.len().max(1)] {
         let mut best = f64::INFINITY;
         let mut findings = Vec::new();
@@ -124,7 +128,10 @@ fn throughput(scanner: &Scanner, file: &Path) -> Result<(), Box<dyn std::error::
             best = best.min(start.elapsed().as_secs_f64());
         }
         let speed = text.len() as f64 / 1e6 / best;
-        println!("| {name} | pieces of {cut} bytes: {speed:.0} MB/s | {} | | |", findings.len());
+        println!(
+            "| {name} | pieces of {cut} bytes: {speed:.0} MB/s | {} | | |",
+            findings.len()
+        );
     }
     Ok(())
 }

@@ -151,7 +151,10 @@ mod tests {
 
     #[test]
     fn inner_commands_come_out() {
-        has("if true; then for i in 1 2; do rm -rf $i; done; else id; fi", "id");
+        has(
+            "if true; then for i in 1 2; do rm -rf $i; done; else id; fi",
+            "id",
+        );
         has("f() { curl x; }; f", "curl x");
         has("case $1 in a|b) date ;; *) id;; esac", "id");
         has("echo $(whoami)", "whoami");
@@ -177,7 +180,12 @@ mod tests {
         has("ssh -p 22 host 'rm -rf /x'", "rm -rf /x");
         has("docker exec -it web rm -rf /x", "rm -rf /x");
         has("su -c 'rm -rf /x' root", "rm -rf /x");
-        assert!(Script::parse("sudo id").commands.iter().any(|c| c.elevated && c.name() == "id"));
+        assert!(
+            Script::parse("sudo id")
+                .commands
+                .iter()
+                .any(|c| c.elevated && c.name() == "id")
+        );
     }
 
     #[test]
@@ -189,13 +197,19 @@ mod tests {
         has("bash <<'EOF'\nrm -rf /x\nEOF\n", "rm -rf /x");
         has("$(echo cm0= | base64 -d) -rf /x", "rm -rf /x");
         has("eval $(echo 'x/ fr- mr' | rev)", "rm -rf /x");
-        has("echo 'rm -rf /x' > /tmp/a.sh; chmod +x /tmp/a.sh; /tmp/a.sh", "rm -rf /x");
+        has(
+            "echo 'rm -rf /x' > /tmp/a.sh; chmod +x /tmp/a.sh; /tmp/a.sh",
+            "rm -rf /x",
+        );
         has("`rm` -rf /x", "rm -rf /x");
     }
 
     #[test]
     fn bad_syntax_is_no_way_out() {
-        has("echo 'unfinished; rm x\nrm -rf /y", "echo unfinished; rm x\nrm -rf /y");
+        has(
+            "echo 'unfinished; rm x\nrm -rf /y",
+            "echo unfinished; rm x\nrm -rf /y",
+        );
         has("fi; done; rm -rf /x", "rm -rf /x");
         has(") rm -rf /x", "rm -rf /x");
         has("rm -rf /x | | |", "rm -rf /x");

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use flate2::{Decompress, FlushDecompress, Status};
 
-use super::command;
 use super::catalogue::own;
+use super::command;
 use super::finding::{Confidence, Finding, Kind, Range64, Severity};
 use super::scanner::{MAX_DEPTH, Memo, Pass, Report, Window, redact};
 use super::verify::{self, Base58, base64_digit, hex_digit};
@@ -65,7 +65,12 @@ impl Pass<'_> {
             to: decoded.len(),
         });
         self.memo.inflated = memo.inflated;
-        if matches!(how, "base64" | "hex" | "gzip") && self.kind != Kind::Command && decoded.iter().all(|b| *b >= b' ' || b.is_ascii_whitespace()) {
+        if matches!(how, "base64" | "hex" | "gzip")
+            && self.kind != Kind::Command
+            && decoded
+                .iter()
+                .all(|b| *b >= b' ' || b.is_ascii_whitespace())
+        {
             self.encoded_command(window, range.clone(), decoded);
         }
         for finding in inner {
@@ -101,8 +106,17 @@ impl Pass<'_> {
                 at += MIN_RUN;
                 continue;
             }
+            // A run of sixteen reaches eight to one side.
+            let after = belongs(at + 4) && belongs(at + 8) && belongs(at + 2) && belongs(at + 6);
+            let before = at < 8
+                || (belongs(at - 4) && belongs(at - 8) && belongs(at - 2) && belongs(at - 6));
+            if !after && !before {
+                at += MIN_RUN;
+                continue;
+            }
             let mut start = at;
-            while start > 0 && belongs(start - 1) && window.from.saturating_sub(start) < RUN_BEHIND {
+            while start > 0 && belongs(start - 1) && window.from.saturating_sub(start) < RUN_BEHIND
+            {
                 start -= 1;
             }
             let mut end = at + 1;
@@ -128,7 +142,7 @@ impl Pass<'_> {
             self.account(window, range.clone());
         }
         // Text in base64 has letters of both cases, text in hexadecimal has digits.
-        if !digit && !(upper && lower) {
+        if !(digit || upper && lower) {
             return;
         }
         if digit && let Some(decoded) = hex(run) {
@@ -136,7 +150,9 @@ impl Pass<'_> {
             return;
         }
         if self.depth > 0 && self.kind == Kind::Outbound && (32..=128).contains(&run.len()) {
-            let mixed = run.iter().any(u8::is_ascii_uppercase) && run.iter().any(u8::is_ascii_lowercase) && run.iter().any(u8::is_ascii_digit);
+            let mixed = run.iter().any(u8::is_ascii_uppercase)
+                && run.iter().any(u8::is_ascii_lowercase)
+                && run.iter().any(u8::is_ascii_digit);
             if mixed && verify::random_looking(run) {
                 let rule = own("encoded-random-string");
                 let report = Report {
@@ -254,9 +270,9 @@ impl Pass<'_> {
                 break;
             };
             at += next;
+            // Most of them escape nothing: a reference, a line break in a string, a remainder.
             if escape(window.text, at).is_none() {
                 at += 1;
-                // A backslash hides what it escapes.
                 continue;
             }
             let mut start = at;
@@ -286,7 +302,10 @@ impl Pass<'_> {
             let rule = own("multiply-encoded");
             let report = Report {
                 confidence: Confidence::Medium,
-                excerpt: format!("percent-encoding in percent-encoding ({} bytes)", token.len()),
+                excerpt: format!(
+                    "percent-encoding in percent-encoding ({} bytes)",
+                    token.len()
+                ),
                 score: None,
             };
             self.emit(window, &rule, range, report);
@@ -299,7 +318,9 @@ impl Pass<'_> {
             let rest = block.get(at + 1..).unwrap_or_default();
             rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
         };
-        let breaks = memchr::memchr_iter(b'=', block).filter(|&at| soft(at)).count();
+        let breaks = memchr::memchr_iter(b'=', block)
+            .filter(|&at| soft(at))
+            .count();
         if breaks == 0 {
             return;
         }
@@ -313,7 +334,9 @@ impl Pass<'_> {
             match (byte, rest) {
                 (b'=', [b'\n', ..]) => at += 2,
                 (b'=', [b'\r', b'\n', ..]) => at += 3,
-                (b'=', [high, low, ..]) if hex_digit(*high).is_some() && hex_digit(*low).is_some() => {
+                (b'=', [high, low, ..])
+                    if hex_digit(*high).is_some() && hex_digit(*low).is_some() =>
+                {
                     plain.push(hex_digit(*high).unwrap_or(0) << 4 | hex_digit(*low).unwrap_or(0));
                     at += 3;
                 }
@@ -332,7 +355,9 @@ impl Pass<'_> {
         // A key of a query or a path may be glued on: wallet=…, /addr/…
         for piece in pieces(run, range.start) {
             let token = window.get(piece.clone());
-            let found = if (40..=112).contains(&token.len()) && matches!(token.first(), Some(b'5' | b'K' | b'L' | b'9' | b'c' | b'x')) {
+            let found = if (40..=112).contains(&token.len())
+                && matches!(token.first(), Some(b'5' | b'K' | b'L' | b'9' | b'c' | b'x'))
+            {
                 match verify::base58check(token) {
                     Some(Base58::PrivateKey | Base58::ExtendedPrivateKey) => {
                         Some(("wallet-private-key", Confidence::High))
@@ -360,7 +385,11 @@ impl Pass<'_> {
                 if address || segwit || ethereum {
                     return Some((
                         "wallet-address",
-                        if ethereum { Confidence::Medium } else { Confidence::High },
+                        if ethereum {
+                            Confidence::Medium
+                        } else {
+                            Confidence::High
+                        },
                     ));
                 }
                 verify::iban(token).then_some(("iban", Confidence::High))
@@ -418,8 +447,15 @@ impl Pass<'_> {
         }
         let text = window.get(range.clone());
         // Leading and trailing separators don't belong.
-        let lead = text.iter().take_while(|byte| !byte.is_ascii_digit()).count();
-        let tail = text.iter().rev().take_while(|byte| !byte.is_ascii_digit()).count();
+        let lead = text
+            .iter()
+            .take_while(|byte| !byte.is_ascii_digit())
+            .count();
+        let tail = text
+            .iter()
+            .rev()
+            .take_while(|byte| !byte.is_ascii_digit())
+            .count();
         let range = range.start + lead..range.end.saturating_sub(tail).max(range.start + lead);
         let text = window.get(range.clone());
         let digits: Vec<u8> = text.iter().copied().filter(u8::is_ascii_digit).collect();
@@ -430,18 +466,22 @@ impl Pass<'_> {
             at.and_then(|at| window.text.get(at))
                 .is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.'))
         };
-        if edge(range.start.checked_sub(1)) || window.text.get(range.end).is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_') {
+        if edge(range.start.checked_sub(1))
+            || window
+                .text
+                .get(range.end)
+                .is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_')
+        {
             return;
         }
         let groups: Vec<usize> = text
             .split(|byte| !byte.is_ascii_digit())
             .map(<[u8]>::len)
             .collect();
-        let grouped = match groups.as_slice() {
-            [_] => true,
-            [4, 4, 4, 4] | [4, 6, 5] | [4, 6, 4] | [4, 4, 4, 4, 1..=3] => true,
-            _ => false,
-        };
+        let grouped = matches!(
+            groups.as_slice(),
+            [_] | [4, 4, 4, 4] | [4, 6, 5] | [4, 6, 4] | [4, 4, 4, 4, 1..=3]
+        );
         if grouped && verify::card(&digits) {
             let rule = own("payment-card");
             let report = Report {
@@ -475,7 +515,10 @@ impl Pass<'_> {
             .split(|&byte| byte == b' ')
             .enumerate()
         {
-            let word = group.iter().take_while(|b| b.is_ascii_uppercase() || b.is_ascii_digit()).count();
+            let word = group
+                .iter()
+                .take_while(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+                .count();
             compact.extend_from_slice(group.get(..word).unwrap_or_default());
             end += word + usize::from(at > 0);
             if word < 4 || word < group.len() {
@@ -495,7 +538,10 @@ impl Pass<'_> {
 }
 
 /// The alphabets of base64, both, and of hexadecimal.
-#[expect(clippy::indexing_slicing, reason = "a byte can't be outside a table of 256")]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a byte can't be outside a table of 256"
+)]
 fn in_run(byte: u8) -> bool {
     const TABLE: [bool; 256] = {
         let mut table = [false; 256];
@@ -513,11 +559,12 @@ fn in_run(byte: u8) -> bool {
 /// A run and what is between its slashes.
 fn pieces(run: &[u8], start: usize) -> impl Iterator<Item = Range<usize>> {
     let mut at = start;
-    run.split(|byte| matches!(byte, b'/' | b'+' | b'-' | b'_')).map(move |piece| {
-        let range = at..at + piece.len();
-        at += piece.len() + 1;
-        range
-    })
+    run.split(|byte| matches!(byte, b'/' | b'+' | b'-' | b'_'))
+        .map(move |piece| {
+            let range = at..at + piece.len();
+            at += piece.len() + 1;
+            range
+        })
 }
 
 /// Hexadecimal in one piece or in pairs with a separator.
@@ -610,7 +657,15 @@ fn segments(run: &[u8], lead: usize) -> Vec<Vec<u8>> {
         } else {
             text.extend(whole.iter().take_while(|byte| printable(byte)));
             close(&mut text);
-            text.extend(whole.iter().rev().take_while(|byte| printable(byte)).collect::<Vec<_>>().into_iter().rev());
+            text.extend(
+                whole
+                    .iter()
+                    .rev()
+                    .take_while(|byte| printable(byte))
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .rev(),
+            );
         }
     }
     close(&mut text);
@@ -691,7 +746,9 @@ fn unescape(token: &[u8]) -> (Vec<u8>, &'static str) {
                 how = kind;
                 at += len;
                 let value = match (high_surrogate.take(), value) {
-                    (Some(high), 0xdc00..=0xdfff) => 0x1_0000_u32 + ((high & 0x3ff) << 10) + (value & 0x3ff),
+                    (Some(high), 0xdc00..=0xdfff) => {
+                        0x1_0000_u32 + ((high & 0x3ff) << 10) + (value & 0x3ff)
+                    }
                     (_, 0xd800..=0xdbff) => {
                         high_surrogate = Some(value);
                         continue;

@@ -293,7 +293,9 @@ fn base32(value: &[u8]) -> Vec<u8> {
 fn percent(value: &[u8], everything: bool) -> Vec<u8> {
     let mut out = Vec::new();
     for &byte in value {
-        if !everything && (byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~')) {
+        if !everything
+            && (byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~'))
+        {
             out.push(byte);
         } else {
             out.push(b'%');
@@ -319,7 +321,9 @@ mod tests {
         for finding in &findings {
             assert!(!finding.excerpt.contains("correct horse"), "{finding:?}");
         }
-        findings.iter().any(|finding| &*finding.rule == "known-secret")
+        findings
+            .iter()
+            .any(|finding| &*finding.rule == "known-secret")
     }
 
     #[test]
@@ -347,7 +351,11 @@ mod tests {
             let mut whole = b"x = \"".to_vec();
             whole.extend_from_slice(&text);
             whole.extend_from_slice(b"\" and so on");
-            assert!(found(&scanner, &whole), "{}", String::from_utf8_lossy(&whole));
+            assert!(
+                found(&scanner, &whole),
+                "{}",
+                String::from_utf8_lossy(&whole)
+            );
         }
         assert!(!found(&scanner, b"correct horse/battery+stapl3 and so on"));
     }
@@ -355,8 +363,14 @@ mod tests {
     #[test]
     fn plain_values_are_refused() {
         let mut known = KnownSecrets::new();
-        assert!(matches!(known.add("A", b"short"), Err(KnownError::TooPlain { .. })));
-        assert!(matches!(known.add("A", b"aaaaaaaaaaaa"), Err(KnownError::TooPlain { .. })));
+        assert!(matches!(
+            known.add("A", b"short"),
+            Err(KnownError::TooPlain { .. })
+        ));
+        assert!(matches!(
+            known.add("A", b"aaaaaaaaaaaa"),
+            Err(KnownError::TooPlain { .. })
+        ));
         assert!(known.is_empty());
     }
 }

@@ -84,7 +84,10 @@ impl Literals {
     }
 
     /// Calls `each` with every literal that starts in `from..to`, and with where it starts.
-    #[expect(clippy::indexing_slicing, reason = "the index is masked to the table's size, in the hottest loop there is")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the index is masked to the table's size, in the hottest loop there is"
+    )]
     pub(super) fn find(&self, text: &[u8], from: usize, to: usize, mut each: impl FnMut(u32, u32)) {
         // The three bytes of a literal that starts at the last place stand a little later.
         let end = text.len().min(to + self.farthest + 3);
@@ -169,9 +172,15 @@ fn commonness(three: &[u8]) -> u32 {
         })
         .sum();
     const FREQUENT: [&[u8; 3]; 20] = [
-        b"the", b"ing", b"and", b"ion", b"tio", b"ent", b"for", b"ate", b"ter", b"res", b"con", b"ers", b"pro", b"com", b"ret", b"str", b"est", b"int", b"all", b"://",
+        b"the", b"ing", b"and", b"ion", b"tio", b"ent", b"for", b"ate", b"ter", b"res", b"con",
+        b"ers", b"pro", b"com", b"ret", b"str", b"est", b"int", b"all", b"://",
     ];
-    letters + if FREQUENT.iter().any(|known| known.as_slice() == three) { 15 } else { 0 }
+    letters
+        + if FREQUENT.iter().any(|known| known.as_slice() == three) {
+            15
+        } else {
+            0
+        }
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::assign;
+use super::builtin::SHAPES;
 use super::catalogue;
 use super::command;
-use super::builtin::SHAPES;
 use super::finding::{Confidence, Finding, Kind, Range64};
 use super::gitleaks::RulePack;
 use super::injection;
@@ -155,10 +155,11 @@ impl ScannerBuilder {
         let mut rules: Vec<Rule> = Vec::new();
         if self.builtin {
             for shape in SHAPES {
-                let pattern = Pattern::parse(shape.pattern).map_err(|error| BuildError::Builtin {
-                    rule: shape.id.to_owned(),
-                    error,
-                })?;
+                let pattern =
+                    Pattern::parse(shape.pattern).map_err(|error| BuildError::Builtin {
+                        rule: shape.id.to_owned(),
+                        error,
+                    })?;
                 rules.push(Rule {
                     info: RuleInfo {
                         id: shape.id.into(),
@@ -281,7 +282,9 @@ impl ScanState {
     /// The memory that this state takes, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        size_of::<Self>() + self.tail.capacity() + self.memo.found.capacity() * size_of::<(u32, u32)>()
+        size_of::<Self>()
+            + self.tail.capacity()
+            + self.memo.found.capacity() * size_of::<(u32, u32)>()
     }
 }
 
@@ -341,7 +344,10 @@ impl Scanner {
     /// Never: a test compiles every built-in rule.
     #[must_use]
     pub fn builtin() -> Self {
-        #[expect(clippy::expect_used, reason = "nothing here depends on input; a test builds it")]
+        #[expect(
+            clippy::expect_used,
+            reason = "nothing here depends on input; a test builds it"
+        )]
         ScannerBuilder::default()
             .build()
             .expect("the built-in rules compile")
@@ -390,7 +396,9 @@ impl Scanner {
             let (now, later) = rest.split_at_checked(room).unwrap_or((rest, &[]));
             if state.tail.capacity() == 0 {
                 // Small texts don't pay for the whole window.
-                state.tail.reserve_exact(now.len().min(BACK + BLOCK + AHEAD));
+                state
+                    .tail
+                    .reserve_exact(now.len().min(BACK + BLOCK + AHEAD));
             } else if state.tail.capacity() < state.tail.len() + now.len() {
                 let more = BACK + BLOCK + AHEAD - state.tail.len().min(BACK + BLOCK + AHEAD);
                 state.tail.reserve_exact(more.max(now.len()));
@@ -516,12 +524,7 @@ impl Scanner {
         &[]
     }
 
-    fn pass<'a>(
-        &'a self,
-        kind: Kind,
-        memo: &'a mut Memo,
-        out: &'a mut Vec<Finding>,
-    ) -> Pass<'a> {
+    fn pass<'a>(&'a self, kind: Kind, memo: &'a mut Memo, out: &'a mut Vec<Finding>) -> Pass<'a> {
         Pass {
             scanner: &self.inner,
             kind,
@@ -851,7 +854,8 @@ mod tests {
     fn built_in_literals_are_long_enough() {
         for shape in SHAPES {
             let required = Pattern::parse(shape.pattern).unwrap().required();
-            let shortest = required.map_or(0, |r| r.literals.iter().map(Vec::len).min().unwrap_or(0));
+            let shortest =
+                required.map_or(0, |r| r.literals.iter().map(Vec::len).min().unwrap_or(0));
             assert!(shortest >= 3, "{}: {shortest}", shape.id);
         }
     }
@@ -866,7 +870,10 @@ mod tests {
     #[test]
     fn every_rule_has_a_description() {
         for rule in Scanner::builtin().rules() {
-            assert!(!rule.id.is_empty() && !rule.description.is_empty(), "{rule:?}");
+            assert!(
+                !rule.id.is_empty() && !rule.description.is_empty(),
+                "{rule:?}"
+            );
         }
     }
 }

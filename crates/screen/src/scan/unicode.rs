@@ -52,12 +52,16 @@ impl Pass<'_> {
         );
         tell(
             "hidden-variation-selectors",
-            seen.selectors_at.clone().filter(|_| seen.selectors.len() >= 3),
+            seen.selectors_at
+                .clone()
+                .filter(|_| seen.selectors.len() >= 3),
             Confidence::High,
         );
         tell(
             "hidden-zero-width",
-            seen.longest_at.clone().filter(|_| seen.longest >= HIDDEN_RUN),
+            seen.longest_at
+                .clone()
+                .filter(|_| seen.longest >= HIDDEN_RUN),
             Confidence::High,
         );
         tell(
@@ -96,7 +100,11 @@ impl Pass<'_> {
         }
         // What was found stands at an offset of the plain text; the range of the whole stretch says
         // less than it could, so it is cut to where the first changed byte is.
-        let first = map.iter().enumerate().find(|&(at, &from)| at as u32 != from).map_or(0, |(at, _)| at);
+        let first = map
+            .iter()
+            .enumerate()
+            .find(|&(at, &from)| at as u32 != from)
+            .map_or(0, |(at, _)| at);
         let last = map.last().map_or(0, |&last| last as usize + 1);
         for finding in self.out.get_mut(before..).unwrap_or_default() {
             if finding.via.first() == Some(&"unicode") {
@@ -110,7 +118,8 @@ impl Pass<'_> {
     fn terminal(&mut self, window: Window<'_>) {
         let block = window.get(window.from..window.to);
         for at in memchr::memchr_iter(0x1b, block) {
-            let rest = window.get(window.from + at + 1..window.text.len().min(window.from + at + 40));
+            let rest =
+                window.get(window.from + at + 1..window.text.len().min(window.from + at + 40));
             let what = match rest {
                 [b']', b'5', b'2', b';', ..] => "writes to the clipboard",
                 [b']', b'0'..=b'2', b';', ..] => "sets the window's title",
@@ -124,7 +133,9 @@ impl Pass<'_> {
                         .count();
                     let numbers = parameters.get(..len).unwrap_or_default();
                     match parameters.get(len) {
-                        Some(b'm') if numbers.split(|&b| b == b';').any(|n| n == b"8") => "conceals text",
+                        Some(b'm') if numbers.split(|&b| b == b';').any(|n| n == b"8") => {
+                            "conceals text"
+                        }
                         Some(b'J') => "erases the screen",
                         Some(b'A' | b'F') => "goes back over lines",
                         Some(b'n' | b'i') => "talks to the terminal",
@@ -204,11 +215,9 @@ fn look(window: Window<'_>) -> Seen {
             continue;
         }
         match c {
-            '\u{e0020}'..='\u{e007f}' if !flag => {
-                if here {
-                    seen.tags.push((u32::from(c) & 0x7f) as u8);
-                    grow(&mut seen.tags_at, at, at + len);
-                }
+            '\u{e0020}'..='\u{e007f}' if !flag && here => {
+                seen.tags.push((u32::from(c) & 0x7f) as u8);
+                grow(&mut seen.tags_at, at, at + len);
             }
             '\u{e0020}'..='\u{e007f}' => {}
             '\u{fe00}'..='\u{fe0f}' if run > 0 && here => {
@@ -228,7 +237,10 @@ fn look(window: Window<'_>) -> Seen {
                 run_start = at;
             }
             run += 1;
-            if here && run > seen.longest && matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}') {
+            if here
+                && run > seen.longest
+                && matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}')
+            {
                 seen.longest = run;
                 seen.longest_at = Some(run_start..at + len);
             }
@@ -246,7 +258,8 @@ fn look(window: Window<'_>) -> Seen {
                 }
             }
             // Punctuation of all scripts ends a word.
-            None if matches!(c, '\u{80}'..='\u{bf}' | '\u{2000}'..='\u{206f}' | '\u{3000}'..='\u{303f}' | '\u{ff5f}'..='\u{ff65}') => {
+            None if matches!(c, '\u{80}'..='\u{bf}' | '\u{2000}'..='\u{206f}' | '\u{3000}'..='\u{303f}' | '\u{ff5f}'..='\u{ff65}') =>
+            {
                 (latin, foreign) = (false, false);
             }
             None => {}
