@@ -6,6 +6,7 @@
 
 mod assign;
 mod builtin;
+mod catalogue;
 mod command;
 mod decode;
 pub(crate) mod encoding;
@@ -14,6 +15,7 @@ mod gitleaks;
 mod injection;
 mod known;
 mod literals;
+mod multi;
 mod rule;
 mod scanner;
 mod toolcall;

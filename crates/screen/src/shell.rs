@@ -49,6 +49,8 @@ pub struct Command {
     pub reads_from: Option<usize>,
     /// What it reads on standard input, if that is known.
     pub input: Option<String>,
+    /// The program's name came out of a variable or a substitution.
+    pub indirect: bool,
     /// It runs as another user (sudo, doas, su).
     pub elevated: bool,
     /// What had to be undone to see it: `sh -c`, `eval`, `base64`, `xargs`, `find` …

@@ -4,7 +4,9 @@
 //! and at effects (which file is read or written, what is connected to what), so that a new program
 //! with the same effect is still seen.
 
+use super::finding::Category;
 use super::finding::Severity::{self, Critical, High, Low, Medium};
+use super::rule::RuleInfo;
 use crate::shell::{Command, RedirectKind, Script};
 
 /// A danger in a script.
@@ -17,12 +19,32 @@ pub(super) struct Danger {
     pub(super) excerpt: String,
 }
 
+impl Danger {
+    /// What the rule is called.
+    pub(super) fn info(&self) -> RuleInfo {
+        info((self.rule, self.severity, self.description))
+    }
+}
+
+fn info((id, severity, description): (&'static str, Severity, &'static str)) -> RuleInfo {
+    RuleInfo {
+        id: id.into(),
+        description: description.into(),
+        category: Category::Command,
+        severity,
+    }
+}
+
+/// Every rule of this module.
+pub(super) fn all() -> impl Iterator<Item = RuleInfo> {
+    ALL.iter().map(|&rule| info(rule))
+}
+
 /// Rule ids with their descriptions, for [`Danger`]s.
 macro_rules! rules {
     ($($name:ident = $id:literal, $severity:ident, $description:literal;)*) => {
         $(const $name: (&str, Severity, &str) = ($id, $severity, $description);)*
-        /// Every rule of this module.
-        pub(super) const ALL: &[(&str, Severity, &str)] = &[$($name),*];
+        const ALL: &[(&str, Severity, &str)] = &[$($name),*];
     };
 }
 
@@ -35,6 +57,7 @@ rules! {
     REVERSE_SHELL = "command-reverse-shell", Critical, "gives a shell to the network, or opens one from another program";
     DOWNLOAD_RUN = "command-download-and-run", High, "runs what it downloads";
     DECODE_RUN = "command-decode-and-run", High, "runs what it decodes";
+    OBSCURED = "command-obscured", Medium, "hides what it runs";
     TEMP_RUN = "command-run-from-temp", Medium, "runs a program from a folder for temporary files";
     DESTROY = "command-destructive", High, "destroys files or devices";
     EXFILTRATE = "command-exfiltration", High, "sends files or data out";
@@ -95,6 +118,15 @@ impl Judge<'_> {
         let name = command.name();
         self.files(command, name);
         self.variables(command);
+        let separators = self
+            .script
+            .commands
+            .iter()
+            .flat_map(|c| &c.assignments)
+            .any(|(name, value)| name == "IFS" && value.chars().any(|c| !c.is_whitespace()));
+        if command.indirect && separators {
+            self.tell(OBSCURED, name, "its name is put together by IFS");
+        }
         self.program(at, command, name);
         self.network(command, name);
         if command
@@ -270,8 +302,7 @@ impl Judge<'_> {
             self.tell(DESTROY, name, "a device");
         } else if path.starts_with("/proc/sys") || path.starts_with("/sys/") {
             self.tell(SYSTEM_WRITE, name, "a setting of the kernel");
-        } else if path.contains("completion") {
-        } else if path.starts_with("/etc/")
+        } else if !path.contains("completion") && path.starts_with("/etc/")
             || path.starts_with("/boot/")
             || path.starts_with("/Library/Preferences/")
         {
@@ -837,8 +868,7 @@ impl Judge<'_> {
             {
                 self.tell(REVERSE_SHELL, name, "a shell by another name");
             }
-            "vim" | "vi" | "emacs" | "expect" | "gdb_" | "cpan" | "less" | "man_" | "ed_"
-            | "ftp_" => {
+            "vim" | "vi" | "emacs" | "expect" | "cpan" | "less" => {
                 if any("/bin/sh")
                     || any("/bin/bash")
                     || any(":!sh")
@@ -965,7 +995,7 @@ impl Judge<'_> {
             "chflags" if has(&["hidden"]) && args.iter().any(|arg| arg.starts_with('/')) => {
                 self.tell(HIDE, name, "a file")
             }
-            "mkdir" | "cp" | "mv" | "touch_" => {
+            "mkdir" | "cp" | "mv" => {
                 if args.iter().any(|arg| {
                     temporary(arg)
                         && arg
@@ -1007,8 +1037,7 @@ impl Judge<'_> {
             "mount" if has(&["--bind", "-B", "-o"]) && any("/proc/") => {
                 self.tell(HIDE, name, "a process")
             }
-            "ldconfig" => {}
-            "ldapsearch" | "rpcclient" | "enum4linux" | "smbclient_"
+            "ldapsearch" | "rpcclient" | "enum4linux"
                 if any("objectClass=") || any("objectCategory=") || any("userAccountControl") =>
             {
                 self.tell(RECON, name, "accounts of a domain");
@@ -1459,8 +1488,7 @@ impl Judge<'_> {
             if matches!(name, "curl" | "wget" | "fetch" | "aria2c") {
                 downloaded.extend(download_names(command));
             } else if matches!(name, "tar" | "unzip") && !downloaded.is_empty() {
-                // What is unpacked counts as downloaded from here on.
-                ran_download |= false;
+                // What is unpacked isn't known by name; the archive's own name doesn't run.
             } else {
                 let program = command.argv.first().map_or("", String::as_str);
                 let file = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
@@ -1581,9 +1609,7 @@ enum Writes {
 fn writer(command: &Command) -> Writes {
     let args = command.args();
     match command.name() {
-        "tee" | "touch" | "truncate" | "rm" | "shred" | "unlink" | "srm" | "install_" => {
-            Writes::All
-        }
+        "tee" | "touch" | "truncate" | "rm" | "shred" | "unlink" | "srm" => Writes::All,
         "sed" | "perl" | "gsed"
             if args.iter().any(|arg| {
                 arg.starts_with("-i") || arg.starts_with("--in-place") || arg.starts_with("-pi")

@@ -11,8 +11,9 @@ use std::sync::OnceLock;
 
 use aho_corasick::AhoCorasick;
 
-use super::finding::{Category, Confidence, Kind, Severity};
-use super::scanner::{Pass, Report, Window, own};
+use super::catalogue::own;
+use super::finding::{Confidence, Kind, Severity};
+use super::scanner::{Pass, Report, Window};
 
 /// From this score on it is a finding.
 const THRESHOLD: u32 = 50;
@@ -328,6 +329,28 @@ pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, anchor: Range<usize>
     if at < pass.memo.weighed {
         return;
     }
+    // A verb that is part of a name sets nothing aside.
+    let word = window.get(anchor.clone());
+    if word.is_ascii() && word.last().is_some_and(u8::is_ascii_alphabetic) && !word.contains(&b' ')
+    {
+        let rest = window.get(anchor.end..window.text.len());
+        let tail = rest.iter().find(|byte| !byte.is_ascii_alphabetic());
+        let before = anchor
+            .start
+            .checked_sub(1)
+            .and_then(|at| window.text.get(at));
+        if matches!(
+            tail,
+            Some(
+                b'_' | b'"' | b'=' | b'(' | b'-' | b']' | b';' | b'!' | b'.' | b')' | b'`' | b'\''
+            )
+        ) || matches!(before, Some(b'_' | b'.' | b'-' | b'[' | b'#' | b'`'))
+        {
+            return;
+        }
+    }
+    // What surrounds an anchor is weighed once.
+    pass.memo.weighed = at + 200;
     let start = anchor.start.saturating_sub(BEHIND);
     let end = window.text.len().min(anchor.end + BEYOND);
     let text = flat(window.get(start..end));
@@ -335,23 +358,15 @@ pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, anchor: Range<usize>
     if score < THRESHOLD {
         return;
     }
-    // The same words aren't weighed again.
-    pass.memo.weighed = at + 256;
     let shown: String = String::from_utf8_lossy(window.get(anchor.start..end))
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(80)
         .collect();
-    let rule = own(
-        "prompt-injection",
-        "text that gives orders to a model",
-        Category::Injection,
-        if score >= 80 {
-            Severity::High
-        } else {
-            Severity::Medium
-        },
-    );
+    let mut rule = own("prompt-injection");
+    if score >= 80 {
+        rule.severity = Severity::High;
+    }
     let report = Report {
         confidence: if score >= 80 {
             Confidence::Medium
@@ -472,6 +487,16 @@ fn set_aside(text: &str) -> (u32, bool) {
     let mut best = (0, false);
     for verb in VERBS {
         for (at, _) in text.match_indices(verb).take(4) {
+            // `override_defaults`, `"ignored":`: names, not orders.
+            let tail = text.get(at + verb.len()..).unwrap_or_default();
+            let end = tail
+                .find(|c: char| !c.is_alphabetic())
+                .and_then(|end| tail.get(end..));
+            if verb.is_ascii()
+                && end.is_some_and(|rest| rest.starts_with(['_', '"', '=', '(', '-']))
+            {
+                continue;
+            }
             // In verb-final languages the object comes first.
             let verb_final = matches!(*verb, "無視" | "忘れ" | "무시" | "अनदेखा" | "görmezden");
             let from = if verb_final {
@@ -480,6 +505,11 @@ fn set_aside(text: &str) -> (u32, bool) {
                 at
             };
             let to = floor(text, (at + verb.len() + REACH).min(text.len()));
+            // An order is one sentence.
+            let to = text
+                .get(at..to)
+                .and_then(|near| near.find(". "))
+                .map_or(to, |end| at + end);
             let near = text.get(from..to).unwrap_or_default();
             let object = OBJECTS.iter().any(|word| near.contains(word));
             let earlier = EARLIER.iter().any(|word| near.contains(word));

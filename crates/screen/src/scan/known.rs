@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::finding::{Category, Confidence, Severity};
-use super::scanner::{Pass, Report, Window, own};
+use super::catalogue::own;
+use super::finding::Confidence;
+use super::scanner::{Pass, Report, Window};
 
 /// A shorter value than this can't be told from ordinary text.
 pub const MIN_KNOWN_LEN: usize = 8;
@@ -217,19 +218,9 @@ impl KnownSecrets {
                     continue;
                 };
                 let rule = if *canary {
-                    own(
-                        "canary",
-                        "a canary left its place",
-                        Category::KnownSecret,
-                        Severity::Critical,
-                    )
+                    own("canary")
                 } else {
-                    own(
-                        "known-secret",
-                        "a secret that is known here",
-                        Category::KnownSecret,
-                        Severity::Critical,
-                    )
+                    own("known-secret")
                 };
                 let how = if needle.how.is_empty() {
                     String::new()

@@ -63,10 +63,11 @@ impl Pattern {
                 .utf8(false)
                 .build()
                 .parse(pattern)
+                .map_err(|error| one_line(&error.to_string()))
         };
         let hir = parse(false)
             .or_else(|_| parse(true))
-            .map_err(|error| PatternError::Syntax(one_line(&error.to_string())))?;
+            .map_err(PatternError::Syntax)?;
         Ok(Pattern {
             hir,
             compiled: OnceLock::new(),

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::catalogue::own;
 use super::command;
-use super::finding::{Category, Confidence, Severity};
-use super::scanner::{Pass, Report, Window, own};
+use super::finding::Confidence;
+use super::scanner::{Pass, Report, Window};
 
 /// Keys whose values are shell commands, with their quotes.
 pub(super) const COMMAND_KEYS: &[&str] = &[
@@ -34,12 +35,7 @@ pub(super) fn command(pass: &mut Pass<'_>, window: Window<'_>, key: Range<usize>
         return;
     };
     for danger in command::judge(&crate::shell::Script::parse(&text)) {
-        let rule = own(
-            danger.rule,
-            danger.description,
-            Category::Command,
-            danger.severity,
-        );
+        let rule = danger.info();
         let report = Report {
             confidence: Confidence::Medium,
             excerpt: danger.excerpt,
@@ -61,12 +57,7 @@ pub(super) fn path(pass: &mut Pass<'_>, window: Window<'_>, key: Range<usize>) {
         command::sensitive_path(&text)
     };
     if let Some(why) = why {
-        let rule = own(
-            "tool-sensitive-path",
-            "a tool call touches credentials or what is run at a start",
-            Category::Command,
-            Severity::High,
-        );
+        let rule = own("tool-sensitive-path");
         let report = Report {
             confidence: Confidence::Medium,
             excerpt: why.to_owned(),

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::finding::{Category, Confidence, Severity};
-use super::scanner::{MAX_DEPTH, Pass, Report, Window, own};
+use super::catalogue::own;
+use super::finding::Confidence;
+use super::scanner::{MAX_DEPTH, Pass, Report, Window};
 
 /// So many invisible characters in a row carry data.
 const HIDDEN_RUN: usize = 8;
@@ -33,7 +34,7 @@ impl Pass<'_> {
             return;
         }
         let seen = look(window);
-        let mut tell = |id, description, severity, range: Option<Range<usize>>, confidence| {
+        let mut tell = |id: &'static str, range: Option<Range<usize>>, confidence| {
             if let Some(range) = range {
                 let excerpt = format!("invisible or reordering characters ({} bytes)", range.len());
                 let report = Report {
@@ -41,25 +42,16 @@ impl Pass<'_> {
                     excerpt,
                     score: None,
                 };
-                self.emit(
-                    window,
-                    &own(id, description, Category::HiddenText, severity),
-                    range,
-                    report,
-                );
+                self.emit(window, &own(id), range, report);
             }
         };
         tell(
             "hidden-tag-characters",
-            "text in Unicode tag characters, which nothing shows",
-            Severity::High,
             seen.tags_at.clone(),
             Confidence::High,
         );
         tell(
             "hidden-variation-selectors",
-            "data in variation selectors, which nothing shows",
-            Severity::High,
             seen.selectors_at
                 .clone()
                 .filter(|_| seen.selectors.len() >= 3),
@@ -67,8 +59,6 @@ impl Pass<'_> {
         );
         tell(
             "hidden-zero-width",
-            "data in a row of zero-width characters",
-            Severity::Medium,
             seen.longest_at
                 .clone()
                 .filter(|_| seen.longest >= HIDDEN_RUN),
@@ -76,15 +66,11 @@ impl Pass<'_> {
         );
         tell(
             "invisible-in-words",
-            "zero-width characters inside words",
-            Severity::Low,
             seen.in_words_at.clone().filter(|_| seen.in_words >= 2),
             Confidence::Medium,
         );
         tell(
             "bidi-override",
-            "characters that turn the order of text around",
-            Severity::Medium,
             seen.overrides_at.clone(),
             Confidence::Medium,
         );
@@ -158,12 +144,7 @@ impl Pass<'_> {
                 }
                 _ => continue,
             };
-            let rule = own(
-                "terminal-escape",
-                "an escape sequence does more than colour",
-                Category::HiddenText,
-                Severity::Medium,
-            );
+            let rule = own("terminal-escape");
             let report = Report {
                 confidence: Confidence::High,
                 excerpt: what.to_owned(),
@@ -234,11 +215,9 @@ fn look(window: Window<'_>) -> Seen {
             continue;
         }
         match c {
-            '\u{e0020}'..='\u{e007f}' if !flag => {
-                if here {
-                    seen.tags.push((u32::from(c) & 0x7f) as u8);
-                    grow(&mut seen.tags_at, at, at + len);
-                }
+            '\u{e0020}'..='\u{e007f}' if !flag && here => {
+                seen.tags.push((u32::from(c) & 0x7f) as u8);
+                grow(&mut seen.tags_at, at, at + len);
             }
             '\u{e0020}'..='\u{e007f}' => {}
             '\u{fe00}'..='\u{fe0f}' if run > 0 && here => {
@@ -278,7 +257,11 @@ fn look(window: Window<'_>) -> Seen {
                     seen.dressed = true;
                 }
             }
-            None if !c.is_alphabetic() => (latin, foreign) = (false, false),
+            // Punctuation of all scripts ends a word.
+            None if matches!(c, '\u{80}'..='\u{bf}' | '\u{2000}'..='\u{206f}' | '\u{3000}'..='\u{303f}' | '\u{ff5f}'..='\u{ff65}') =>
+            {
+                (latin, foreign) = (false, false);
+            }
             None => {}
         }
     }
@@ -308,6 +291,9 @@ fn plain(text: &[u8]) -> (Vec<u8>, Vec<u32>) {
 /// alone (full width, mathematical) rather than as a letter of a script.
 fn unmask(c: char) -> Option<(char, bool)> {
     let code = u32::from(c);
+    if matches!(code, 0x2200..=0x24b5 | 0x2500..=0xff00 | 0x10000..=0x1d3ff) {
+        return None;
+    }
     let ascii = |value: u32| char::from_u32(value);
     match code {
         0xff01..=0xff5e => return ascii(code - 0xff01 + 0x21).map(|c| (c, true)),

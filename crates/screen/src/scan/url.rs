@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
+use super::catalogue::own;
 use super::encoding;
-use super::finding::{Category, Confidence, Kind, Severity};
-use super::scanner::{Pass, Report, Window, own};
+use super::finding::{Confidence, Kind};
+use super::scanner::{Pass, Report, Window};
 use super::verify::{self, random_looking};
 
 /// An address is read up to this length.
@@ -355,24 +356,11 @@ fn destination(
     let disguised =
         !plain_v4 && (loose_ipv4(name).is_some() || (name.starts_with('[') && name != "[::1]"));
     let rule = match what {
-        Unsafe::Metadata => own(
-            "metadata-address",
-            "address of a service that hands out credentials",
-            Category::Destination,
-            Severity::High,
-        ),
-        Unsafe::NotGlobal if disguised => own(
-            "disguised-private-address",
-            "private address in an unusual spelling",
-            Category::Destination,
-            Severity::High,
-        ),
-        Unsafe::NotGlobal if place == Place::Target && pass.kind == Kind::Outbound => own(
-            "private-address",
-            "request to this machine or a private network",
-            Category::Destination,
-            Severity::Medium,
-        ),
+        Unsafe::Metadata => own("metadata-address"),
+        Unsafe::NotGlobal if disguised => own("disguised-private-address"),
+        Unsafe::NotGlobal if place == Place::Target && pass.kind == Kind::Outbound => {
+            own("private-address")
+        }
         Unsafe::NotGlobal => return,
     };
     // In prose on the way in, the address alone is a fact, not a request.
@@ -449,12 +437,7 @@ fn labels(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u8
         why = why.or(Some("many long labels"));
     }
     if let Some(why) = why {
-        let rule = own(
-            "hostname-exfiltration",
-            "a host name carries data",
-            Category::Exfiltration,
-            Severity::High,
-        );
+        let rule = own("hostname-exfiltration");
         let report = Report {
             confidence: Confidence::Medium,
             excerpt: why.to_owned(),
@@ -490,12 +473,7 @@ fn labels(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u8
         && place(window, url.start) == Place::Target
         && NAMES.iter().any(|name| verify::contains(&lower, name))
     {
-        let rule = own(
-            "drop-site",
-            "a host where anybody can leave and fetch data",
-            Category::Exfiltration,
-            Severity::Medium,
-        );
+        let rule = own("drop-site");
         let report = Report {
             confidence: Confidence::Medium,
             excerpt: String::from_utf8_lossy(&lower).chars().take(60).collect(),
@@ -640,18 +618,8 @@ fn payload(
         return;
     }
     let rule = match place {
-        Place::Embedded | Place::Link => own(
-            "link-exfiltration",
-            "a link or picture carries data out when it is shown or followed",
-            Category::Exfiltration,
-            Severity::High,
-        ),
-        _ => own(
-            "url-payload",
-            "an address carries data",
-            Category::Exfiltration,
-            Severity::Low,
-        ),
+        Place::Embedded | Place::Link => own("link-exfiltration"),
+        _ => own("url-payload"),
     };
     let report = Report {
         confidence: Confidence::Medium,

@@ -256,6 +256,25 @@ pub(super) fn varied(token: &[u8]) -> Verdict {
     }
 }
 
+/// As [`varied`], and no word for a token inside.
+pub(super) fn fragment(token: &[u8]) -> Verdict {
+    let lower = token.to_ascii_lowercase();
+    if [
+        &b"token"[..],
+        b"your",
+        b"example",
+        b"xxxx",
+        b"personal",
+        b"access",
+    ]
+    .iter()
+    .any(|word| contains(&lower, word))
+    {
+        return Verdict::No;
+    }
+    varied(token)
+}
+
 /// As [`varied`], and random by its letters.
 pub(super) fn random(token: &[u8]) -> Verdict {
     if !low_variety(token) && random_looking(token) {
@@ -383,7 +402,7 @@ pub(super) fn card(digits: &[u8]) -> bool {
         }
         15 => matches!(number(2), 34 | 37),
         14 => matches!(number(2), 36 | 38 | 39) || (300..=305).contains(&number(3)),
-        17 | 18 | 19 => number(2) == 62,
+        17..=19 => number(2) == 62,
         _ => false,
     };
     issuer && luhn(digits) && !low_variety_digits(digits)
@@ -404,7 +423,7 @@ fn luhn(digits: &[u8]) -> bool {
             (_, digit) => digit * 2,
         };
     }
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 /// An IBAN (ISO 13616): the country's length and the remainder of 97.
@@ -602,17 +621,6 @@ pub(super) fn bech32(text: &[u8]) -> bool {
         chk = step(chk, u32::try_from(value).unwrap_or(0));
     }
     matches!(chk, 1 | 0x2bc8_30a3)
-}
-
-/// [`bech32`] as a verifier.
-pub(super) fn bech32_key(token: &[u8]) -> Verdict {
-    if bech32(token) {
-        Verdict::Sure
-    } else if low_variety(token) {
-        Verdict::No
-    } else {
-        Verdict::Doubtful
-    }
 }
 
 /// A Grafana API key: base64 of JSON with a key in it.

@@ -198,7 +198,6 @@ impl Reader {
             through: around.through.to_vec(),
             ..Command::default()
         };
-        let slot = self.commands.len();
         let mut substituted = None;
         let mut heredocs = Vec::new();
         let mut skip_to = None;
@@ -242,6 +241,10 @@ impl Reader {
                 continue;
             }
             if command.argv.is_empty() {
+                command.indirect = word
+                    .pieces
+                    .iter()
+                    .all(|piece| matches!(piece, Piece::Expanded(_)));
                 if let Some((name, value)) = assignment(&word) {
                     if text.peek(0) == '(' && value.is_empty() {
                         // An array: its words, joined.
@@ -338,7 +341,6 @@ impl Reader {
                 redirect,
             });
         }
-        let _ = slot;
         self.commands.push(command);
         if text.heredocs.is_empty() {
             self.settle(self.commands.len() - 1, around.depth);

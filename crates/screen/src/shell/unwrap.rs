@@ -50,10 +50,13 @@ impl Reader {
                     break;
                 }
             }
-            // The system's programs are in lower case; `RM` is for file systems that don't care.
-            if program.chars().all(|c| c.is_ascii_uppercase())
-                && program.len() <= 8
-                && !program.is_empty()
+            // On file systems that don't care about case, `Rm` is `rm`.
+            if program
+                .chars()
+                .next()
+                .is_some_and(|c| c.is_ascii_uppercase())
+                && program.chars().all(|c| c.is_ascii_alphabetic())
+                && program.len() <= 6
             {
                 *program = program.to_ascii_lowercase();
             }
@@ -571,6 +574,7 @@ impl Reader {
             redirects: outer.redirects.clone(),
             reads_from: outer.reads_from,
             input: None,
+            indirect: false,
             elevated,
             through: with(&outer.through, how),
         };
