@@ -6,7 +6,7 @@ GATE is the example binary `gate` of tollgate-screen, STREAMS the folder with th
 each provider; what it answers is piped through the gate. For every SDK, streamed and not, with both calls allowed, one
 of them blocked, and both:
 
-* no exception;
+* no exception, although signs of life are written while a call is held;
 * a blocked call isn't delivered, an allowed one is, with its arguments; the text is there;
 * the text is delivered while the call that follows it hasn't begun to arrive;
 * the next turn, made of what the SDK returned, is one that the provider would take.
@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", turn.content_type)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        gate = subprocess.Popen([GATE, turn.dialect, turn.content_type, *turn.blocked],
+        gate = subprocess.Popen([GATE, turn.dialect, turn.content_type, "--keep-alive", *turn.blocked],
                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         relay = threading.Thread(target=self.relay, args=(gate.stdout,))
         relay.start()
