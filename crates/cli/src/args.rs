@@ -275,6 +275,10 @@ pub struct UpstreamArgs {
     /// In mode socks5, relay datagrams to port 443 (HTTP/3), which are not looked into.
     #[arg(long)]
     pub allow_quic: bool,
+    /// Leave in responses of these hosts what would lead clients to HTTP/3, where they aren't seen: h3 in Alt-Svc, h3 and
+    /// ECH in answers of DNS over HTTPS [repeatable].
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub show_http3: Vec<String>,
     /// Don't verify certificates of origins.
     #[arg(short = 'k', long, overrides_with = "no_ssl_insecure")]
     pub ssl_insecure: bool,

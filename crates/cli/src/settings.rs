@@ -376,6 +376,7 @@ fn apply_ways(config: &mut Config, args: &ProxyArgs, set: &MitmOptions) -> anyho
     };
     config.keep_host_header = upstream.keep_host_header || set.keep_host_header.unwrap_or_default();
     config.block_quic = !upstream.allow_quic;
+    config.show_http3 = globs(&upstream.show_http3)?;
     config.proxy_protocol.from = globs(&args.listen.proxy_protocol_from)?;
     config.proxy_protocol.send = upstream.send_proxy_protocol.map(|version| match version {
         ProxyProtocolArg::V1 => ProxyProtocolVersion::V1,
@@ -657,6 +658,8 @@ mod tests {
             "a,b",
             "--resolve",
             "H.example=127.0.0.1,::1",
+            "--show-http3",
+            "a,*.b",
             "--set",
             "keep_host_header",
             "--set",
@@ -679,6 +682,7 @@ mod tests {
         assert_eq!(config.via.rules.len(), 2);
         assert_eq!(config.via.rules[1].proxy, None);
         assert_eq!(config.via.no_proxy.len(), 2);
+        assert!(config.hide_http3 && config.show_http3.len() == 2);
         assert_eq!(config.via.proxy.unwrap().to_string(), "http://p:3128");
         assert_eq!(config.hosts[0].0, "h.example");
         assert_eq!(config.hosts[0].1.len(), 2);

@@ -327,6 +327,10 @@ pub struct Limits {
     /// Bytes that a content-coded body may decode to for an observer. Beyond that it sees no
     /// more of it; the wire is not affected. Default: 256 MiB.
     pub decoded_bytes: u64,
+    /// Bytes of one message of a WebSocket, or within a body, that is put together for an
+    /// interceptor. After a larger one observers see no more of that direction, and the wire is
+    /// not affected; a WebSocket that may be edited is closed with 1009. Default: 16 MiB.
+    pub message_bytes: usize,
     /// Streams that a client may have open on one HTTP/2 connection. Default: 256.
     pub h2_streams: u32,
     /// Names in the DNS cache. Default: 4096.
@@ -344,6 +348,7 @@ impl Default for Limits {
             trailer_bytes: 16 * 1024,
             body_limit: 32 * 1024 * 1024,
             decoded_bytes: 256 * 1024 * 1024,
+            message_bytes: 16 * 1024 * 1024,
             h2_streams: 256,
             dns_entries: 4096,
             leaves: 4096,

@@ -42,6 +42,7 @@ use crate::pool::{RouteTls, UpConn};
 use crate::reply;
 use crate::session::{FlowGuard, Session, Up, UpstreamError};
 use crate::via;
+use crate::websocket;
 
 /// How long a client that idles keeps its upstream connection to itself.
 const STICKY: Duration = Duration::from_secs(1);
@@ -69,8 +70,6 @@ pub(crate) struct Fixed {
     pub target: Target,
     pub scheme: Scheme,
     pub tls: Option<RouteTls>,
-    /// The client speaks HTTP/2 to it without having asked, and so do we.
-    pub prior_knowledge: bool,
     /// What requests name as their host from here on, in place of what the client said.
     pub host_header: Option<Arc<str>>,
     /// What requests show of who we are, in place of what the client shows.
@@ -481,6 +480,12 @@ impl Server {
             make_chunked(&mut guard.flow.request.head.headers);
         }
 
+        let is_websocket = guard.flow.request.head.upgrade().is_some()
+            && websocket::is_websocket(guard.flow.request.headers());
+        if is_websocket && guard.run.wants(Interest::EDIT_MESSAGES) {
+            websocket::restrict_offer(guard.flow.request.headers_mut());
+        }
+
         // The upstream connection: the last one, a pooled one, or a new one.
         let (tls, broken) = match mode {
             Mode::Fixed(fixed) if guard.flow.request.target == fixed.target => {
@@ -496,6 +501,8 @@ impl Server {
             Mode::Proxy => (None, None),
             Mode::Return => (returned.as_ref().and_then(|t| t.tls.clone()), None),
         };
+        #[cfg(feature = "http2")]
+        let mut tls = tls;
         if let Some(error) = broken {
             fail!(error);
         }
@@ -517,6 +524,15 @@ impl Server {
             }
             let up = match &mut self.upstream {
                 Some(Up::Conn(up)) => up,
+                // An upgrade has no meaning there (RFC 9113 section 8.6).
+                #[cfg(feature = "http2")]
+                Some(Up::Shared(_))
+                    if is_websocket && tls.as_ref().is_some_and(RouteTls::may_be_shared) =>
+                {
+                    tls = tls.map(RouteTls::only_http1);
+                    attempt = 0;
+                    continue;
+                }
                 #[cfg(feature = "http2")]
                 Some(Up::Shared(shared)) => {
                     let shared = shared.clone();
@@ -585,6 +601,18 @@ impl Server {
                     ErrorClass::Reset,
                     "the origin closed the connection before it answered",
                 ));
+            }
+            if is_websocket
+                && matches!(end.result, Exchanged::Upgraded)
+                && guard.run.wants(Interest::MESSAGES)
+            {
+                request.consume(client);
+                if let Some(Up::Conn(up)) = &mut self.upstream {
+                    let relay = relay_messages(session, client, up, &mut guard);
+                    let outcome = Box::pin(relay).await;
+                    guard.end(&outcome);
+                }
+                return After::Abort;
             }
             return self
                 .conclude(client, guard, request, end, keep_alive, head_only)
@@ -694,6 +722,28 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Relays a WebSocket whose messages somebody wants.
+async fn relay_messages(
+    session: &mut Session,
+    client: &mut Conn,
+    up: &mut UpConn,
+    guard: &mut FlowGuard<'_>,
+) -> Outcome {
+    let bounds = websocket::Bounds::of(&session.live.config);
+    let worker = Arc::clone(&session.worker);
+    let flow = SharedFlow::new(&mut *guard.flow);
+    websocket::relay(
+        &guard.run,
+        &flow,
+        &worker.counters,
+        bounds,
+        &mut session.timer,
+        websocket::Ends::of(client),
+        websocket::Ends::of(&mut up.conn),
+    )
+    .await
 }
 
 /// Waits for hooks for as long as the client is there. `None`: it has gone.

@@ -1,6 +1,7 @@
 //! HTTP/2 on either side, on the `h2` crate. What a stream carries is in [`crate::streams`].
 
 mod io;
+mod received;
 mod upstream;
 
 use std::future::poll_fn;
@@ -26,7 +27,8 @@ use crate::streams::{self, Streams};
 
 use io::Io;
 
-pub(crate) use upstream::{failed, open, start};
+pub(crate) use received::{Received, send};
+pub(crate) use upstream::{failed, open, start, start_h2c};
 
 /// Flow-control windows that we give: what may be in flight and not yet passed on.
 pub(super) const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -59,6 +61,8 @@ pub(crate) async fn serve(
             .max_frame_size(MAX_FRAME)
             .max_send_buffer_size(SEND_BUFFER)
             .max_concurrent_streams(config.limits.h2_streams)
+            // RFC 8441: an origin that doesn't know it is asked over HTTP/1.
+            .enable_connect_protocol()
             .max_header_list_size(config.limits.head_bytes.try_into().unwrap_or(u32::MAX));
         builder
     };

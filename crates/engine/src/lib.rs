@@ -41,6 +41,7 @@ mod tls;
 mod tunnel;
 mod via;
 mod visible;
+mod websocket;
 
 pub use auth::{InvalidAuth, ProxyAuth};
 pub use config::{

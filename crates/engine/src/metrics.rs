@@ -117,8 +117,13 @@ counters! {
     hook_panics,
     /// Holds whose deadline passed.
     hold_timeouts,
-    /// Bodies of which an observer did not see everything (a decoder's bound).
+    /// Bodies and WebSockets of which an observer did not see everything (a bound, or bytes that
+    /// can't be read).
     observer_truncations,
+    /// WebSockets whose messages somebody wanted.
+    websockets_total,
+    /// Texts and binary messages that passed in them.
+    websocket_messages,
     /// Responses from which HTTP/3 or Encrypted Client Hello was taken.
     http3_hidden,
     /// DNS lookups made.

@@ -1,7 +1,7 @@
 //! Idle upstream connections, one pool for each worker, keyed by [`Route`].
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,9 +21,9 @@ pub(crate) struct Route {
     /// The proxy reads the requests: what stands in `to` is the proxy itself, and nothing is asked
     /// of it before the first request.
     pub forward: bool,
+    /// HTTP/2 without TLS, with prior knowledge (RFC 9113 section 3.3): the client has it, too.
+    pub h2c: bool,
     pub tls: Option<RouteTls>,
-    /// HTTP/2 is begun without asking, and without TLS (RFC 9113 section 3.3).
-    pub prior_knowledge: bool,
     /// Set where a connection may serve one client connection only: mirror mode, and
     /// authentication that is bound to the connection (NTLM, Negotiate).
     pub isolation: Option<ConnectionId>,
@@ -43,8 +43,8 @@ impl Route {
     pub fn is_same_way(&self, other: &Self) -> bool {
         self.to == other.to
             && self.forward == other.forward
+            && self.h2c == other.h2c
             && self.tls == other.tls
-            && self.prior_knowledge == other.prior_knowledge
     }
 }
 
@@ -59,11 +59,52 @@ pub(crate) struct Destination {
     pub user: Option<Arc<str>>,
 }
 
+/// Origins that were found not to speak HTTP/2 without TLS.
+#[derive(Default)]
+pub(crate) struct NotH2c(Mutex<HashSet<Destination>>);
+
+impl NotH2c {
+    /// So many are remembered; then all are forgotten, and asked once more.
+    const MAX: usize = 1024;
+
+    pub fn contains(&self, destination: &Destination) -> bool {
+        self.lock().contains(destination)
+    }
+
+    pub fn add(&self, destination: &Destination) {
+        let mut known = self.lock();
+        if known.len() >= Self::MAX {
+            known.clear();
+        }
+        known.insert(destination.clone());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<Destination>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// How TLS is spoken on a route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RouteTls {
     pub sni: Arc<str>,
     pub alpn: Arc<[Vec<u8>]>,
+}
+
+#[cfg(feature = "http2")]
+impl RouteTls {
+    /// Whether the connection may become one that many exchanges share.
+    pub fn may_be_shared(&self) -> bool {
+        self.alpn.iter().any(|p| p == b"h2" || p == b"h3")
+    }
+
+    /// The same for what needs a connection of its own: only HTTP/1 is offered.
+    pub fn only_http1(self) -> Self {
+        Self {
+            alpn: Arc::new([b"http/1.1".to_vec()]),
+            ..self
+        }
+    }
 }
 
 /// A connection to an origin that speaks HTTP/1, or whatever the client makes of it.
@@ -80,9 +121,9 @@ pub(crate) struct UpConn {
 }
 
 impl UpConn {
-    /// Whether the origin chose HTTP/2, or is known to speak it.
+    /// Whether the origin chose HTTP/2.
     pub fn is_h2(&self) -> bool {
-        self.route.prior_knowledge || self.info.alpn.as_deref() == Some(b"h2")
+        self.info.alpn.as_deref() == Some(b"h2")
     }
 
     /// Adds what passed since the last call to the counters.

@@ -21,7 +21,7 @@ use crate::hooks::Hooks;
 use crate::metrics::{Counters, Metrics, count, uncount};
 use crate::mode::{Endpoint, Mode};
 use crate::os;
-use crate::pool::{Destination, Pool, Slots};
+use crate::pool::{Destination, NotH2c, Pool, Slots};
 use crate::ports::{Accepted, Acceptor, Came, Port, Socket, UnixPath};
 use crate::proxy_protocol;
 use crate::sandwich::Tickets;
@@ -232,6 +232,7 @@ impl Proxy {
                 mail: Mail::default(),
                 pool: Mutex::new(Pool::default()),
                 slots: Slots::default(),
+                not_h2c: NotH2c::default(),
                 #[cfg(feature = "http2")]
                 shared_upstreams: Mutex::default(),
                 #[cfg(feature = "http3")]
@@ -413,6 +414,7 @@ pub(crate) struct Worker {
     mail: Mail,
     pool: Mutex<Pool>,
     pub slots: Slots,
+    pub not_h2c: NotH2c,
     #[cfg(feature = "http2")]
     shared_upstreams: Mutex<crate::streams::connections::SharedConnections>,
     /// The UDP sockets of connections to origins.

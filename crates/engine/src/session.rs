@@ -10,13 +10,13 @@ use std::time::{Duration, Instant, SystemTime};
 use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 use tollgate_flow::{
-    ConnectionId, ConnectionInfo, ErrorClass, Flow, FlowError, FlowId, OnFailure, Outcome,
-    OutcomeKind, ProxyScheme, Side, Target, TlsFailure, TlsFailureKind, UpstreamInfo,
+    ConnectionId, ConnectionInfo, ErrorClass, Flow, FlowError, FlowId, HttpVersion, OnFailure,
+    Outcome, OutcomeKind, ProxyScheme, Side, Target, TlsFailure, TlsFailureKind, UpstreamInfo,
     UpstreamProxy, Via,
 };
 use tracing::{debug, warn};
 
-use crate::config::PoolMode;
+use crate::config::{PoolMode, UpstreamHttp};
 use crate::dial::dial;
 use crate::hooks::Run;
 use crate::io::Conn;
@@ -53,6 +53,7 @@ impl Session {
     pub fn begin_flow(&self, flow: &mut Flow) {
         flow.upstream = None;
         flow.metadata.clear();
+        flow.websocket = None;
         let now = SystemTime::now();
         flow.id = FlowId::new(now, self.worker.shared.unique());
         flow.timing = tollgate_flow::Timing {
@@ -92,8 +93,8 @@ impl Session {
         Route {
             to,
             forward: false,
+            h2c: false,
             tls,
-            prior_knowledge: false,
             isolation: own.then_some(self.info.id),
             generation: self.live.generation,
         }
@@ -129,8 +130,26 @@ impl Session {
                     ..self.route(forwarded(proxy), None, pinned)
                 }
             }
-            _ => self.route(to, tls.cloned(), pinned),
+            _ => {
+                let h2c = tls.is_none()
+                    && request.version == HttpVersion::Http2
+                    && self.tries_h2c(&to);
+                Route {
+                    h2c,
+                    ..self.route(to, tls.cloned(), pinned)
+                }
+            }
         }
+    }
+
+    /// Whether HTTP/2 is tried without TLS, for a client that speaks it so: where the origin isn't
+    /// known not to.
+    pub fn tries_h2c(&self, to: &Destination) -> bool {
+        let config = &self.live.config;
+        cfg!(feature = "http2")
+            && config.http2
+            && config.upstream_http != UpstreamHttp::Http1
+            && !self.worker.not_h2c.contains(to)
     }
 
     /// Whether a request may go straight to its origin because the scanner isn't there.
@@ -229,8 +248,25 @@ impl Session {
             let shared = crate::h3::connect(self, Arc::new(route), slot).await?;
             return Ok(Up::Shared(shared));
         }
+        let h2c = route.h2c;
         let mut up = self.connect(Arc::new(route), dialled).await?;
         up.slot = slot;
+        #[cfg(feature = "http2")]
+        if h2c {
+            let (slot, route) = (up.slot.take(), Arc::clone(&up.route));
+            if let Some(shared) = crate::h2::start_h2c(self, up).await? {
+                return Ok(Up::Shared(shared));
+            }
+            // It doesn't speak it: from now on it is asked in HTTP/1.
+            self.worker.not_h2c.add(&route.to);
+            let plain = Route {
+                h2c: false,
+                ..Route::clone(&route)
+            };
+            let mut up = self.connect(Arc::new(plain), None).await?;
+            up.slot = slot;
+            return Ok(Up::Conn(up));
+        }
         if !up.is_h2() {
             return Ok(Up::Conn(up));
         }

@@ -15,6 +15,7 @@ use tollgate_flow::{
     ConnectDecision, Credentials, Direction, ErrorClass, Flow, FlowError, FlowKind, Outcome, Side,
     Target,
 };
+use tollgate_wire::dns;
 use tollgate_wire::socks5::{self, Address, Command, Method, ReplyCode, SocksError};
 use tracing::{debug, info};
 
@@ -35,6 +36,7 @@ const MAX_DATAGRAM: usize = 65_535;
 const PEER_IDLE: Duration = Duration::from_secs(60);
 /// Datagrams to this port are QUIC's.
 const QUIC: u16 = 443;
+const DNS: u16 = 53;
 
 /// Greets a client, and answers where it wants to go. `None`: it has got its answer, and the
 /// connection is to be closed.
@@ -394,8 +396,18 @@ async fn peer(
     let outcome = {
         let FlowGuard { flow, run, .. } = &mut guard;
         let flow = SharedFlow::new(flow);
-        let mut there = run.body(&flow, Direction::Request, u64::MAX, counters);
-        let mut back = run.body(&flow, Direction::Response, u64::MAX, counters);
+        let mut there = run.body(
+            &flow,
+            Direction::Request,
+            &session.live.config.limits,
+            counters,
+        );
+        let mut back = run.body(
+            &flow,
+            Direction::Response,
+            &session.live.config.limits,
+            counters,
+        );
         let mut header = Vec::new();
         socks5::write_datagram_header(&address.into(), &mut header);
         let prefix = header.len();
@@ -413,6 +425,16 @@ async fn peer(
                 },
                 () = tokio::time::sleep(PEER_IDLE) => break Outcome::COMPLETED,
             };
+            if let Arrived::FromPeer(n) = &arrived
+                && target.port == DNS
+                && config.hide_http3
+                && let Some(answer) = buffer.get_mut(..*n)
+                && dns::strip(answer, dns::Strip::ALL).is_err()
+            {
+                // Nobody could say that nothing gets past in it.
+                count(&counters.datagrams_dropped);
+                continue;
+            }
             let (hooks, data) = match &arrived {
                 Arrived::FromClient(datagram) => {
                     sent += datagram.len() as u64;

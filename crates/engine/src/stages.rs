@@ -29,7 +29,7 @@ use crate::io::Conn;
 use crate::metrics::count;
 use crate::mode::{Mode as ListenMode, ReverseScheme};
 use crate::policy::Action;
-use crate::pool::{Destination, RouteTls, UpConn};
+use crate::pool::{Destination, Route, RouteTls, UpConn};
 use crate::reply;
 use crate::session::{Dialled, Session, Up, UpstreamError};
 use crate::socks;
@@ -417,21 +417,24 @@ async fn inner(
     match protocol {
         #[cfg(feature = "http2")]
         Protocol::Http2 => {
-            let prior_knowledge =
-                !has_tls && session.live.config.upstream_http != UpstreamHttp::Http1;
-            if prior_knowledge && let Some(up) = upstream {
-                let mut route = (*up.route).clone();
-                route.prior_knowledge = true;
-                let route = Arc::new(route);
-                // It stands among the shared ones then; else the first request says why not.
-                let _ = crate::h2::start(session, UpConn { route, ..up }).await;
+            if !has_tls
+                && let Some(up) = upstream
+                && session.tries_h2c(&up.route.to)
+            {
+                let route = Arc::new(Route {
+                    h2c: true,
+                    ..Route::clone(&up.route)
+                });
+                let started = crate::h2::start_h2c(session, UpConn { route, ..up }).await;
+                // It stands among the shared ones now; or the first request says why not.
+                if let Ok(None) = started {
+                    let to = session.destination(target, &Via::Configured);
+                    session.worker.not_h2c.add(&to);
+                }
             }
             Stage::Http2 {
                 client,
-                fixed: Some(Fixed {
-                    prior_knowledge,
-                    ..fixed
-                }),
+                fixed: Some(fixed),
                 upstream: None,
             }
         }
@@ -504,7 +507,6 @@ fn fixed(session: &Session, towards: &Towards, tls: Option<RouteTls>) -> Fixed {
         target: target.clone(),
         scheme,
         tls,
-        prior_knowledge: false,
         host_header,
         authorization: match &*session.mode {
             ListenMode::Reverse(reverse) => {

@@ -10,6 +10,7 @@ pub(crate) mod body;
 pub(crate) mod connections;
 pub(crate) mod convert;
 pub(crate) mod exchange;
+mod websocket;
 
 use http::Uri;
 use http::header::{self, HeaderValue};
@@ -76,7 +77,11 @@ pub(crate) async fn serve(
     }
     session.begin_flow(&mut flow);
     let hooks = &session.worker.shared.hooks;
-    if !hooks.is_empty()
+    let is_websocket = prepared.is_ok() && websocket::is_asked_for(&parts);
+    if is_websocket {
+        websocket::show_as_upgrade(&mut parts);
+    }
+    if (is_websocket || !hooks.is_empty())
         && let Err(error) = fill_head(&parts, &mut flow)
     {
         debug!(%error, "a request head can't be shown to interceptors");
@@ -103,13 +108,18 @@ pub(crate) async fn serve(
                 config,
                 counters,
             };
-            exchange
-                .run(&mut guard, Some(parts), &mut source, &mut down)
-                .await
+            if is_websocket {
+                Box::pin(websocket::serve(&exchange, &mut guard, source, &mut down)).await
+            } else {
+                exchange
+                    .run(&mut guard, Some(parts), &mut source, &mut down)
+                    .await
+            }
         }
     };
     match end {
-        Ended::Complete => guard.end(&Outcome::COMPLETED),
+        Ended::Complete | Ended::Switched(_) => guard.end(&Outcome::COMPLETED),
+        Ended::Upgraded(outcome) => guard.end(&outcome),
         Ended::Answer(reply, outcome) => {
             h1::put_reply(guard.flow, &reply);
             down.answer(&reply).await;
@@ -220,7 +230,7 @@ pub(crate) fn prepare(
             flow.request.scheme = Scheme::Http;
         }
     }
-    if parts.method == http::Method::CONNECT {
+    if parts.method == http::Method::CONNECT && !websocket::is_asked_for(parts) {
         return Err(bad(501, "CONNECT inside HTTP/2 and HTTP/3 is not served"));
     }
     // Nobody but us gives receipts.

@@ -51,13 +51,23 @@ pub(crate) async fn relay(
         let there = one_way(
             &mut client.rd,
             &mut upstream.wr,
-            run.body(&shared, Direction::Request, u64::MAX, counters),
+            run.body(
+                &shared,
+                Direction::Request,
+                &session.live.config.limits,
+                counters,
+            ),
             &sent,
         );
         let back = one_way(
             &mut upstream.rd,
             &mut client.wr,
-            run.body(&shared, Direction::Response, u64::MAX, counters),
+            run.body(
+                &shared,
+                Direction::Response,
+                &session.live.config.limits,
+                counters,
+            ),
             &received,
         );
         both(there, back, &mut session.timer, idle, || {

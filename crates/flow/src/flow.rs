@@ -10,6 +10,7 @@ use tollgate_wire::http1::{RequestHead, ResponseHead};
 
 use crate::connection::{ConnectionInfo, Target, UpstreamInfo};
 use crate::upstream_proxy::Via;
+use crate::websocket::WebSocket;
 
 /// Identifies a flow: sortable by time, unique across proxies (a UUID of version 7, RFC 9562).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -75,6 +76,8 @@ pub struct Flow {
     pub request: Request,
     /// The final response, once its head was read (or the proxy's own reply).
     pub response: Option<Box<Response>>,
+    /// The WebSocket that it became, where an interceptor asked for its messages.
+    pub websocket: Option<Box<WebSocket>>,
     /// When things happened.
     pub timing: Timing,
     /// Notes that interceptors leave for each other and for who records the flow.
@@ -91,6 +94,7 @@ impl Flow {
             upstream: None,
             request: Request::default(),
             response: None,
+            websocket: None,
             timing: Timing::default(),
             metadata: Vec::new(),
         }

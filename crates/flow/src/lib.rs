@@ -29,10 +29,12 @@
 mod connection;
 mod flow;
 mod interceptor;
+mod message;
 mod outcome;
 mod step;
 mod tls;
 mod upstream_proxy;
+mod websocket;
 
 pub use bytes::Bytes;
 pub use connection::{
@@ -40,9 +42,11 @@ pub use connection::{
 };
 pub use flow::{Flow, FlowId, FlowKind, HttpVersion, Request, Response, Scheme, Timing};
 pub use interceptor::{ConnectDecision, Direction, Interceptor, Interest, OnFailure, Piece};
+pub use message::{Message, MessageKind, UNREAD_MESSAGES};
 pub use outcome::{ErrorClass, FlowError, Outcome, OutcomeKind, Side};
 pub use step::{Edit, EditStep, Hold, Reply, Step};
 pub use tls::{CertificateProblem, ClientTls, TlsDecision, TlsFailure, TlsFailureKind, TlsVersion};
 pub use tollgate_wire::headers::{HeaderList, InvalidHeader};
 pub use tollgate_wire::tls::ClientHello;
 pub use upstream_proxy::{Credentials, InvalidProxy, ProxyScheme, UpstreamProxy, Via};
+pub use websocket::{InjectError, Injected, WebSocket, WebSocketClose, WebSocketHandle};

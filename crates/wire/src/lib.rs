@@ -23,6 +23,7 @@
 //! | [`coding`] | `Content-Encoding` |
 //! | [`sse`] | `text/event-stream` |
 //! | [`framing`] | streams of messages by content type: SSE, NDJSON, JSON sequences and arrays, gRPC, gRPC-Web, Connect, AWS |
+//! | [`websocket`] | WebSocket frames and messages, permessage-deflate |
 #![forbid(unsafe_code)]
 
 pub mod alt_svc;
@@ -38,3 +39,4 @@ mod reader;
 pub mod socks5;
 pub mod sse;
 pub mod tls;
+pub mod websocket;

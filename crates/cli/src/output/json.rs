@@ -57,6 +57,12 @@ pub fn flow_line(out: &mut String, flow: &Flow, outcome: &Outcome, process: bool
             connect: millis(upstream.connect_time),
             handshake: millis(upstream.handshake_time),
         }),
+        websocket: flow.websocket.as_ref().map(|websocket| WebSocket {
+            client_messages: websocket.client_messages,
+            origin_messages: websocket.origin_messages,
+            closed_by: websocket.close.as_ref().map(|close| close.by.to_string()),
+            close_code: websocket.close.as_ref().and_then(|close| close.code),
+        }),
         outcome: match outcome.kind {
             OutcomeKind::Completed => "completed",
             OutcomeKind::Answered => "answered",
@@ -119,8 +125,19 @@ struct Line {
     durations: Durations,
     tls: Option<Tls>,
     upstream: Option<Upstream>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    websocket: Option<WebSocket>,
     outcome: &'static str,
     error: Option<Error>,
+}
+
+/// What the flow was upgraded to.
+#[derive(Serialize)]
+struct WebSocket {
+    client_messages: u64,
+    origin_messages: u64,
+    closed_by: Option<String>,
+    close_code: Option<u16>,
 }
 
 /// Since the request head had been read.

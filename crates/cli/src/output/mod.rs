@@ -9,6 +9,7 @@ mod json;
 mod line;
 mod log;
 mod style;
+mod websocket;
 
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::sync::Arc;

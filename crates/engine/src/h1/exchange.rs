@@ -112,12 +112,9 @@ impl Exchange<'_> {
         // The head and what is here of the body leave in one write.
         let first = {
             let shared = SharedFlow::new(&mut *flow);
-            let mut body = self.run.body(
-                &shared,
-                Direction::Request,
-                limits.decoded_bytes,
-                self.counters,
-            );
+            let mut body = self
+                .run
+                .body(&shared, Direction::Request, limits, self.counters);
             let start = self.send_start(client, up, request, &mut body, edits);
             timer.within(timeouts.idle, start).await
         };
@@ -192,12 +189,9 @@ impl Exchange<'_> {
         );
         let mut response = pin!(response);
         let end = if streaming {
-            let mut body = self.run.body(
-                &shared,
-                Direction::Request,
-                limits.decoded_bytes,
-                self.counters,
-            );
+            let mut body = self
+                .run
+                .body(&shared, Direction::Request, limits, self.counters);
             // Pieces that left with the head went through another decoder: the body is offered
             // whole to one of them only.
             let pump = pump(

@@ -14,6 +14,7 @@ use crate::hooks::{Run, SharedFlow, Verdict, lock};
 use crate::io::{End, ReadHalf, WriteHalf};
 use crate::metrics::Counters;
 use crate::visible;
+use crate::websocket;
 
 use super::body::{PumpError, Reframed, pump};
 use super::exchange::{
@@ -70,6 +71,16 @@ impl ResponseRelay<'_> {
         let is_dns = hides && visible::is_dns(status, response.head.headers.get("content-type"));
         let upgraded =
             status == 101 || (self.method == Method::Connect && (200..300).contains(&status));
+        if status == 101 {
+            let request = lock(flow);
+            let (asked, answered) = (request.request.headers(), &response.head.headers);
+            if websocket::is_websocket(asked) || websocket::is_websocket(answered) {
+                let edits = self.run.wants(Interest::EDIT_MESSAGES);
+                if let Err(error) = websocket::check_answer(asked, answered, edits) {
+                    return upstream_failed(error);
+                }
+            }
+        }
         {
             let mut flow = lock(flow);
             let elapsed = flow.timing.start.elapsed();
@@ -408,7 +419,7 @@ impl ResponseRelay<'_> {
         let mut hooks = self.run.body(
             flow,
             Direction::Response,
-            self.config.limits.decoded_bytes,
+            &self.config.limits,
             self.counters,
         );
         let result = if let Some(prefix) = prefix {

@@ -19,11 +19,31 @@ use crate::streams::connections::{Carrier, Shared};
 use crate::streams::exchange::{Outgoing, StreamFailed, UpHead};
 use crate::timer::{Elapsed, Timer};
 
-use super::io::Io;
+use super::io::{Io, Outlet};
 use super::{CONNECTION_WINDOW, MAX_FRAME, SEND_BUFFER, STREAM_WINDOW};
 
 /// Begins HTTP/2 on a connection whose origin chose it.
 pub(crate) async fn start(session: &Session, up: UpConn) -> Result<Shared, UpstreamError> {
+    let (shared, _) = begin(session, up).await?;
+    Ok(shared.list(session))
+}
+
+/// Begins HTTP/2 with prior knowledge. `None`: the origin answers in another protocol, or closes.
+pub(crate) async fn start_h2c(
+    session: &Session,
+    up: UpConn,
+) -> Result<Option<Shared>, UpstreamError> {
+    let limit = session.live.config.timeouts.handshake;
+    let (shared, outlet) = begin(session, up).await?;
+    let answered = Timer::default().within(limit, outlet.first_bytes()).await;
+    if let Ok(true) = answered {
+        return Ok(Some(shared.list(session)));
+    }
+    shared.state.close();
+    Ok(None)
+}
+
+async fn begin(session: &Session, up: UpConn) -> Result<(Shared, Outlet), UpstreamError> {
     let config = &session.live.config;
     let failed = |e: h2::Error| {
         FlowError::new(
@@ -43,15 +63,16 @@ pub(crate) async fn start(session: &Session, up: UpConn) -> Result<Shared, Upstr
         .handshake(io)
         .await;
     let (send, connection) = handshake.map_err(failed)?;
-    let shared = Shared::new(session, Carrier::H2(send), up.info, up.route);
+    let shared = Shared::new(Carrier::H2(send), up.info, up.route);
     let state = Arc::clone(&shared.state);
     let slot = up.slot;
+    let driven = outlet.clone();
     tokio::spawn(async move {
         let _slot = slot;
         let mut connection = pin!(connection);
         let ended = poll_fn(|cx| {
             let polled = connection.as_mut().poll(cx);
-            outlet.end_turn(cx);
+            driven.end_turn(cx);
             polled
         })
         .await;
@@ -60,7 +81,7 @@ pub(crate) async fn start(session: &Session, up: UpConn) -> Result<Shared, Upstr
         }
         state.close();
     });
-    Ok(shared)
+    Ok((shared, outlet))
 }
 
 /// Opens a stream for a request and sends its head.

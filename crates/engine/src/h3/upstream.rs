@@ -132,7 +132,7 @@ pub(crate) async fn connect(
         peer: Arc::clone(&peer),
         limits: session.live.config.limits.clone(),
     }));
-    let shared = Shared::new(session, Carrier::H3(client), Arc::new(info), route);
+    let shared = Shared::new(Carrier::H3(client), Arc::new(info), route).list(session);
     let state = Arc::clone(&shared.state);
     let worker = Arc::clone(&session.worker);
     tokio::spawn(async move {

@@ -48,14 +48,9 @@ impl SharedState {
 }
 
 impl Shared {
-    /// A connection that was just made, and stands among the worker's from now on.
-    pub(crate) fn new(
-        session: &Session,
-        carrier: Carrier,
-        info: Arc<UpstreamInfo>,
-        route: Arc<Route>,
-    ) -> Self {
-        let shared = Self {
+    /// A connection that was just made. Others find it once it is [listed](Self::list).
+    pub(crate) fn new(carrier: Carrier, info: Arc<UpstreamInfo>, route: Arc<Route>) -> Self {
+        Self {
             carrier,
             info,
             route,
@@ -64,9 +59,13 @@ impl Shared {
                 last_used: Mutex::new(Instant::now()),
                 closed: AtomicBool::new(false),
             }),
-        };
-        session.worker.shared_upstreams().add(&shared);
-        shared
+        }
+    }
+
+    /// From now on it stands among the worker's.
+    pub(crate) fn list(self, session: &Session) -> Self {
+        session.worker.shared_upstreams().add(&self);
+        self
     }
 
     pub fn is_open(&self) -> bool {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
+use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 use http::header::{self, HeaderValue};
@@ -30,6 +31,7 @@ use crate::session::{FlowGuard, Session, Up, UpstreamError};
 use crate::timer::Timer;
 use crate::via::{self, Forward};
 use crate::visible;
+use crate::websocket;
 
 use super::Streams;
 use super::body::{Collected, RelayError, Sink, SinkFraming, Source, collect, poll_gone, relay};
@@ -65,8 +67,23 @@ pub(crate) enum Down<'a> {
 
 pub(crate) enum Ended {
     Complete,
+    /// The origin agreed to a WebSocket.
+    Switched(Box<Switched>),
+    /// A WebSocket has ended, and with it the stream.
+    Upgraded(Outcome),
     Answer(Box<Reply>, Outcome),
     Cut(Reason, Outcome),
+}
+
+/// An upstream that now carries a WebSocket.
+pub(crate) struct Switched {
+    pub(crate) head: ResponseParts,
+    pub(crate) upstream: SwitchedTo,
+}
+
+pub(crate) enum SwitchedTo {
+    H1(UpConn),
+    Stream(Outgoing, Source<'static>),
 }
 
 pub(crate) struct Exchange<'a> {
@@ -149,7 +166,7 @@ impl Exchange<'_> {
                 Ok(tls) => tls,
                 Err(error) => return failed(error),
             };
-            let link = self.link(&guard.flow.request, tls.as_ref(), attempt > 0);
+            let link = self.link(&guard.flow.request, tls.as_ref(), false, attempt > 0);
             let link = match link.await {
                 Ok(link) => link,
                 Err(error) => return failed(error.into_flow_error()),
@@ -167,16 +184,6 @@ impl Exchange<'_> {
                     }
                 }
                 Link::H1(up) => {
-                    guard.flow.upstream = Some(Arc::clone(&up.info));
-                    let session = &self.streams.session;
-                    let route = Arc::clone(&up.route);
-                    let tickets = &session.worker.shared.tickets;
-                    let ticket = session.ticket(tickets, &route, &guard.flow.request, tls.as_ref());
-                    let ticket = match ticket {
-                        Ok(ticket) => ticket,
-                        Err(error) => return failed(error),
-                    };
-                    let forward = via::forward(&route, ticket.as_ref().map(|t| &*t.ticket));
                     let has_body = !source.is_empty();
                     let head = match &parts {
                         Some(parts) => head_of(parts, guard.flow, has_body),
@@ -184,15 +191,8 @@ impl Exchange<'_> {
                     };
                     match head {
                         Ok(head) => {
-                            let ended =
-                                Box::pin(self.over_h1(guard, *up, head, forward, source, down));
-                            let ended = ended.await;
-                            let reached = ticket.as_ref().and_then(|t| t.ticket.upstream.get());
-                            if let Some(origin) = reached {
-                                // What the flow reached in the end, rather than the scanner.
-                                guard.flow.upstream = Some(Arc::clone(origin));
-                            }
-                            ended
+                            self.by_h1(guard, *up, head, tls.as_ref(), source, down)
+                                .await
                         }
                         Err(error) => return failed(error),
                     }
@@ -211,7 +211,7 @@ impl Exchange<'_> {
     }
 
     /// How TLS is spoken to the origin of a request.
-    fn tls(&self, target: &Target) -> Result<Option<RouteTls>, FlowError> {
+    pub(crate) fn tls(&self, target: &Target) -> Result<Option<RouteTls>, FlowError> {
         Ok(match &self.streams.fixed {
             Some(fixed) if fixed.target == *target => {
                 if let Some(error) = &fixed.broken {
@@ -232,15 +232,14 @@ impl Exchange<'_> {
         &self,
         request: &tollgate_flow::Request,
         tls: Option<&RouteTls>,
+        upgrades: bool,
         fresh: bool,
     ) -> Result<Link, UpstreamError> {
         let session = &self.streams.session;
-        let fixed = self.streams.fixed.as_ref();
-        let prior_knowledge =
-            tls.is_none() && fixed.is_some_and(|f| f.prior_knowledge && f.target == request.target);
-        // A proxy on the way that reads what is plain would not understand it.
-        let mut route = session.request_route(request, tls, false, prior_knowledge);
-        route.prior_knowledge = prior_knowledge && !route.forward;
+        // Within a tunnel, HTTP/2 without TLS is what the origin speaks: a proxy on the way that reads
+        // what is plain would not understand it.
+        let in_tunnel = self.streams.fixed.is_some() && request.version == HttpVersion::Http2;
+        let route = session.request_route(request, tls, false, upgrades || in_tunnel);
         let found = if fresh {
             session.fresh(route).await
         } else {
@@ -263,6 +262,34 @@ impl Exchange<'_> {
         })
     }
 
+    /// The exchange over an HTTP/1 upstream, which may be a scanner. `tls` is for the origin.
+    pub(crate) async fn by_h1(
+        &self,
+        guard: &mut FlowGuard<'_>,
+        up: UpConn,
+        head: RequestHead,
+        tls: Option<&RouteTls>,
+        source: &mut Source<'_>,
+        down: &mut Down<'_>,
+    ) -> Option<Ended> {
+        guard.flow.upstream = Some(Arc::clone(&up.info));
+        let session = &self.streams.session;
+        let route = Arc::clone(&up.route);
+        let tickets = &session.worker.shared.tickets;
+        let ticket = match session.ticket(tickets, &route, &guard.flow.request, tls) {
+            Ok(ticket) => ticket,
+            Err(error) => return Some(failed(error)),
+        };
+        let forward = via::forward(&route, ticket.as_ref().map(|t| &*t.ticket));
+        let ended = Box::pin(self.over_h1(guard, up, head, forward, source, down)).await;
+        let reached = ticket.as_ref().and_then(|t| t.ticket.upstream.get());
+        if let Some(origin) = reached {
+            // What the flow reached in the end, rather than the scanner.
+            guard.flow.upstream = Some(Arc::clone(origin));
+        }
+        ended
+    }
+
     /// The exchange over a shared upstream connection. `None`: nothing was seen of it, try another
     /// one.
     pub(crate) async fn over_shared(
@@ -274,7 +301,9 @@ impl Exchange<'_> {
         down: &mut Down<'_>,
     ) -> Option<Ended> {
         let replayable = source.is_replayable();
-        let empty = source.is_empty();
+        // RFC 8441: the stream stays open for the other protocol.
+        let extended = parts.extensions.get::<Protocol>().is_some();
+        let empty = source.is_empty() && !extended;
         let limit = self.config.timeouts.connect;
         let opened = match &shared.carrier {
             Carrier::H2(send) => crate::h2::open(send.clone(), parts, empty, limit).await,
@@ -297,15 +326,16 @@ impl Exchange<'_> {
         let progress = AtomicU64::new(0);
         let size = AtomicU64::new(flow.request.body_size);
         let shared_flow = SharedFlow::new(flow);
+        let mut switched = None;
         let request_body = async {
-            if empty {
+            if empty || extended {
                 request_done(&shared_flow);
                 return Ok(());
             }
             let mut hooks = run.body(
                 &shared_flow,
                 Direction::Request,
-                self.config.limits.decoded_bytes,
+                &self.config.limits,
                 self.counters,
             );
             let mut sink = body.sink();
@@ -361,6 +391,10 @@ impl Exchange<'_> {
             };
             progress.fetch_add(1, Ordering::Relaxed);
             let (head, source) = head;
+            if extended && head.status.is_success() {
+                switched = Some((head, source));
+                return Some(Ended::Complete);
+            }
             Some(
                 self.respond(
                     run,
@@ -374,6 +408,12 @@ impl Exchange<'_> {
             )
         };
         let ended = self.both(request_body, relay_response, &progress).await;
+        if let Some((head, received)) = switched {
+            return Some(Ended::Switched(Box::new(Switched {
+                head: ResponseParts::Http(head),
+                upstream: SwitchedTo::Stream(body, received),
+            })));
+        }
         if let Some(ended) = &ended
             && !matches!(ended, Ended::Complete)
         {
@@ -446,6 +486,8 @@ impl Exchange<'_> {
         let Conn { rd, wr } = &mut up.conn;
         let mut keep = false;
         let mut dead = false;
+        let may_switch = websocket::is_websocket(&head.headers);
+        let mut switched = None;
         // A connection on which a request has not ended must not get another.
         let sent_whole = AtomicBool::new(replayable);
         let request_body = async {
@@ -456,7 +498,7 @@ impl Exchange<'_> {
             let mut hooks = run.body(
                 &shared_flow,
                 Direction::Request,
-                self.config.limits.decoded_bytes,
+                &self.config.limits,
                 self.counters,
             );
             let mut sink = Sink::H1 {
@@ -480,6 +522,11 @@ impl Exchange<'_> {
                 if !rd.data().is_empty() {
                     nothing_seen = false;
                     match head.parse(rd.data(), &limits) {
+                        Ok(Parsed::Complete { len }) if may_switch && head.status() == 101 => {
+                            rd.consume(len);
+                            switched = Some(head);
+                            return Some(Ended::Complete);
+                        }
                         Ok(Parsed::Complete { len }) if head.is_interim() => {
                             let mut interim = http::Response::new(());
                             if let Ok(status) = http::StatusCode::from_u16(head.status()) {
@@ -565,6 +612,12 @@ impl Exchange<'_> {
             Some(ended)
         };
         let ended = self.both(request_body, relay_response, &progress).await;
+        if let Some(head) = switched {
+            return Some(Ended::Switched(Box::new(Switched {
+                head: ResponseParts::Http1(head),
+                upstream: SwitchedTo::H1(up),
+            })));
+        }
         lock(&shared_flow).request.body_size = size.load(Ordering::Relaxed);
         if matches!(ended, Some(Ended::Complete))
             && keep
@@ -804,7 +857,7 @@ impl Exchange<'_> {
         let mut hooks = run.body(
             flow,
             Direction::Response,
-            self.config.limits.decoded_bytes,
+            &self.config.limits,
             self.counters,
         );
         if !prefix.is_empty() {
@@ -1323,6 +1376,9 @@ pub(crate) async fn exchange_from_h1(
     end(match ended {
         None => Exchanged::Retry,
         Some(Ended::Complete) => Exchanged::Complete { close: closing },
+        // Not from here: a client of HTTP/1 gets its WebSocket over HTTP/1.
+        Some(Ended::Switched(_)) => Exchanged::Cut(Outcome::failed(h1::client_gone())),
+        Some(Ended::Upgraded(outcome)) => Exchanged::Cut(outcome),
         Some(Ended::Answer(reply, outcome)) if !started => Exchanged::Answer(reply, outcome),
         Some(Ended::Answer(_, outcome) | Ended::Cut(_, outcome)) => Exchanged::Cut(outcome),
     })

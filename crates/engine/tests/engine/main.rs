@@ -13,6 +13,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod body_messages;
 mod fidelity;
 mod framing;
 #[cfg(feature = "http2")]
@@ -25,6 +26,8 @@ mod h2_hooks;
 mod h2_streams;
 #[cfg(feature = "http2")]
 mod h2_versions;
+#[cfg(feature = "http2")]
+mod h2_websocket;
 #[cfg(feature = "http3")]
 mod h3;
 mod interceptors;
@@ -39,3 +42,4 @@ mod tls_records;
 mod upstream;
 mod visible;
 mod ways_out;
+mod websocket;

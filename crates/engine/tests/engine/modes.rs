@@ -671,3 +671,87 @@ fn a_client_of_ipv4_is_one_at_a_listener_for_both_versions_of_ip_too() {
         assert_eq!(address.ip().to_string(), "127.0.0.1");
     }
 }
+
+#[cfg(feature = "http2")]
+#[test]
+fn http2_without_tls_is_spoken_to_origins_that_know_it() {
+    use bytes::Bytes;
+
+    async fn ask(address: SocketAddr, path: &str) -> (u16, String) {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (send, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get(format!("http://client.example{path}"))
+            .body(())
+            .unwrap();
+        let (response, _) = send
+            .ready()
+            .await
+            .unwrap()
+            .send_request(request, true)
+            .unwrap();
+        let (head, mut body) = response.await.unwrap().into_parts();
+        let mut text = Vec::new();
+        while let Some(piece) = body.data().await {
+            let piece: Bytes = piece.unwrap();
+            text.extend_from_slice(&piece);
+        }
+        (head.status.as_u16(), String::from_utf8(text).unwrap())
+    }
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let spoken = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&spoken);
+    std::thread::spawn(move || {
+        block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let log = Arc::clone(&log);
+                tokio::spawn(async move {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((request, mut respond))) = connection.accept().await {
+                        log.lock().unwrap().push(request.uri().to_string());
+                        let mut body = respond
+                            .send_response(http::Response::new(()), false)
+                            .unwrap();
+                        body.send_data(Bytes::from_static(b"h2c"), true).unwrap();
+                    }
+                });
+            }
+        });
+    });
+    let proxy = start(in_mode(&format!("reverse:http://{address}")));
+    let answers = block_on(async {
+        (
+            ask(proxy.handle.local_addr(), "/1").await,
+            ask(proxy.handle.local_addr(), "/2").await,
+        )
+    });
+    assert_eq!(answers, ((200, "h2c".to_owned()), (200, "h2c".to_owned())));
+    assert_eq!(
+        *spoken.lock().unwrap(),
+        [format!("http://{address}/1"), format!("http://{address}/2")]
+    );
+    // One that doesn't is asked in HTTP/1, and remembered.
+    let origin = Origin::script(Identity::Plain, |wire, _| {
+        loop {
+            let head = wire.read_head()?;
+            if head.starts_with(b"PRI ") {
+                return wire.send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+            }
+            wire.send(ok("h1"))?;
+        }
+    });
+    let proxy = start(in_mode(&format!("reverse:http://{}", origin.authority())));
+    let answers = block_on(async {
+        (
+            ask(proxy.handle.local_addr(), "/1").await,
+            ask(proxy.handle.local_addr(), "/2").await,
+        )
+    });
+    assert_eq!(answers, ((200, "h1".to_owned()), (200, "h1".to_owned())));
+    assert_eq!(origin.accepted(), 2);
+}
