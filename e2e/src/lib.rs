@@ -46,7 +46,7 @@ pub use pki::Pki;
 pub use process::{Finished, Process, command};
 pub use raw::RawOrigin;
 pub use script::Script;
-pub use tollgate::{Tollgate, binary, tollgate_run};
+pub use tollgate::{Tollgate, binary, tollgate_command, tollgate_run};
 
 use std::time::Duration;
 

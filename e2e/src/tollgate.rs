@@ -237,6 +237,17 @@ pub fn tollgate_run<A: AsRef<OsStr>>(ca: &Path, words: impl IntoIterator<Item = 
     Ran { finished }
 }
 
+/// Runs `tollgate` with a command that ends by itself.
+///
+/// # Panics
+/// If it takes too long, or fails.
+#[track_caller]
+pub fn tollgate_command(arguments: &[&str]) -> Finished {
+    let mut tollgate = command(binary());
+    tollgate.args(arguments);
+    Process::run(tollgate, LIMIT).success()
+}
+
 /// The flow in lines of JSON, mixed with others, whose URL ends with `path`.
 fn find_flow(text: &str, path: &str) -> Option<Value> {
     text.lines()

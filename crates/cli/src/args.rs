@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use tollgate_flow::export::ExportFormat as FlowFormat;
 
 use crate::mitm_options::missing_flag;
 
@@ -59,6 +62,27 @@ pub enum Command {
     /// Rules for the kernel that hand this machine's connections to mode transparent (Linux).
     #[command(subcommand)]
     Transparent(TransparentCommand),
+    /// Convert recorded flows between mitmproxy's flow files and HAR.
+    ///
+    /// Flow files of format versions 7 to 21 (mitmproxy 5 and later) are read, and version 21 is written. What the input is
+    /// shows in its first bytes, what the output is to be in its name: .har for HAR, anything else for a flow file.
+    ///
+    /// A file that is cut off or damaged gives its good flows; then the exit code is 1, and a warning says where it broke.
+    Convert(ConvertArgs),
+    /// Write recorded flows as commands for curl or HTTPie, or as raw HTTP/1.
+    ///
+    /// A flow that can't be written in the format, such as TCP, is named in a warning. The exit code is 1 if no flow was
+    /// written.
+    Export(ExportArgs),
+    /// Show the recorded flows that match a filter expression, or write them to a file.
+    ///
+    /// The expressions are mitmproxy's: `~d example.com & ~c 500`, `~m post ~t json`. docs/reference/filters.md lists the
+    /// operators.
+    Filter(FilterArgs),
+    /// Look for secrets, dangerous commands, injection and exfiltration in text.
+    ///
+    /// Exit code: 0 if nothing was found, 1 if something was, 2 if something went wrong.
+    Scan(crate::scan::ScanArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -418,6 +442,94 @@ pub enum TransparentMethod {
     Redirect,
     /// Without NAT; for connections that are routed through this machine.
     Tproxy,
+}
+
+/// `tollgate convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// The file to read; - for standard input.
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// The file to write; - for standard output. It appears when it is complete, and its owner only can read it.
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// The format of the input; without this flag, its first bytes tell.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub from: Option<FileFormat>,
+    /// The format of the output; without this flag, its name tells.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub to: Option<FileFormat>,
+    /// Only flows that match this filter expression.
+    #[arg(short, long, value_name = "EXPR")]
+    pub filter: Option<String>,
+    /// Print what was done as JSON: flows, bytes, not_http, broken.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tollgate export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The format.
+    #[arg(value_name = "FORMAT", value_parser = PossibleValuesParser::new(FlowFormat::ALL.map(FlowFormat::as_str))
+        .try_map(|name| name.parse::<FlowFormat>()))]
+    pub format: FlowFormat,
+    /// The file to read, a flow file or HAR; - for standard input.
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub file: PathBuf,
+    /// Only flows that match this filter expression.
+    #[arg(short, long, value_name = "EXPR")]
+    pub filter: Option<String>,
+    /// Only the first of them.
+    #[arg(long)]
+    pub first: bool,
+    /// The format of the file; without this flag, its first bytes tell.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub from: Option<FileFormat>,
+    /// Let curl connect to the address that the flow was connected to, with --resolve.
+    #[arg(long)]
+    pub preserve_original_ip: bool,
+    /// Print one JSON object per line and flow: id, format, and text or base64.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tollgate filter`.
+#[derive(Debug, Args)]
+pub struct FilterArgs {
+    /// The filter expression.
+    #[arg(value_name = "EXPR")]
+    pub expression: String,
+    /// The file to read, a flow file or HAR; - for standard input.
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub file: PathBuf,
+    /// Write the flows to this file in place of showing them; - for standard output.
+    #[arg(short, long, value_name = "OUT", conflicts_with_all = ["json", "count"])]
+    pub output: Option<PathBuf>,
+    /// The format of the file; without this flag, its first bytes tell.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub from: Option<FileFormat>,
+    /// The format of the output; without this flag, its name tells.
+    #[arg(long, value_enum, value_name = "FORMAT", requires = "output")]
+    pub to: Option<FileFormat>,
+    /// Print one JSON object per line and flow.
+    #[arg(long)]
+    pub json: bool,
+    /// Print how many flows match, and nothing else.
+    #[arg(short, long, conflicts_with = "json")]
+    pub count: bool,
+    /// No colours.
+    #[arg(long)]
+    pub no_color: bool,
+}
+
+/// A format of files with recorded flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FileFormat {
+    /// mitmproxy's flow file.
+    Mitm,
+    /// HAR 1.2.
+    Har,
 }
 
 /// `tollgate trust`.

@@ -8,12 +8,14 @@
 mod args;
 mod authority;
 mod child_env;
+mod files;
 mod mitm_options;
 mod os;
 mod output;
 mod paths;
 mod proxy;
 mod run;
+mod scan;
 mod serve;
 mod settings;
 mod signals;
@@ -48,6 +50,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Ca(command)) => authority::ca(&command),
         Some(Command::Trust(command)) => authority::trust(&command),
         Some(Command::Transparent(command)) => transparent::transparent(&command),
+        Some(Command::Convert(args)) => files::convert(&args),
+        Some(Command::Export(args)) => files::export(&args),
+        Some(Command::Filter(args)) => files::filter(&args),
+        Some(Command::Scan(args)) => Ok(scan::scan(&args)),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);

@@ -367,6 +367,7 @@ impl Session {
             mut conn,
             address,
             local,
+            connected,
             connect_time,
         } = match dialled {
             Some(dialled) => dialled,
@@ -380,6 +381,7 @@ impl Session {
             alpn: None,
             certificates: Arc::new([]),
             unverified: false,
+            connected,
             connect_time,
             handshake_time: Duration::ZERO,
         };
@@ -461,6 +463,7 @@ impl Session {
             conn,
             address,
             local,
+            connected: SystemTime::now(),
             connect_time,
         })
     }
@@ -568,6 +571,7 @@ pub(crate) struct Dialled {
     pub conn: Conn,
     pub address: SocketAddr,
     pub local: SocketAddr,
+    pub connected: SystemTime,
     pub connect_time: Duration,
 }
 

@@ -550,6 +550,7 @@ fn plain_info(to: &Destination, d: &Dialled) -> UpstreamInfo {
         alpn: None,
         certificates: Arc::new([]),
         unverified: false,
+        connected: d.connected,
         connect_time: d.connect_time,
         handshake_time: Duration::ZERO,
     }

@@ -241,6 +241,8 @@ pub struct UpstreamInfo {
     /// True when the origin's certificate was accepted although it failed verification, because
     /// an exception for this host (or `insecure`) says so.
     pub unverified: bool,
+    /// When TCP was connected; for QUIC, when the handshake began.
+    pub connected: SystemTime,
     /// How long the TCP connection took.
     pub connect_time: std::time::Duration,
     /// How long the TLS handshake took; zero on plaintext.

@@ -27,6 +27,17 @@ impl FlowId {
         let low62 = unique & ((1 << 62) - 1);
         Self((millis << 80) | (7 << 76) | (high12 << 64) | (0b10 << 62) | low62)
     }
+
+    /// Reads a UUID of any version in its usual form, 8-4-4-4-12 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let groups = text.split('-').map(str::len);
+        if !groups.eq([8, 4, 4, 4, 12]) || text.contains('+') {
+            return None;
+        }
+        u128::from_str_radix(&text.replace('-', ""), 16)
+            .ok()
+            .map(Self)
+    }
 }
 
 impl fmt::Display for FlowId {
@@ -408,5 +419,13 @@ mod tests {
         assert_eq!(id.to_string(), "01234567-89ab-7fff-bfff-ffffffffffff");
         let later = FlowId::new(UNIX_EPOCH + Duration::from_millis(0x0123_4567_89ac), 0);
         assert!(later > id);
+        assert_eq!(FlowId::parse(&id.to_string()), Some(id));
+        for wrong in [
+            "",
+            "0123456789ab7fffbfffffffffffffff",
+            "+1234567-89ab-7fff-bfff-ffffffffffff",
+        ] {
+            assert_eq!(FlowId::parse(wrong), None);
+        }
     }
 }

@@ -27,14 +27,22 @@
 #![forbid(unsafe_code)]
 
 mod connection;
+pub mod export;
+pub mod filter;
 mod flow;
+pub mod har;
 mod interceptor;
 mod message;
+pub mod mitm;
 mod outcome;
+pub mod record;
 mod step;
+mod text;
 mod tls;
 mod upstream_proxy;
 mod websocket;
+mod url;
+mod value;
 
 pub use bytes::Bytes;
 pub use connection::{
@@ -50,3 +58,4 @@ pub use tollgate_wire::headers::{HeaderList, InvalidHeader};
 pub use tollgate_wire::tls::ClientHello;
 pub use upstream_proxy::{Credentials, InvalidProxy, ProxyScheme, UpstreamProxy, Via};
 pub use websocket::{InjectError, Injected, WebSocket, WebSocketClose, WebSocketHandle};
+pub use value::Value;

@@ -143,3 +143,29 @@ pub enum OutcomeKind {
     /// Something failed; see the error.
     Failed,
 }
+
+impl OutcomeKind {
+    const ALL: [Self; 5] = [
+        Self::Completed,
+        Self::Answered,
+        Self::Upgraded,
+        Self::Dropped,
+        Self::Failed,
+    ];
+
+    /// A short stable name for logs and files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Answered => "answered",
+            Self::Upgraded => "upgraded",
+            Self::Dropped => "dropped",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The kind of a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}

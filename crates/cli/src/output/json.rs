@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use tollgate_flow::{Flow, FlowKind, Outcome, OutcomeKind};
+use tollgate_flow::{Flow, FlowKind, Outcome};
 
 /// Appends the object and a line end. `process` looks the client's process up.
 ///
@@ -63,13 +63,7 @@ pub fn flow_line(out: &mut String, flow: &Flow, outcome: &Outcome, process: bool
             closed_by: websocket.close.as_ref().map(|close| close.by.to_string()),
             close_code: websocket.close.as_ref().and_then(|close| close.code),
         }),
-        outcome: match outcome.kind {
-            OutcomeKind::Completed => "completed",
-            OutcomeKind::Answered => "answered",
-            OutcomeKind::Upgraded => "upgraded",
-            OutcomeKind::Dropped => "dropped",
-            OutcomeKind::Failed => "failed",
-        },
+        outcome: outcome.kind.as_str(),
         error: outcome.error.as_ref().map(|error| Error {
             side: error.side.to_string(),
             class: error.class.code(),

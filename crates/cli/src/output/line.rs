@@ -48,12 +48,7 @@ pub fn response_line(out: &mut String, flow: &Flow, style: Style, aligned: bool)
         return stream_line(out, flow, style, aligned);
     }
     let status = response.status();
-    let colour = match status {
-        200..=299 => Some(Colour::Green),
-        300..=399 => Some(Colour::Magenta),
-        400..=599 => Some(Colour::Red),
-        _ => None,
-    };
+    let colour = status_colour(status);
     let version = if shows_versions(flow) {
         format!("{} ", response.version.as_str())
     } else {
@@ -94,6 +89,16 @@ fn stream_line(out: &mut String, flow: &Flow, style: Style, aligned: bool) {
         pretty_size(flow.request.body_size),
         pretty_size(received)
     );
+}
+
+/// The colour of a status code.
+pub fn status_colour(status: u16) -> Option<Colour> {
+    match status {
+        200..=299 => Some(Colour::Green),
+        300..=399 => Some(Colour::Magenta),
+        400..=599 => Some(Colour::Red),
+        _ => None,
+    }
 }
 
 /// Appends the error line: ` << upstream: connection refused`; nothing for a flow without one.

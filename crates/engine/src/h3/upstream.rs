@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, ConnectionError, Endpoint, EndpointConfig, TokioRuntime};
@@ -186,7 +186,7 @@ async fn establish(
     client.transport_config(Arc::new(transport(0)));
 
     count(&counters.upstream_connects);
-    let started = Instant::now();
+    let (connected, started) = (SystemTime::now(), Instant::now());
     let dial = |address: SocketAddr| {
         let bind = config
             .connect_addr
@@ -238,6 +238,7 @@ async fn establish(
         alpn: Some(super::ALPN.to_vec()),
         certificates,
         unverified: unverified.is_some(),
+        connected,
         connect_time: Duration::ZERO,
         handshake_time: started.elapsed(),
     };

@@ -1,0 +1,223 @@
+//! `tollgate scan`: the scanners on files, on standard input, and line by line for other programs.
+
+mod jsonl;
+mod known;
+mod report;
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use tollgate_screen::scan::{Finding, Kind, RulePack, Scanner};
+
+/// Something was found.
+const FOUND: u8 = 1;
+/// Something went wrong.
+const FAILED: u8 = 2;
+/// How many folders deep a walk goes.
+const MAX_DEPTH: usize = 64;
+/// At most this many findings are kept for one report; the rest is counted.
+const MAX_FINDINGS: usize = 100_000;
+
+/// `tollgate scan`.
+#[derive(Debug, Args)]
+pub struct ScanArgs {
+    /// Files and folders; `-` is standard input, and so is nothing.
+    #[arg(value_name = "FILES")]
+    files: Vec<PathBuf>,
+    /// Read one JSON object per line from standard input and answer each with one line.
+    ///
+    /// An object has `id` (given back), `kind` (outbound, inbound or command) and either `text` or `body_b64`, with
+    /// `content_encoding` if those bytes are compressed (gzip, br, zstd, deflate). The answer has `id` and `findings`, and
+    /// `error` if the line could not be scanned. Answers come in order, each as soon as its line was read. The
+    /// exit code is 0 if every line was answered, whatever was found.
+    #[arg(long, conflicts_with_all = ["files", "json", "sarif", "kind"], verbatim_doc_comment)]
+    jsonl: bool,
+    /// Which way the text goes; decides which rules look at it.
+    #[arg(long, value_enum, default_value_t = KindArg::Outbound)]
+    kind: KindArg,
+    /// Print one JSON object per finding.
+    #[arg(long, conflicts_with = "sarif")]
+    json: bool,
+    /// Print a SARIF 2.1.0 report.
+    #[arg(long)]
+    sarif: bool,
+    /// Add a rule pack in gitleaks' TOML; can be given more than once.
+    #[arg(long, value_name = "FILE")]
+    rules: Vec<PathBuf>,
+    /// Look for values that must not leave, in all their encodings: `env:NAME` (a variable), `file:PATH` (one a line, or
+    /// NAME=value) or `cmd:COMMAND` (what it prints, the same way). Can be given more than once.
+    #[arg(long, value_name = "SOURCE", verbatim_doc_comment)]
+    known_secrets: Vec<String>,
+    /// Like --known-secrets, for values that are planted to see who takes them.
+    #[arg(long, value_name = "SOURCE")]
+    canary: Vec<String>,
+    /// Never report this rule; can be given more than once.
+    #[arg(long, value_name = "RULE")]
+    allow: Vec<String>,
+}
+
+/// [`Kind`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KindArg {
+    /// What leaves the machine: a request, a prompt, a tool call's arguments.
+    Outbound,
+    /// What comes in: a tool result, a fetched page, a model's answer.
+    Inbound,
+    /// A shell command.
+    Command,
+}
+
+impl From<KindArg> for Kind {
+    fn from(kind: KindArg) -> Self {
+        match kind {
+            KindArg::Outbound => Kind::Outbound,
+            KindArg::Inbound => Kind::Inbound,
+            KindArg::Command => Kind::Command,
+        }
+    }
+}
+
+/// Runs it. Exit code: 0 nothing found, 1 something found, 2 an error.
+pub fn scan(args: &ScanArgs) -> ExitCode {
+    match run(args) {
+        Ok(code) => code,
+        Err(error) if broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            super::fail(&format!("{error:#}"));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
+    let scanner = scanner(args)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.jsonl {
+        jsonl::answer(&scanner, io::stdin().lock(), &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let kind = args.kind.into();
+    let mut results = Vec::new();
+    let mut left_out = 0_u64;
+    let mut failed = false;
+    let mut take = |name: String, outcome: io::Result<Vec<Finding>>| match outcome {
+        Ok(findings) => {
+            for finding in findings {
+                if results.len() < MAX_FINDINGS {
+                    results.push((name.clone(), finding));
+                } else {
+                    left_out += 1;
+                }
+            }
+        }
+        Err(error) => {
+            super::fail(&format!("{name}: {error}"));
+            failed = true;
+        }
+    };
+    if args.files.is_empty() {
+        take("-".to_owned(), read(&scanner, kind, io::stdin().lock()));
+    }
+    for path in &args.files {
+        if path.as_os_str() == "-" {
+            take("-".to_owned(), read(&scanner, kind, io::stdin().lock()));
+        } else {
+            walk(path, 0, &mut |path| {
+                let outcome = File::open(path).and_then(|file| read(&scanner, kind, file));
+                take(path.display().to_string(), outcome);
+            });
+        }
+    }
+    if args.sarif {
+        report::sarif(&mut out, &results)?;
+    } else if args.json {
+        report::json(&mut out, &results)?;
+    } else {
+        report::text(&mut out, &results)?;
+    }
+    out.flush()?;
+    if left_out > 0 {
+        super::fail(&format!("{left_out} more findings are not shown"));
+    }
+    Ok(if failed {
+        ExitCode::from(FAILED)
+    } else {
+        code(!results.is_empty())
+    })
+}
+
+fn code(found: bool) -> ExitCode {
+    ExitCode::from(if found { FOUND } else { 0 })
+}
+
+fn scanner(args: &ScanArgs) -> anyhow::Result<Scanner> {
+    let mut builder = Scanner::builder();
+    for path in &args.rules {
+        let name = path.display().to_string();
+        let toml = std::fs::read_to_string(path).with_context(|| name.clone())?;
+        builder = builder.pack(RulePack::gitleaks(&toml, &name)?);
+    }
+    for rule in &args.allow {
+        builder = builder.allow(rule);
+    }
+    builder = builder.known(known::collect(&args.known_secrets, &args.canary)?);
+    Ok(builder.build()?)
+}
+
+fn read(scanner: &Scanner, kind: Kind, mut from: impl Read) -> io::Result<Vec<Finding>> {
+    let mut state = scanner.start(kind);
+    let mut findings = Vec::new();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let n = match from.read(&mut buffer) {
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        if n == 0 {
+            break;
+        }
+        scanner.feed(&mut state, buffer.get(..n).unwrap_or_default(), &mut findings);
+        findings.truncate(MAX_FINDINGS + 1);
+    }
+    scanner.finish(&mut state, &mut findings);
+    findings.sort();
+    Ok(findings)
+}
+
+/// Files below a path, in order of their names, without following links below it.
+fn walk(path: &Path, depth: usize, each: &mut impl FnMut(&Path)) {
+    let folder = if depth == 0 {
+        path.is_dir()
+    } else {
+        path.symlink_metadata().is_ok_and(|data| data.is_dir())
+    };
+    if !folder {
+        let link = depth > 0 && path.symlink_metadata().is_ok_and(|data| !data.is_file());
+        if !link {
+            each(path);
+        }
+        return;
+    }
+    let Ok(entries) = std::fs::read_dir(path) else {
+        each(path);
+        return;
+    };
+    let mut below: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    below.sort();
+    if depth < MAX_DEPTH {
+        for entry in below {
+            walk(&entry, depth + 1, each);
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Scanners: bytes of logical text in, [`Finding`]s out, the same for every way of cutting them.
+//!
+//! A [`Scanner`] is compiled once and shared; every stream has a [`ScanState`] of at most 4 KiB.
+//! Text is judged in blocks at fixed offsets, each with a fixed stretch of text before and after it,
+//! so that what is found can't depend on how the stream was cut into pieces.
+
+mod assign;
+mod builtin;
+mod command;
+mod decode;
+pub(crate) mod encoding;
+mod finding;
+mod gitleaks;
+mod injection;
+mod known;
+mod literals;
+mod rule;
+mod scanner;
+mod toolcall;
+mod unicode;
+mod url;
+mod verify;
+
+pub use finding::{Category, Confidence, Finding, Kind, Range64, Severity};
+pub use gitleaks::{MAX_PACK_BYTES, MAX_PACK_RULES, PackError, RulePack};
+pub use known::{KnownError, KnownSecrets, MAX_KNOWN, MAX_KNOWN_LEN, MIN_KNOWN_LEN};
+pub use rule::{PatternError, RuleInfo};
+pub use url::{Unsafe, unsafe_address, unsafe_host};
+pub use scanner::{BuildError, ScanState, Scanner, ScannerBuilder};

@@ -1,0 +1,184 @@
+//! Expanding a word: quotes, variables, braces, fields.
+
+/// At most this many words come out of one.
+const MAX_FIELDS: usize = 64;
+/// At most this many characters are in one word.
+const MAX_WORD: usize = 8 << 10;
+
+/// A character of a word, and what may still happen to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// Written without quotes: braces and tildes still mean something.
+    Bare(char),
+    /// Quoted or escaped: it stands for itself.
+    Quoted(char),
+    /// From an unquoted expansion: it may be split into fields.
+    Expanded(char),
+    /// A pair of quotes, even an empty one, makes a word.
+    Mark,
+}
+
+/// A word in the making.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Word {
+    pub(super) pieces: Vec<Piece>,
+    /// The names of commands that were substituted and whose output isn't known.
+    pub(super) substituted: Option<String>,
+}
+
+impl Word {
+    pub(super) fn push(&mut self, piece: Piece) {
+        if self.pieces.len() < MAX_WORD {
+            self.pieces.push(piece);
+        }
+    }
+
+    pub(super) fn quoted(&mut self, text: &str) {
+        for c in text.chars() {
+            self.push(Piece::Quoted(c));
+        }
+    }
+
+    pub(super) fn expanded(&mut self, text: &str, quoted: bool) {
+        for c in text.chars() {
+            self.push(if quoted { Piece::Quoted(c) } else { Piece::Expanded(c) });
+        }
+    }
+
+    /// The text without splitting, as an assignment takes it.
+    pub(super) fn text(&self) -> String {
+        self.pieces
+            .iter()
+            .filter_map(|piece| match piece {
+                Piece::Bare(c) | Piece::Quoted(c) | Piece::Expanded(c) => Some(*c),
+                Piece::Mark => None,
+            })
+            .collect()
+    }
+
+    /// The text if the word is bare characters alone: a keyword can't be quoted.
+    pub(super) fn bare(&self) -> Option<String> {
+        self.pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Bare(c) => Some(*c),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Braces, then fields.
+    pub(super) fn fields(&self, ifs: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        braces(&self.pieces, &mut words);
+        let mut out = Vec::new();
+        for word in words {
+            split(&word, ifs, &mut out);
+        }
+        out.truncate(MAX_FIELDS);
+        out
+    }
+}
+
+/// `a{b,c}d` is `abd acd`, and `{1..3}` is `1 2 3`.
+fn braces(pieces: &[Piece], out: &mut Vec<Vec<Piece>>) {
+    if out.len() >= MAX_FIELDS {
+        return;
+    }
+    let mut depth = 0_usize;
+    let mut open = None;
+    let mut commas = Vec::new();
+    for (at, piece) in pieces.iter().enumerate() {
+        match piece {
+            Piece::Bare('{') => {
+                if depth == 0 {
+                    open = Some(at);
+                    commas.clear();
+                }
+                depth += 1;
+            }
+            Piece::Bare(',') if depth == 1 => commas.push(at),
+            Piece::Bare('}') if depth > 0 => {
+                depth -= 1;
+                if depth > 0 {
+                    continue;
+                }
+                let Some(start) = open else { continue };
+                let before = pieces.get(..start).unwrap_or_default();
+                let after = pieces.get(at + 1..).unwrap_or_default();
+                let inner = pieces.get(start + 1..at).unwrap_or_default();
+                let mut choices: Vec<Vec<Piece>> = Vec::new();
+                if commas.is_empty() {
+                    match range(inner) {
+                        Some(range) => choices = range,
+                        None => continue,
+                    }
+                } else {
+                    let mut from = start + 1;
+                    for &comma in commas.iter().chain([&at]) {
+                        choices.push(pieces.get(from..comma).unwrap_or_default().to_vec());
+                        from = comma + 1;
+                    }
+                }
+                for choice in choices {
+                    let mut whole = before.to_vec();
+                    whole.extend(choice);
+                    whole.extend_from_slice(after);
+                    braces(&whole, out);
+                }
+                return;
+            }
+            _ => {}
+        }
+    }
+    out.push(pieces.to_vec());
+}
+
+fn range(inner: &[Piece]) -> Option<Vec<Vec<Piece>>> {
+    let text: Option<String> = inner
+        .iter()
+        .map(|piece| match piece {
+            Piece::Bare(c) => Some(*c),
+            _ => None,
+        })
+        .collect();
+    let text = text?;
+    let (from, to) = text.split_once("..")?;
+    let to = to.split("..").next()?;
+    let word = |text: &str| text.chars().map(Piece::Bare).collect::<Vec<_>>();
+    if let (Ok(from), Ok(to)) = (from.parse::<i64>(), to.parse::<i64>()) {
+        let (low, high) = (from.min(to), from.max(to));
+        let high = high.min(low.saturating_add(8));
+        return Some((low..=high).map(|n| word(&n.to_string())).collect());
+    }
+    let mut letters = (from.chars(), to.chars());
+    match (letters.0.next(), letters.0.next(), letters.1.next(), letters.1.next()) {
+        (Some(from), None, Some(to), None) => {
+            Some((from..=to).take(26).map(|c| vec![Piece::Bare(c)]).collect())
+        }
+        _ => None,
+    }
+}
+
+fn split(word: &[Piece], ifs: &str, out: &mut Vec<String>) {
+    let mut field = String::new();
+    let mut exists = false;
+    for piece in word {
+        match piece {
+            Piece::Mark => exists = true,
+            Piece::Expanded(c) if ifs.contains(*c) => {
+                if exists && out.len() < MAX_FIELDS {
+                    out.push(std::mem::take(&mut field));
+                }
+                exists = false;
+            }
+            Piece::Bare(c) | Piece::Quoted(c) | Piece::Expanded(c) => {
+                field.push(*c);
+                exists = true;
+            }
+        }
+    }
+    if exists && out.len() < MAX_FIELDS {
+        out.push(field);
+    }
+}
