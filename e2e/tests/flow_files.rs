@@ -43,12 +43,12 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 fn python() -> String {
-    programs::python_venv().display().to_string()
+    programs::mitmproxy_venv().display().to_string()
 }
 
-/// mitmdump in the virtual environment.
+/// mitmdump in its virtual environment.
 fn mitmdump() -> String {
-    programs::python_venv()
+    programs::mitmproxy_venv()
         .with_file_name("mitmdump")
         .display()
         .to_string()
@@ -102,7 +102,7 @@ impl Files {
 
 #[test]
 fn mitmdump_reads_what_tollgate_writes_and_the_other_way_round() {
-    require!("python-venv");
+    require!("mitmproxy-venv");
     let files = Files::new();
     let ran = tollgate_command(&[
         "convert",
@@ -122,7 +122,7 @@ fn mitmdump_reads_what_tollgate_writes_and_the_other_way_round() {
 
 #[test]
 fn mitmdump_reads_flows_that_came_from_har() {
-    require!("python-venv");
+    require!("mitmproxy-venv");
     let files = Files::new();
     tollgate_command(&["convert", &files.path("made.mitm"), &files.path("ours.har")]);
     tollgate_command(&["convert", &files.path("ours.har"), &files.path("back.mitm")]);
@@ -153,7 +153,7 @@ fn mitmdump_reads_flows_that_came_from_har() {
 
 #[test]
 fn filters_choose_the_same_flows() {
-    require!("python-venv");
+    require!("mitmproxy-venv");
     let files = Files::new();
     let confdir = format!("confdir={}", files.path("conf"));
     for expression in [
@@ -189,7 +189,7 @@ fn filters_choose_the_same_flows() {
 
 #[test]
 fn curl_commands_run() {
-    require!("python-venv", "sh");
+    require!("mitmproxy-venv", "sh");
     let files = Files::new();
     let made = files.path("made.mitm");
     let ran = tollgate_command(&["export", "curl", &made, "--filter", "~u b=c", "--first"]);

@@ -225,10 +225,15 @@ impl Acceptor {
         };
         Poll::Ready(accepted.map(|(came, client, local, original)| Accepted {
             came,
-            client,
-            local,
-            original,
+            client: canonical(client),
+            local: canonical(local),
+            original: original.map(canonical),
             port: Arc::clone(&self.port),
         }))
     }
+}
+
+/// A listener for both versions of IP sees IPv4 as a part of IPv6; everybody else, rules and people, sees IPv4.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -284,10 +284,13 @@ impl Screen {
         for command in &facets.commands {
             found.extend(self.scanner.scan(Kind::Command, command.as_bytes()));
         }
-        let arguments = match &call.arguments {
-            Arguments::Json(value) => value.to_string(),
-            Arguments::Text(text) => text.clone(),
-        };
+        if let Arguments::Malformed { why, .. } = &call.arguments
+            && self.closed()
+        {
+            // What was judged must be what is run.
+            return Decision::block(format!("Tollgate refused this tool call: {why}."));
+        }
+        let arguments = call.arguments.to_text();
         found.extend(self.scanner.scan(Kind::Outbound, arguments.as_bytes()));
         match self.judge(flow, Place::ToolCall(call.name.clone()), found) {
             Some(reason) => Decision::block(format!("Tollgate refused this tool call: {reason}.")),
