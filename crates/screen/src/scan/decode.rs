@@ -149,7 +149,14 @@ impl Pass<'_> {
             self.rescan(window, range, &decoded, "hex");
             return;
         }
-        if self.depth > 0 && self.kind == Kind::Outbound && (32..=128).contains(&run.len()) {
+        if self.kind == Kind::Outbound
+            && (32..=128).contains(&run.len())
+            && self
+                .origin
+                .as_ref()
+                .and_then(|(_, via)| via.last())
+                .is_some_and(|how| matches!(*how, "base64" | "hex" | "gzip"))
+        {
             let mixed = run.iter().any(u8::is_ascii_uppercase)
                 && run.iter().any(u8::is_ascii_lowercase)
                 && run.iter().any(u8::is_ascii_digit);
@@ -314,9 +321,16 @@ impl Pass<'_> {
 
     fn quoted_printable(&mut self, window: Window<'_>) {
         let block = window.get(window.from..window.to);
+        // A soft line break cuts a word; an assignment at a line's end and base64's padding don't.
         let soft = |at: usize| {
+            let before = at.checked_sub(1).and_then(|at| block.get(at));
             let rest = block.get(at + 1..).unwrap_or_default();
-            rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
+            let after = rest
+                .strip_prefix(b"\r\n")
+                .or_else(|| rest.strip_prefix(b"\n"))
+                .and_then(<[u8]>::first);
+            before.is_some_and(u8::is_ascii_alphanumeric)
+                && after.is_some_and(u8::is_ascii_alphanumeric)
         };
         let breaks = memchr::memchr_iter(b'=', block)
             .filter(|&at| soft(at))

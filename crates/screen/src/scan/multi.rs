@@ -17,6 +17,10 @@ struct Entry {
     literal: u32,
     /// Where the three bytes stand in it.
     offset: u32,
+    /// One more of its bytes, the farthest from the three, and where it stands: most candidates
+    /// end there.
+    other: u8,
+    other_at: u32,
 }
 
 /// A set of literals.
@@ -48,9 +52,13 @@ impl Literals {
             match best {
                 Some((offset, &[a, b, c])) => {
                     farthest = farthest.max(offset);
+                    let last = literal.len().saturating_sub(1);
+                    let other_at = if offset >= last - offset { 0 } else { last };
                     let entry = Entry {
                         literal: index,
                         offset: u32::try_from(offset).unwrap_or(0),
+                        other: literal.get(other_at).copied().unwrap_or(0) | 0x20,
+                        other_at: u32::try_from(other_at).unwrap_or(0),
                     };
                     placed.push((hash([a, b, c]), entry));
                 }
@@ -131,6 +139,10 @@ impl Literals {
             let Some(start) = three.checked_sub(entry.offset as usize) else {
                 continue;
             };
+            let other = text.get(start + entry.other_at as usize);
+            if other.is_none_or(|other| other | 0x20 != entry.other) {
+                continue;
+            }
             let Some(literal) = self.all.get(entry.literal as usize) else {
                 continue;
             };

@@ -124,6 +124,8 @@ impl Pass<'_> {
                 [b']', b'5', b'2', b';', ..] => "writes to the clipboard",
                 [b']', b'0'..=b'2', b';', ..] => "sets the window's title",
                 [b']', b'8', b';', ..] => "makes a link of other text",
+                // In decoded text, that is as likely binary data.
+                [b'P' | b'_' | b'^' | b'X' | b'c', ..] if self.depth > 0 => continue,
                 [b'P' | b'_' | b'^' | b'X', ..] => "talks to the terminal",
                 [b'c', ..] => "resets the terminal",
                 [b'[', parameters @ ..] => {

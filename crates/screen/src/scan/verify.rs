@@ -712,6 +712,8 @@ pub(super) fn variable(value: &[u8]) -> bool {
             .get(1)
             .is_some_and(|&byte| byte.is_ascii_alphabetic() || matches!(byte, b'{' | b'(' | b'_')),
         b'<' | b'[' | b'{' | b'&' | b'(' => true,
+        // A pointer's type.
+        b'*' => value.starts_with(b"*const") || value.starts_with(b"*mut"),
         b'%' => value.len() > 1 && value.ends_with(b"%") || value.len() <= 3,
         b'@' => value.starts_with(b"@{") || value.starts_with(b"@("),
         _ => false,
