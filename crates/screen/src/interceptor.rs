@@ -237,7 +237,10 @@ impl Screen {
         let decoded = match decode(flow.request.headers(), &body, self.config.decoded) {
             Ok(decoded) => decoded,
             Err(why) if self.closed() => {
-                return Err(refusal(flow, &format!("the request body can't be read: {why}")));
+                return Err(refusal(
+                    flow,
+                    &format!("the request body can't be read: {why}"),
+                ));
             }
             Err(_) => return Ok(()),
         };
@@ -263,7 +266,11 @@ impl Screen {
             let mut found = Vec::new();
             for result in results {
                 let inbound = self.scanner.scan(Kind::Inbound, result.as_bytes());
-                found.extend(inbound.into_iter().filter(|f| f.category == Category::Injection));
+                found.extend(
+                    inbound
+                        .into_iter()
+                        .filter(|f| f.category == Category::Injection),
+                );
             }
             if let Some(worst) = found.iter().max_by_key(|f| f.severity).cloned() {
                 // Not prevention: whoever decides about calls may want to know.
@@ -574,7 +581,10 @@ fn may_have_body(flow: &Flow) -> bool {
     let headers = flow.request.headers();
     headers.contains("transfer-encoding")
         || (flow.request.version >= tollgate_flow::HttpVersion::Http2
-            && !matches!(flow.request.method(), b"GET" | b"HEAD" | b"OPTIONS" | b"DELETE"))
+            && !matches!(
+                flow.request.method(),
+                b"GET" | b"HEAD" | b"OPTIONS" | b"DELETE"
+            ))
 }
 
 /// Fields that are there to carry a credential to whom it is for.

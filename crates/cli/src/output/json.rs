@@ -64,6 +64,12 @@ pub fn flow_line(out: &mut String, flow: &Flow, outcome: &Outcome, process: bool
             close_code: websocket.close.as_ref().and_then(|close| close.code),
         }),
         outcome: outcome.kind.as_str(),
+        screen: flow
+            .metadata
+            .iter()
+            .filter(|(name, _)| name == "screen")
+            .map(|(_, note)| note.clone())
+            .collect(),
         error: outcome.error.as_ref().map(|error| Error {
             side: error.side.to_string(),
             class: error.class.code(),
@@ -122,6 +128,8 @@ struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     websocket: Option<WebSocket>,
     outcome: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    screen: Vec<String>,
     error: Option<Error>,
 }
 
