@@ -144,7 +144,7 @@ pub struct ListenArgs {
     /// [repeatable] [default: regular].
     ///
     /// regular: an HTTP proxy. upstream:http://HOST:PORT (https, socks5): the same, through another proxy.
-    /// reverse:https://HOST[:PORT] (http, tcp, tls): one server. socks5: a SOCKS proxy. transparent: what the kernel hands
+    /// reverse:https://HOST[:PORT] (http, http3, tcp, tls): one server. socks5: a SOCKS proxy. transparent: what the kernel hands
     /// over (see `tollgate transparent`). return: takes back what --scanner was given.
     #[arg(short, long, value_name = "MODE")]
     pub mode: Vec<String>,

@@ -187,7 +187,11 @@ fn read(scanner: &Scanner, kind: Kind, mut from: impl Read) -> io::Result<Vec<Fi
         if n == 0 {
             break;
         }
-        scanner.feed(&mut state, buffer.get(..n).unwrap_or_default(), &mut findings);
+        scanner.feed(
+            &mut state,
+            buffer.get(..n).unwrap_or_default(),
+            &mut findings,
+        );
         findings.truncate(MAX_FINDINGS + 1);
     }
     scanner.finish(&mut state, &mut findings);

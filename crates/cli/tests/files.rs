@@ -143,7 +143,7 @@ fn flows_are_exported_and_those_that_cannot_be_are_named() {
         &["export", "raw_response", "--filter", "~http", "--first"],
         &capture(),
     );
-    assert_eq!(text(&done.stdout), "HTTP/1.1 200 OK\r\n\r\nhello");
+    assert_eq!(text(&done.stdout), "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello");
     let done = with_input(
         &["export", "raw", "--filter", "~c 500", "--json"],
         &capture(),

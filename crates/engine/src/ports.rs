@@ -98,6 +98,11 @@ impl Port {
         }
     }
 
+    /// Whether it takes datagrams.
+    pub fn is_udp(&self) -> bool {
+        self.mode.load().is_datagrams()
+    }
+
     /// Whether this port serves an endpoint's place. Its mode may have been another.
     pub fn is_at(&self, endpoint: &Endpoint) -> bool {
         // A transparent listener is bound differently, and one for QUIC is of another kind.

@@ -63,10 +63,11 @@ impl Pattern {
                 .utf8(false)
                 .build()
                 .parse(pattern)
+                .map_err(|error| one_line(&error.to_string()))
         };
         let hir = parse(false)
             .or_else(|_| parse(true))
-            .map_err(|error| PatternError::Syntax(one_line(&error.to_string())))?;
+            .map_err(PatternError::Syntax)?;
         Ok(Pattern {
             hir,
             compiled: OnceLock::new(),
@@ -189,9 +190,11 @@ impl Rule {
     /// Searches from `from`; `anchored` demands that the match starts right there.
     pub(super) fn find(&self, text: &[u8], from: usize, anchored: bool) -> Option<Hit> {
         let regex = self.pattern.regex()?;
-        let input = Input::new(text)
-            .range(from..)
-            .anchored(if anchored { Anchored::Yes } else { Anchored::No });
+        let input = Input::new(text).range(from..).anchored(if anchored {
+            Anchored::Yes
+        } else {
+            Anchored::No
+        });
         // Most candidates fail, and without groups that is found out faster.
         regex.search_half(&input)?;
         let mut groups: Captures = regex.create_captures();
