@@ -622,11 +622,21 @@ fn hex(run: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Whether three groups in a row can begin with a printable byte each.
+/// Whether three groups in a row decode to printable bytes.
 fn promising(run: &[u8], lead: usize) -> bool {
     let mut row = 0;
-    for first in run.iter().skip(lead).step_by(4) {
-        row = if printable_first(*first) { row + 1 } else { 0 };
+    for quad in run.get(lead..).unwrap_or_default().chunks_exact(4) {
+        let [a, b, c, d] = quad else {
+            return false;
+        };
+        let text = printable_first(*a) && {
+            let digit = |byte: &u8| u32::from(base64_digit(*byte).unwrap_or(0));
+            let bits = digit(a) << 18 | digit(b) << 12 | digit(c) << 6 | digit(d);
+            [bits >> 16, bits >> 8 & 0xff, bits & 0xff]
+                .iter()
+                .all(|byte| matches!(byte, 0x20..=0x7e | 0x9 | 0xa | 0xd))
+        };
+        row = if text { row + 1 } else { 0 };
         if row >= 3 {
             return true;
         }

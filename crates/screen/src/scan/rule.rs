@@ -114,6 +114,11 @@ impl Pattern {
             .as_ref()
     }
 
+    /// Whether a match has to start a word.
+    pub(super) fn starts_at_word(&self) -> bool {
+        self.at_word
+    }
+
     pub(super) fn is_match(&self, text: &[u8]) -> bool {
         self.regex().is_some_and(|regex| regex.is_match(text))
     }

@@ -612,7 +612,22 @@ impl Pass<'_> {
             }
             return;
         }
-        let mut from = literal.start.saturating_sub(most);
+        let first = literal.start.saturating_sub(most);
+        let last = literal.start.saturating_sub(least);
+        if which.pattern.starts_at_word() && last - first <= 64 {
+            // Few places can start a match; asking each is cheaper than a search that runs on to
+            // the window's end when there is none.
+            for start in first..=last {
+                if let Some(hit) = which.find(window.text, start, true)
+                    && hit.whole.end >= literal.end
+                {
+                    self.hit(window, rule, &hit);
+                    return;
+                }
+            }
+            return;
+        }
+        let mut from = first;
         while let Some(hit) = which.find(window.text, from, false) {
             if hit.whole.start > literal.start {
                 return;

@@ -508,12 +508,17 @@ pub(super) fn iban(compact: &[u8]) -> bool {
         (b"VG", 24),
         (b"XK", 20),
     ];
-    let Some(country) = compact.get(..2) else {
+    let [a, b, c, d, ..] = compact else {
         return false;
     };
+    let head = a.is_ascii_uppercase() && b.is_ascii_uppercase();
+    if !head || !c.is_ascii_digit() || !d.is_ascii_digit() {
+        return false;
+    }
+    let country = [*a, *b];
     if !LENGTHS
         .iter()
-        .any(|(code, len)| code.as_slice() == country && *len == compact.len())
+        .any(|(code, len)| **code == country && *len == compact.len())
     {
         return false;
     }
