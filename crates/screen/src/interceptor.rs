@@ -21,6 +21,7 @@ use tollgate_flow::{
     Bytes, Direction, Flow, FlowId, FlowKind, Interceptor, Interest, OnFailure, Outcome, Piece,
     Reply, Step,
 };
+use tollgate_flow::record::FINDING;
 use tollgate_wire::coding::{Decoder, OutputLimit};
 
 use crate::gate::{
@@ -212,7 +213,7 @@ impl Screen {
         let word = if refused { "refused" } else { "seen" };
         let note = format!("{word}: {rule} in {place}");
         if flow.metadata.len() < 64 {
-            flow.metadata.push(("screen".to_owned(), note));
+            flow.metadata.push((FINDING.to_owned(), note));
         }
         if let Some(on_verdict) = &self.on_verdict {
             on_verdict(&Verdict {

@@ -2,6 +2,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "tests assert by panicking"
 )]
 
@@ -261,7 +262,7 @@ fn a_dangerous_tool_call_is_replaced_and_a_harmless_one_is_untouched() {
         assert!(
             flow.metadata
                 .iter()
-                .any(|(k, v)| k == "screen" && v.contains("bash"))
+                .any(|(k, v)| k == "finding" && v.contains("bash"))
         );
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use tollgate_flow::record::FINDING;
 use tollgate_flow::{Flow, FlowKind, Outcome};
 
 /// Appends the object and a line end. `process` looks the client's process up.
@@ -64,10 +65,10 @@ pub fn flow_line(out: &mut String, flow: &Flow, outcome: &Outcome, process: bool
             close_code: websocket.close.as_ref().and_then(|close| close.code),
         }),
         outcome: outcome.kind.as_str(),
-        screen: flow
+        findings: flow
             .metadata
             .iter()
-            .filter(|(name, _)| name == "screen")
+            .filter(|(name, _)| name == FINDING)
             .map(|(_, note)| note.clone())
             .collect(),
         error: outcome.error.as_ref().map(|error| Error {
@@ -129,7 +130,7 @@ struct Line {
     websocket: Option<WebSocket>,
     outcome: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    screen: Vec<String>,
+    findings: Vec<String>,
     error: Option<Error>,
 }
 
