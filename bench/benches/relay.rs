@@ -109,7 +109,7 @@ async fn start_proxy(origin_ca: &Authority) -> Handle {
     let roots = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(roots.path(), origin_ca.cert_pem()).expect("a file");
     let mut config = Config::default();
-    config.listen = vec![Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))];
+    config.listen = vec![Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).into()];
     config.workers = 1;
     config.tls.roots = Roots::Files(vec![roots.path().to_owned()]);
     let proxy = Proxy::builder().authority(authority()).config(config);

@@ -20,6 +20,9 @@ use tollgate_wire::http1::{
 };
 use tollgate_wire::sse::SseParser;
 use tollgate_wire::tls::{ClientHello, HelloStatus, parse_client_hello};
+use tollgate_wire::websocket::{
+    Deflater, MessageReader, Opcode, PermessageDeflate, Sender, write_message_frame,
+};
 
 /// One operation that is measured.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +56,12 @@ pub const CASES: &[Case] = &[
     case("coding/br", LISTING_LEN, 40, || coding(Coding::Br)),
     case("coding/zstd", LISTING_LEN, 40, || coding(Coding::Zstd)),
     case("sse/split", LISTING_LEN, 40, sse),
+    case("websocket/masked", MESSAGES * MESSAGE, 1000, || {
+        websocket(false)
+    }),
+    case("websocket/deflated", MESSAGES * MESSAGE, 40, || {
+        websocket(true)
+    }),
 ];
 
 const fn case(name: &'static str, bytes: usize, count: u64, prepare: fn() -> Operation) -> Case {
@@ -241,6 +250,38 @@ fn sse() -> Operation {
             });
         }
         assert!(events > 100);
+    })
+}
+
+/// How many messages a WebSocket carries here, and their size.
+const MESSAGES: usize = 16;
+const MESSAGE: usize = 1024;
+
+/// The frames of a client, a message in each read, as an observer reads them.
+fn websocket(deflated: bool) -> Operation {
+    let agreed = PermessageDeflate::default();
+    let mut deflater = Deflater::new(&agreed, Sender::Client);
+    let mut reads = Vec::new();
+    for message in listing().chunks(MESSAGE).take(MESSAGES) {
+        let mut packed = Vec::new();
+        let compressed = deflated && deflater.message(message, &mut packed);
+        let payload = if compressed { &packed } else { message };
+        let mut frame = Vec::new();
+        let mask = Some([0x12, 0x34, 0x56, 0x78]);
+        write_message_frame(&mut frame, Opcode::Text, mask, compressed, payload);
+        reads.push(frame);
+    }
+    Box::new(move || {
+        let mut reader = MessageReader::new(Sender::Client, 1 << 20, Some(&agreed));
+        let mut messages = 0;
+        for read in black_box(&reads) {
+            let mut rest = read.as_slice();
+            while let Some(event) = reader.next(&mut rest).expect("a frame") {
+                black_box(event);
+                messages += 1;
+            }
+        }
+        assert_eq!(messages, MESSAGES);
     })
 }
 

@@ -5,6 +5,9 @@
 //! | [`Tollgate`] | the proxy, started on a free port with an authority of its own; [`tollgate_run`] for `tollgate run -- CMD` |
 //! | [`Origin`] | nginx with HTTP/1.1 and HTTP/2 over TLS, its certificate signed by a throw-away [`Pki`] |
 //! | [`RawOrigin`], [`raw::through`] | both ends as plain bytes inside TLS, for what no well-behaved program would send |
+//! | [`ForwardProxy`] | other people's proxies: tinyproxy, microsocks |
+//! | [`Net`] | a client, a gateway and an origin in network namespaces of their own |
+//! | [`Script`] | servers in Python, in `programs/`: WebSocket echo, gRPC, a way into TLS and proxies |
 //! | [`Process`] | a program that is killed with all its children when the test ends, however it ends |
 //! | [`require!`] | which programs a test needs |
 //!
@@ -26,18 +29,24 @@
     reason = "a harness for tests, which fail by panicking"
 )]
 
+mod forward_proxy;
+mod net;
 mod origin;
 mod pki;
 mod process;
 pub mod programs;
 pub mod raw;
+mod script;
 mod tollgate;
 
+pub use forward_proxy::ForwardProxy;
+pub use net::{End, Net};
 pub use origin::Origin;
 pub use pki::Pki;
 pub use process::{Finished, Process, command};
 pub use raw::RawOrigin;
-pub use tollgate::{Tollgate, tollgate_run};
+pub use script::Script;
+pub use tollgate::{Tollgate, binary, tollgate_command, tollgate_run};
 
 use std::time::Duration;
 

@@ -2,20 +2,22 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::LIMIT;
+use crate::net::{End, Net};
 use crate::pki::Pki;
 use crate::process::{Process, command};
 
 /// How often a port that was free may turn out to be taken when nginx wants it.
 const ATTEMPTS: usize = 5;
 
-/// nginx on two free ports: HTTP, and HTTPS with HTTP/1.1 and HTTP/2. It serves the files of a folder, and
+/// nginx on three free ports: HTTP/1.1, HTTP/2 without TLS, and HTTPS with both. It serves the files of a folder, and
 ///
 /// * `/protocol`: the protocol of the request as nginx sees it, `HTTP/1.1` or `HTTP/2.0`;
 /// * `PUT /upload/…`: a file that [`Origin::read`] reads.
@@ -23,6 +25,7 @@ pub struct Origin {
     _process: Process,
     pki: Pki,
     http: SocketAddr,
+    h2c: SocketAddr,
     https: SocketAddr,
     dir: TempDir,
 }
@@ -34,32 +37,58 @@ impl Origin {
     /// If it doesn't start.
     #[must_use]
     pub fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        for folder in ["root", "root/upload", "temporary"] {
-            fs::create_dir(dir.path().join(folder)).unwrap();
-        }
-        let pki = Pki::create(dir.path());
+        let (dir, pki) = folder();
         for _ in 0..ATTEMPTS {
-            let [http, https] = free_ports();
+            let [http, h2c, https] = free_ports();
             // Says that what answers on the port is this nginx, and no one who took the port meanwhile.
             let token = format!("nginx {} {}", http.port(), dir.path().display());
-            let config = config(dir.path(), &pki, http, https, &token);
-            fs::write(dir.path().join("nginx.conf"), config).unwrap();
-            let mut nginx = command("nginx");
-            nginx.arg("-p").arg(dir.path());
-            nginx.args(["-e", "stderr", "-c", "nginx.conf"]);
-            let mut process = Process::start(nginx);
-            if answers(&mut process, http, &token) {
+            let mut process = launch(
+                command("nginx"),
+                dir.path(),
+                &pki,
+                [http, h2c, https],
+                &token,
+            );
+            if process.becomes(|| ask(http).is_ok_and(|answer| answer.ends_with(&token))) {
                 return Self {
                     _process: process,
                     pki,
                     http,
+                    h2c,
                     https,
                     dir,
                 };
             }
         }
         panic!("nginx did not start in {ATTEMPTS} attempts");
+    }
+
+    /// Starts it at the origin's end of a network of the test's own, on ports 80, 8080 and 443, at `[::]`.
+    ///
+    /// # Panics
+    /// If it doesn't start.
+    #[must_use]
+    pub fn start_in(net: &Net) -> Self {
+        let (dir, pki) = folder();
+        let [http, h2c, https] =
+            [80, 8080, 443].map(|port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+        let token = "nginx";
+        let nginx = net.command(End::Origin, "nginx");
+        let mut process = launch(nginx, dir.path(), &pki, [http, h2c, https], token);
+        let ready = || {
+            let mut curl = net.command(End::Origin, "curl");
+            curl.args(["--disable", "--silent", "http://127.0.0.1/ready"]);
+            Process::run(curl, LIMIT).text() == token
+        };
+        assert!(process.becomes(ready), "nginx did not start");
+        Self {
+            _process: process,
+            pki,
+            http,
+            h2c,
+            https,
+            dir,
+        }
     }
 
     /// The URL of a path over TLS.
@@ -70,6 +99,11 @@ impl Origin {
     /// The URL of a path without TLS.
     pub fn http(&self, path: &str) -> String {
         format!("http://localhost:{}{path}", self.http.port())
+    }
+
+    /// The URL of a path without TLS, where only HTTP/2 is spoken.
+    pub fn h2c(&self, path: &str) -> String {
+        format!("http://localhost:{}{path}", self.h2c.port())
     }
 
     /// `localhost:PORT` of the port with TLS.
@@ -113,24 +147,35 @@ impl Origin {
     }
 }
 
-/// Two ports that are free now.
-fn free_ports() -> [SocketAddr; 2] {
-    // Both are bound before one is let go, so that they differ.
-    [0, 0]
-        .map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap())
-        .map(|listener| listener.local_addr().unwrap())
+/// A folder with what nginx needs.
+fn folder() -> (TempDir, Pki) {
+    let dir = tempfile::tempdir().unwrap();
+    for folder in ["root", "root/upload", "temporary"] {
+        fs::create_dir(dir.path().join(folder)).unwrap();
+    }
+    let pki = Pki::create(dir.path());
+    (dir, pki)
 }
 
-/// Waits until nginx answers with the token; `false` when it has given up.
-fn answers(process: &mut Process, address: SocketAddr, token: &str) -> bool {
-    let deadline = Instant::now() + LIMIT;
-    // Nobody is there yet, or somebody else is: its end would be news, and else there is time for another try.
-    while Instant::now() < deadline && !process.has_ended(Duration::from_millis(10)) {
-        if ask(address).is_ok_and(|answer| answer.ends_with(token)) {
-            return true;
-        }
-    }
-    false
+fn launch(
+    mut nginx: Command,
+    dir: &Path,
+    pki: &Pki,
+    ports: [SocketAddr; 3],
+    token: &str,
+) -> Process {
+    fs::write(dir.join("nginx.conf"), config(dir, pki, ports, token)).unwrap();
+    nginx.arg("-p").arg(dir);
+    nginx.args(["-e", "stderr", "-c", "nginx.conf"]);
+    Process::start(nginx)
+}
+
+/// Ports of 127.0.0.1 that are free now.
+pub(crate) fn free_ports<const N: usize>() -> [SocketAddr; N] {
+    // All are bound before one is let go, so that they differ.
+    [0; N]
+        .map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap())
+        .map(|listener| listener.local_addr().unwrap())
 }
 
 fn ask(address: SocketAddr) -> std::io::Result<String> {
@@ -142,9 +187,12 @@ fn ask(address: SocketAddr) -> std::io::Result<String> {
     Ok(answer)
 }
 
-fn config(dir: &Path, pki: &Pki, http: SocketAddr, https: SocketAddr, token: &str) -> String {
+fn config(dir: &Path, pki: &Pki, ports: [SocketAddr; 3], token: &str) -> String {
+    let [http, h2c, https] = ports;
     let (cert, key) = (pki.cert(), pki.key());
     let (cert, key, dir) = (cert.display(), key.display(), dir.display());
+    // nginx asks for the two versions of IP one by one, unless told otherwise.
+    let both = if http.is_ipv6() { " ipv6only=off" } else { "" };
     // One process in the foreground: there is nobody to be left behind, and no other user who can't read the folder.
     format!(
         r#"daemon off;
@@ -168,8 +216,9 @@ http {{
         image/svg+xml svg;
     }}
     server {{
-        listen {http};
-        listen {https} ssl http2;
+        listen {http}{both};
+        listen {h2c} http2{both};
+        listen {https} ssl http2{both};
         server_name localhost;
         ssl_protocols TLSv1.2 TLSv1.3;
         ssl_certificate "{cert}";

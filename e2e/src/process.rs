@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::programs;
+use crate::{LIMIT, programs};
 
 /// What would make a client take another way, trust something else, or write differently than the test says; and all
 /// that begins with `TOLLGATE_`.
@@ -169,6 +169,18 @@ impl Process {
             self.status = Some(status);
         }
         self.status.is_some()
+    }
+
+    /// Waits until it is `ready`, which is asked again and again; `false` when it has ended instead, or takes too long.
+    pub fn becomes(&mut self, ready: impl Fn() -> bool) -> bool {
+        let deadline = Instant::now() + LIMIT;
+        // Its end would be news, and else there is time for another try.
+        while Instant::now() < deadline && !self.has_ended(Duration::from_millis(10)) {
+            if ready() {
+                return true;
+            }
+        }
+        false
     }
 
     /// Sends a signal by its name without SIG.

@@ -1,12 +1,17 @@
 //! Which programs this machine has.
 
 use std::env;
+use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// Ends the test early unless all of these programs are installed; under `CI=true` or `TOLLGATE_E2E=1` it fails instead.
 ///
-/// `"python-venv"` stands for the Python that [`python_venv`](crate::programs::python_venv) gives.
+/// Not all names are programs: `"python-venv"` is the Python that [`python_venv`](crate::programs::python_venv) gives,
+/// `"python-sdks"` the client libraries of model providers in it, `"mitmproxy-venv"` the Python of
+/// [`mitmproxy_venv`](crate::programs::mitmproxy_venv), `"example-NAME"` an example program of the workspace, and `"root"` the
+/// right to make network namespaces.
 #[macro_export]
 macro_rules! require {
     ($($program:literal),+ $(,)?) => {
@@ -27,19 +32,58 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// A Python with requests, httpx and h2: `TOLLGATE_E2E_VENV/bin/python`, by default in `target/e2e-venv`.
+/// A Python with what stands in `e2e/requirements.txt`: `TOLLGATE_E2E_VENV/bin/python`, by default in `target/e2e-venv`.
 ///
-/// `.ci/run` makes it; by hand: `python3 -m venv target/e2e-venv && target/e2e-venv/bin/pip install requests httpx[http2]`.
+/// `.ci/run` makes it; by hand:
+/// `python3 -m venv target/e2e-venv && target/e2e-venv/bin/pip install -r e2e/requirements.txt`.
 pub fn python_venv() -> PathBuf {
-    env::var_os("TOLLGATE_E2E_VENV")
-        .map_or_else(
-            || {
-                let profile = profile_dir();
-                profile.parent().unwrap_or(&profile).join("e2e-venv")
-            },
-            PathBuf::from,
-        )
-        .join("bin/python")
+    venv().join("bin/python")
+}
+
+/// A Python with mitmproxy, whose requirements contradict others': `bin/python` in the same folder's name with `-mitmproxy`
+/// behind it, with what stands in `e2e/requirements-mitmproxy.txt`.
+pub fn mitmproxy_venv() -> PathBuf {
+    let mut folder = venv().into_os_string();
+    folder.push("-mitmproxy");
+    PathBuf::from(folder).join("bin/python")
+}
+
+fn venv() -> PathBuf {
+    env::var_os("TOLLGATE_E2E_VENV").map_or_else(
+        || {
+            let profile = profile_dir();
+            profile.parent().unwrap_or(&profile).join("e2e-venv")
+        },
+        PathBuf::from,
+    )
+}
+
+/// The packages of the official client libraries of model providers.
+const SDKS: [&str; 7] = [
+    "anthropic",
+    "openai",
+    "google/genai",
+    "boto3",
+    "cohere",
+    "mistralai",
+    "ollama",
+];
+
+/// Whether the Python of [`python_venv`] has this package.
+fn python_has(package: &str) -> bool {
+    let venv = python_venv();
+    let library = venv.ancestors().nth(2).map(|venv| venv.join("lib"));
+    let versions = library.and_then(|library| library.read_dir().ok());
+    versions.is_some_and(|mut versions| {
+        versions.any(|version| {
+            version.is_ok_and(|version| version.path().join("site-packages").join(package).is_dir())
+        })
+    })
+}
+
+/// An example program of the workspace; `cargo test --workspace` builds them all.
+pub fn example(name: &str) -> PathBuf {
+    profile_dir().join("examples").join(name)
 }
 
 /// For [`require!`]: whether a program is there. Says so on standard error if it isn't.
@@ -47,8 +91,12 @@ pub fn python_venv() -> PathBuf {
 /// # Panics
 /// If it isn't, and every test must run.
 pub fn available(program: &str) -> bool {
-    let found = match program {
-        "python-venv" => python_venv().is_file(),
+    let found = match (program, program.strip_prefix("example-")) {
+        ("python-venv", _) => python_venv().is_file(),
+        ("mitmproxy-venv", _) => mitmproxy_venv().is_file(),
+        ("python-sdks", _) => SDKS.iter().all(|package| python_has(package)),
+        ("root", _) => fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0),
+        (_, Some(name)) => example(name).is_file(),
         _ => find(program).is_some(),
     };
     let must = env::var("CI").is_ok_and(|value| value == "true")

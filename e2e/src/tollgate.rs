@@ -16,42 +16,30 @@ use crate::LIMIT;
 use crate::process::{Finished, Process, command};
 use crate::programs::profile_dir;
 
-/// A running `tollgate`, on a free port, with an authority of its own in a folder of its own.
+/// A running `tollgate`, with an authority of its own in a folder of its own.
 pub struct Tollgate {
     process: Process,
-    address: SocketAddr,
+    listeners: Vec<Listener>,
     cert: PathBuf,
-    _data: TempDir,
+    data: TempDir,
+}
+
+/// What it says about a listener.
+struct Listener {
+    mode: String,
+    at: String,
 }
 
 impl Tollgate {
-    /// Starts it with these arguments beside `--listen` and `--data-dir`, and waits for the address that it prints.
+    /// Starts it on a free port with these arguments beside `--listen` and `--data-dir`, and waits for the address that it
+    /// prints.
     ///
     /// # Panics
     /// If it doesn't start.
     pub fn start<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Self {
-        let data = tempfile::tempdir().unwrap();
         let mut tollgate = command(binary());
-        tollgate
-            .args(["--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data.path())
-            .args(arguments);
-        let process = Process::start(tollgate);
-        let (address, cert) = process.wait_stderr(LIMIT, "where it listens", |text| {
-            let (_, rest) = text.split_once("listens on http://")?;
-            let address = rest.split_whitespace().next()?.parse().ok()?;
-            // The line after the certificate's: the path is printed in full by then.
-            let (before, _) = rest.split_once("SHA-256")?;
-            let (_, path) = before.split_once("certificate")?;
-            let path = path.trim().trim_end_matches("(new)").trim_end();
-            Some((address, PathBuf::from(path)))
-        });
-        Self {
-            process,
-            address,
-            cert,
-            _data: data,
-        }
+        tollgate.args(["--listen", "127.0.0.1:0"]).args(arguments);
+        Self::launch(tollgate)
     }
 
     /// Starts it so that it trusts an origin's authority, the certificate in the file `ca`.
@@ -63,14 +51,74 @@ impl Tollgate {
         Self::start(trust.into_iter().chain(arguments.iter().map(OsStr::new)))
     }
 
-    /// Where it listens.
+    /// The same with a listener for each of these modes, and no other. A mode says where it listens.
+    ///
+    /// # Panics
+    /// If it doesn't start.
+    pub fn with_modes<M: AsRef<str>>(ca: &Path, modes: &[M], arguments: &[&str]) -> Self {
+        let mut tollgate = command(binary());
+        for mode in modes {
+            tollgate.args(["--mode", mode.as_ref()]);
+        }
+        tollgate
+            .arg("--upstream-trusted-ca")
+            .arg(ca)
+            .args(arguments);
+        Self::launch(tollgate)
+    }
+
+    /// Runs a command that is, or becomes, `tollgate`; it gets `--data-dir`.
+    ///
+    /// # Panics
+    /// If it doesn't start.
+    pub fn launch(mut tollgate: Command) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        tollgate.arg("--data-dir").arg(data.path());
+        let process = Process::start(tollgate);
+        let (listeners, cert) = process.wait_stderr(LIMIT, "where it listens", |text| {
+            let (_, rest) = text.split_once("listens on")?;
+            // The line after the certificate's: the path is printed in full by then.
+            let (before, _) = rest.split_once("SHA-256")?;
+            let (listeners, path) = before.split_once("  certificate ")?;
+            let path = path.trim().trim_end_matches("(new)").trim_end();
+            Some((listeners_of(listeners), PathBuf::from(path)))
+        });
+        Self {
+            process,
+            listeners,
+            cert,
+            data,
+        }
+    }
+
+    /// Its folder, for files that it is to find there while it runs.
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Where the listener is whose mode begins so: `ADDRESS:PORT`, or `unix:PATH`.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[track_caller]
+    pub fn at(&self, mode: &str) -> &str {
+        let found = self.listeners.iter().find(|one| one.mode.starts_with(mode));
+        &found
+            .unwrap_or_else(|| panic!("no listener in mode {mode}"))
+            .at
+    }
+
+    /// Where it listens as an ordinary proxy.
+    ///
+    /// # Panics
+    /// If it doesn't.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.at("regular").parse().expect("an address and port")
     }
 
     /// The same as a URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.address())
     }
 
     /// The certificate of its authority, at the path that it has printed.
@@ -78,8 +126,13 @@ impl Tollgate {
         &self.cert
     }
 
-    /// The process.
-    pub fn process(&mut self) -> &mut Process {
+    /// The process, for what it writes.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The same, to ask whether it has ended.
+    pub fn process_mut(&mut self) -> &mut Process {
         &mut self.process
     }
 
@@ -128,6 +181,23 @@ impl Tollgate {
     }
 }
 
+/// ` http://ADDRESS unix:PATH` and lines of `  MODE at PLACE`.
+fn listeners_of(text: &str) -> Vec<Listener> {
+    let (regular, others) = text.split_once('\n').unwrap_or((text, ""));
+    let regular = regular.split_whitespace().map(|place| Listener {
+        mode: "regular".to_owned(),
+        at: place.strip_prefix("http://").unwrap_or(place).to_owned(),
+    });
+    let others = others.lines().filter_map(|line| {
+        let (mode, at) = line.trim().rsplit_once(" at ")?;
+        Some(Listener {
+            mode: mode.to_owned(),
+            at: at.to_owned(),
+        })
+    });
+    regular.chain(others).collect()
+}
+
 /// What came of a command under `tollgate run`.
 pub struct Ran {
     /// The command's exit code and output. Flows are on standard error, between its own lines.
@@ -167,6 +237,17 @@ pub fn tollgate_run<A: AsRef<OsStr>>(ca: &Path, words: impl IntoIterator<Item = 
     Ran { finished }
 }
 
+/// Runs `tollgate` with a command that ends by itself.
+///
+/// # Panics
+/// If it takes too long, or fails.
+#[track_caller]
+pub fn tollgate_command(arguments: &[&str]) -> Finished {
+    let mut tollgate = command(binary());
+    tollgate.args(arguments);
+    Process::run(tollgate, LIMIT).success()
+}
+
 /// The flow in lines of JSON, mixed with others, whose URL ends with `path`.
 fn find_flow(text: &str, path: &str) -> Option<Value> {
     text.lines()
@@ -175,7 +256,10 @@ fn find_flow(text: &str, path: &str) -> Option<Value> {
 }
 
 /// The path of the binary: see the crate's documentation.
-fn binary() -> &'static str {
+///
+/// # Panics
+/// If it can't be built.
+pub fn binary() -> &'static str {
     static BINARY: OnceLock<String> = OnceLock::new();
     BINARY.get_or_init(|| {
         if let Some(own) = env::var_os("TOLLGATE_BIN") {

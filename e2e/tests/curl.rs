@@ -198,7 +198,7 @@ fn a_blocked_host_gets_403_and_a_tunnelled_one_its_own_certificate() {
 fn a_newcomer_can_follow_what_the_first_start_prints() {
     require!("curl", "nginx", "openssl", "sh");
     let origin = Origin::start();
-    let mut proxy = Tollgate::trusting(&origin.ca(), &[]);
+    let proxy = Tollgate::trusting(&origin.ca(), &[]);
     let line = proxy
         .process()
         .wait_stderr(LIMIT, "a curl command", |text| {

@@ -48,7 +48,7 @@ fn sigterm_lets_a_download_finish() {
     let deadline = Instant::now() + LIMIT;
     while TcpStream::connect(proxy.address()).is_ok() {
         assert!(Instant::now() < deadline, "still listens");
-        assert!(!proxy.process().has_ended(Duration::from_millis(10)));
+        assert!(!proxy.process_mut().has_ended(Duration::from_millis(10)));
     }
     go_on.send(()).unwrap();
     let downloaded = download.finish(LIMIT).success().stdout;
@@ -92,7 +92,7 @@ fn a_second_signal_does_not_wait() {
     let deadline = Instant::now() + LIMIT;
     while TcpStream::connect(proxy.address()).is_ok() {
         assert!(Instant::now() < deadline, "still listens");
-        assert!(!proxy.process().has_ended(Duration::from_millis(10)));
+        assert!(!proxy.process_mut().has_ended(Duration::from_millis(10)));
     }
     proxy.process().signal("INT");
     proxy.finish().success();
@@ -105,7 +105,7 @@ fn a_second_signal_does_not_wait() {
 fn without_traffic_it_ends_at_once() {
     require!("nginx", "openssl", "curl");
     let origin = Origin::start();
-    let mut proxy = Tollgate::trusting(&origin.ca(), &["--drain", "3600"]);
+    let proxy = Tollgate::trusting(&origin.ca(), &["--drain", "3600"]);
     // A connection that is kept alive, and idle, must not keep it either.
     let mut curl = command("curl");
     curl.args([

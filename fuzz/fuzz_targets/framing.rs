@@ -1,75 +1,26 @@
-//! NDJSON, JSON arrays and sequences, gRPC and AWS event streams from arbitrary bytes: the same messages
-//! for every split, none over its limit, and errors that stay.
-//!
-//! Every splitter reads the input as it stands. No mutation finds a CRC-32, so that the input is also
-//! wrapped as one AWS message with good checksums, once as its headers and once as its payload.
+//! NDJSON, JSON arrays and sequences from arbitrary bytes: the same messages for every split, none over its
+//! limit, and errors that stay.
 #![no_main]
 
-use std::fmt::Debug;
-
 use libfuzzer_sys::fuzz_target;
-use tollgate_fuzz::cuts;
-use tollgate_wire::framing::{
-    AwsEventStreamMessage, AwsEventStreamSplitter, FramingError, GrpcMessage, GrpcSplitter,
-    JsonArraySplitter, JsonSeqSplitter, NdjsonSplitter,
-};
+use tollgate_fuzz::split;
+use tollgate_fuzz::split::{Split, Splitter, check, check_stream};
+use tollgate_wire::framing::{JsonArraySplitter, JsonSeqSplitter, NdjsonSplitter, StreamKind};
 
 fuzz_target!(|input: &[u8]| {
     for limit in [1 << 20, 20] {
-        for split in [ndjson as Splitter, json_array, json_seq, grpc] {
+        for (kind, split) in [
+            (StreamKind::Ndjson, ndjson as Splitter),
+            (StreamKind::JsonArray, json_array),
+            (StreamKind::JsonSeq, json_seq),
+        ] {
             let messages = check(input, limit, split);
             let bytes: usize = messages.iter().map(Vec::len).sum();
             assert!(bytes <= input.len(), "messages hold more than came in");
+            check_stream(input, limit, kind);
         }
-        check(input, limit, aws);
     }
-    check(&aws_message(input, b"payload"), 1 << 20, aws);
-    let wrapped = aws_message(b"\x01a\x00", input);
-    assert_eq!(aws(&[&wrapped], 1 << 20).messages.len(), 1);
 });
-
-/// What a stream came to. A message is its own bytes, with whatever else is said about it before them.
-#[derive(Debug, PartialEq)]
-struct Split {
-    messages: Vec<Vec<u8>>,
-    end: Result<Option<Vec<u8>>, FramingError>,
-}
-
-/// Splits a stream that comes in these pieces, under a limit.
-type Splitter = fn(&[&[u8]], usize) -> Split;
-
-/// Compares every cut with the whole, and answers the messages.
-fn check(input: &[u8], limit: usize, split: Splitter) -> Vec<Vec<u8>> {
-    let whole = split(&[input], limit);
-    for pieces in cuts(input) {
-        let cut = split(&pieces, limit);
-        assert_eq!(cut.messages, whole.messages);
-        assert_eq!(cut.end, whole.end);
-    }
-    whole.messages
-}
-
-/// Feeds and finishes a splitter. Macros, because the splitters share a shape and not a trait.
-macro_rules! split {
-    ($splitter:expr, $pieces:expr, $as_bytes:expr, $end:expr) => {{
-        let mut splitter = $splitter;
-        let mut messages = Vec::new();
-        let mut fed = Ok(());
-        for piece in $pieces {
-            fed = splitter.feed(piece, |message| messages.push($as_bytes(message)));
-            if let Err(error) = fed {
-                let again = splitter.feed(b"[1]\n", |_| panic!("a message after an error"));
-                assert_eq!(again, Err(error), "an error that doesn't stay");
-                break;
-            }
-        }
-        let end = $end(splitter.finish());
-        if let Err(error) = fed {
-            assert_eq!(end, Err(error));
-        }
-        Split { messages, end }
-    }};
-}
 
 fn ndjson(pieces: &[&[u8]], limit: usize) -> Split {
     let whole = |line: &[u8]| {
@@ -94,49 +45,4 @@ fn json_seq(pieces: &[&[u8]], limit: usize) -> Split {
         text.to_vec()
     };
     split!(JsonSeqSplitter::with_limit(limit), pieces, whole, |end| end)
-}
-
-fn grpc(pieces: &[&[u8]], limit: usize) -> Split {
-    let whole = |message: GrpcMessage<'_>| {
-        assert!(message.payload.len() <= limit);
-        let flags = [u8::from(message.compressed), u8::from(message.trailers)];
-        [&flags, message.payload].concat()
-    };
-    let end = |end: Result<(), _>| end.map(|()| None);
-    split!(GrpcSplitter::with_limit(limit), pieces, whole, end)
-}
-
-fn aws(pieces: &[&[u8]], limit: usize) -> Split {
-    let whole = |message: AwsEventStreamMessage<'_>| {
-        assert!(message.payload.len() <= limit);
-        for (name, _) in &message.headers {
-            assert!(!name.is_empty() && message.header(name).is_some());
-        }
-        [format!("{:?}", message.headers).as_bytes(), message.payload].concat()
-    };
-    let end = |end: Result<(), _>| end.map(|()| None);
-    split!(
-        AwsEventStreamSplitter::with_limit(limit),
-        pieces,
-        whole,
-        end
-    )
-}
-
-/// A message with these headers and this payload, and checksums that match.
-fn aws_message(headers: &[u8], payload: &[u8]) -> Vec<u8> {
-    let total = u32::try_from(16 + headers.len() + payload.len()).expect("short");
-    let mut message = total.to_be_bytes().to_vec();
-    message.extend(u32::try_from(headers.len()).expect("short").to_be_bytes());
-    message.extend(crc32(&message));
-    message.extend_from_slice(headers);
-    message.extend_from_slice(payload);
-    message.extend(crc32(&message));
-    message
-}
-
-fn crc32(bytes: &[u8]) -> [u8; 4] {
-    let mut crc = flate2::Crc::new();
-    crc.update(bytes);
-    crc.sum().to_be_bytes()
 }

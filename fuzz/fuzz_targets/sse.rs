@@ -4,6 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use tollgate_fuzz::cuts;
+use tollgate_fuzz::split::check_stream;
+use tollgate_wire::framing::StreamKind;
 use tollgate_wire::sse::{DEFAULT_MAX_EVENT_BYTES, MAX_ID_BYTES, SseEvent, SseParser};
 
 fuzz_target!(|input: &[u8]| {
@@ -12,6 +14,7 @@ fuzz_target!(|input: &[u8]| {
         for pieces in cuts(input) {
             assert_eq!(parse(&pieces, limit), whole);
         }
+        check_stream(input, limit, StreamKind::Sse);
         for event in &whole.events {
             // An invalid byte grows to three; `data` lines are joined by LF.
             assert!(event.data.len() + event.event_type.len() <= 3 * limit + "message".len());

@@ -4,6 +4,8 @@
 //! the protocol's own bytes: a seed can be written by hand, and a finding can be sent to a socket as it is.
 #![forbid(unsafe_code)]
 
+pub mod split;
+
 /// Inputs up to this length are also fed in every possible pair of pieces.
 const EVERY_PAIR: usize = 96;
 

@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use tollgate_flow::export::ExportFormat as FlowFormat;
 
 use crate::mitm_options::missing_flag;
 
@@ -56,6 +59,26 @@ pub enum Command {
     /// Make this machine trust the authority, or stop it.
     #[command(subcommand)]
     Trust(TrustCommand),
+    /// Rules for the kernel that hand this machine's connections to mode transparent (Linux).
+    #[command(subcommand)]
+    Transparent(TransparentCommand),
+    /// Convert recorded flows between mitmproxy's flow files and HAR.
+    ///
+    /// Flow files of format versions 7 to 21 (mitmproxy 5 and later) are read, and version 21 is written. What the input is
+    /// shows in its first bytes, what the output is to be in its name: .har for HAR, anything else for a flow file.
+    ///
+    /// A file that is cut off or damaged gives its good flows; then the exit code is 1, and a warning says where it broke.
+    Convert(ConvertArgs),
+    /// Write recorded flows as commands for curl or HTTPie, or as raw HTTP/1.
+    ///
+    /// A flow that can't be written in the format, such as TCP, is named in a warning. The exit code is 1 if no flow was
+    /// written.
+    Export(ExportArgs),
+    /// Show the recorded flows that match a filter expression, or write them to a file.
+    ///
+    /// The expressions are mitmproxy's: `~d example.com & ~c 500`, `~m post ~t json`. docs/reference/filters.md lists the
+    /// operators.
+    Filter(FilterArgs),
     /// Look for secrets, dangerous commands, injection and exfiltration in text.
     ///
     /// Exit code: 0 if nothing was found, 1 if something was, 2 if something went wrong.
@@ -96,6 +119,8 @@ pub struct ProxyArgs {
     pub hosts: HostArgs,
     #[command(flatten, next_help_heading = "Towards origins")]
     pub upstream: UpstreamArgs,
+    #[command(flatten, next_help_heading = "Screening")]
+    pub screen: ScreenArgs,
     /// An option by mitmproxy's name, e.g. --set confdir=DIR, --set tls_version_server_min=TLS1_3 [repeatable].
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = "mitmproxy")]
     pub set: Vec<String>,
@@ -117,9 +142,25 @@ pub struct ListenArgs {
     /// The address to listen on; empty for all.
     #[arg(long, value_name = "HOST")]
     pub listen_host: Option<String>,
-    /// The mode of the proxy; so far, only mitmproxy's `regular` (and `regular@PORT`).
+    /// What clients take the proxy for, and where: mitmproxy's NAME[:DATA][@[HOST:]PORT], or NAME[:DATA]@unix:PATH
+    /// [repeatable] [default: regular].
+    ///
+    /// regular: an HTTP proxy. upstream:http://HOST:PORT (https, socks5): the same, through another proxy.
+    /// reverse:https://HOST[:PORT] (http, http3, tcp, tls): one server. socks5: a SOCKS proxy. transparent: what the kernel hands
+    /// over (see `tollgate transparent`). return: takes back what --scanner was given.
     #[arg(short, long, value_name = "MODE")]
     pub mode: Vec<String>,
+    /// Who may use the proxy: user:pass, any (whoever gives a name), or @FILE (htpasswd with bcrypt or SHA-1).
+    #[arg(
+        long,
+        value_name = "SPEC",
+        env = "TOLLGATE_PROXYAUTH",
+        hide_env_values = true
+    )]
+    pub proxyauth: Option<String>,
+    /// Peers that begin with a PROXY protocol header, whose word for who the client is counts: 10.0.0.0/8 [repeatable].
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    pub proxy_protocol_from: Vec<String>,
     /// Threads that serve connections; 0 for one per core.
     #[arg(long, value_name = "N", env = "TOLLGATE_WORKERS")]
     pub workers: Option<usize>,
@@ -151,6 +192,38 @@ pub struct OutputArgs {
     /// No colours. They appear on a terminal only, and not with NO_COLOR; CLICOLOR_FORCE=1 forces them.
     #[arg(long)]
     pub no_color: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ScreenArgs {
+    /// Look for secrets in what leaves, and for dangerous tool calls in what models answer: enforce refuses, monitor
+    /// reports.
+    #[arg(long, value_name = "MODE", value_enum, env = "TOLLGATE_SCREEN")]
+    pub screen: Option<ScreenArg>,
+    /// Add a rule pack in gitleaks' TOML [repeatable].
+    #[arg(long, value_name = "FILE", requires = "screen")]
+    pub screen_rules: Vec<PathBuf>,
+    /// Don't report this rule [repeatable].
+    #[arg(long, value_name = "RULE", requires = "screen")]
+    pub screen_allow: Vec<String>,
+    /// Values that must not leave, in all their encodings: env:NAME, file:PATH, cmd:COMMAND [repeatable].
+    #[arg(long, value_name = "SOURCE", requires = "screen")]
+    pub known_secrets: Vec<String>,
+    /// Tools whose calls are not held, by exact name: those that only read [repeatable].
+    #[arg(long, value_name = "TOOL", value_delimiter = ',', requires = "screen")]
+    pub read_only_tools: Vec<String>,
+    /// Let pass what can't be read (a broken content coding, a body over the limit) instead of refusing it.
+    #[arg(long, requires = "screen")]
+    pub screen_fail_open: bool,
+}
+
+/// `--screen`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScreenArg {
+    /// Refuse what is found.
+    Enforce,
+    /// Report it.
+    Monitor,
 }
 
 /// Which authority to use.
@@ -197,6 +270,12 @@ pub struct HostArgs {
     /// Tunnel these hosts unopened: example.com, *.example.com, 10.0.0.0/8, each with :port if you like [repeatable].
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub tunnel_hosts: Vec<String>,
+    /// Open TLS to hosts that match this regex, but don't read what is inside as HTTP, as mitmproxy [repeatable].
+    #[arg(long, value_name = "REGEX")]
+    pub tcp_hosts: Vec<String>,
+    /// Show tunnels, too, as streams of bytes.
+    #[arg(long)]
+    pub show_ignored_hosts: bool,
     /// Refuse these hosts with 403; nothing is sent to them [repeatable].
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub block_hosts: Vec<String>,
@@ -204,6 +283,60 @@ pub struct HostArgs {
 
 #[derive(Debug, Args)]
 pub struct UpstreamArgs {
+    /// Go through this proxy: http://[USER:PASS@]HOST:PORT, https://, or socks5://.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TOLLGATE_UPSTREAM_PROXY",
+        hide_env_values = true
+    )]
+    pub upstream_proxy: Option<String>,
+    /// Hosts that are reached without a proxy: example.com, *.example.com, 10.0.0.0/8 [repeatable].
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        env = "TOLLGATE_NO_PROXY",
+        value_delimiter = ','
+    )]
+    pub no_proxy: Vec<String>,
+    /// The way to some hosts: PATTERN=URL, or PATTERN=direct; the first that matches counts [repeatable].
+    #[arg(long, value_name = "PATTERN=URL")]
+    pub via: Vec<String>,
+    /// User and password for the proxy of mode upstream, or for the server of mode reverse.
+    #[arg(
+        long,
+        value_name = "USER:PASS",
+        env = "TOLLGATE_UPSTREAM_AUTH",
+        hide_env_values = true
+    )]
+    pub upstream_auth: Option<String>,
+    /// Use these addresses for a name: example.com=127.0.0.1,::1 [repeatable].
+    #[arg(long, value_name = "HOST=IP")]
+    pub resolve: Vec<String>,
+    /// In mode reverse, leave the client's Host as it is.
+    #[arg(long)]
+    pub keep_host_header: bool,
+    /// Begin connections to origins with a PROXY protocol header.
+    #[arg(long, value_name = "VERSION", value_enum)]
+    pub send_proxy_protocol: Option<ProxyProtocolArg>,
+    /// Hand every request, opened, to this HTTP proxy; it must forward to a listener of mode `return`.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TOLLGATE_SCANNER",
+        hide_env_values = true
+    )]
+    pub scanner: Option<String>,
+    /// While the scanner can't be reached, send requests past it instead of refusing them.
+    #[arg(long, requires = "scanner")]
+    pub scanner_fail_open: bool,
+    /// In mode socks5, relay datagrams to port 443 (HTTP/3), which are not looked into.
+    #[arg(long)]
+    pub allow_quic: bool,
+    /// Leave in responses of these hosts what would lead clients to HTTP/3, where they aren't seen: h3 in Alt-Svc, h3 and
+    /// ECH in answers of DNS over HTTPS [repeatable].
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub show_http3: Vec<String>,
     /// Don't verify certificates of origins.
     #[arg(short = 'k', long, overrides_with = "no_ssl_insecure")]
     pub ssl_insecure: bool,
@@ -228,6 +361,15 @@ pub struct UpstreamArgs {
     pub upstream_http: Option<UpstreamHttpArg>,
 }
 
+/// `--send-proxy-protocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProxyProtocolArg {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
+}
+
 /// `--upstream-http`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum UpstreamHttpArg {
@@ -237,6 +379,8 @@ pub enum UpstreamHttpArg {
     Http1,
     /// HTTP/2 where the origin has it.
     Http2,
+    /// HTTP/3, over UDP; origins without it are not reached.
+    Http3,
 }
 
 /// `tollgate ca`.
@@ -290,6 +434,136 @@ pub enum KeyType {
     Rsa3072,
     /// RSA with 4096 bits.
     Rsa4096,
+}
+
+/// `tollgate transparent`.
+#[derive(Debug, Subcommand)]
+pub enum TransparentCommand {
+    /// Print the rules, as a script for nft.
+    Rules(TransparentArgs),
+    /// Put them in force; needs root and nft.
+    Apply(TransparentArgs),
+    /// Take them out again.
+    Remove,
+}
+
+/// Which connections are handed over.
+#[derive(Debug, Args)]
+pub struct TransparentArgs {
+    /// The port of mode transparent.
+    #[arg(short = 'p', long, value_name = "PORT", default_value = "8080")]
+    pub port: u16,
+    /// The ports whose connections are handed over.
+    #[arg(
+        long,
+        value_name = "PORT",
+        value_delimiter = ',',
+        default_value = "80,443"
+    )]
+    pub ports: Vec<u16>,
+    /// How: redirect (NAT), or tproxy, which keeps addresses and needs a route of its own.
+    #[arg(long, value_enum, default_value = "redirect")]
+    pub method: TransparentMethod,
+    /// Also this machine's own connections, except those of this user: the one that the proxy runs as.
+    #[arg(long, value_name = "USER")]
+    pub local_except_user: Option<String>,
+}
+
+/// `--method`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TransparentMethod {
+    /// NAT: works everywhere.
+    Redirect,
+    /// Without NAT; for connections that are routed through this machine.
+    Tproxy,
+}
+
+/// `tollgate convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// The file to read; - for standard input.
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// The file to write; - for standard output. It appears when it is complete, and its owner only can read it.
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// The format of the input; without this flag, its first bytes tell.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub from: Option<FileFormat>,
+    /// The format of the output; without this flag, its name tells.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub to: Option<FileFormat>,
+    /// Only flows that match this filter expression.
+    #[arg(short, long, value_name = "EXPR")]
+    pub filter: Option<String>,
+    /// Print what was done as JSON: flows, bytes, not_http, broken.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tollgate export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The format.
+    #[arg(value_name = "FORMAT", value_parser = PossibleValuesParser::new(FlowFormat::ALL.map(FlowFormat::as_str))
+        .try_map(|name| name.parse::<FlowFormat>()))]
+    pub format: FlowFormat,
+    /// The file to read, a flow file or HAR; - for standard input.
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub file: PathBuf,
+    /// Only flows that match this filter expression.
+    #[arg(short, long, value_name = "EXPR")]
+    pub filter: Option<String>,
+    /// Only the first of them.
+    #[arg(long)]
+    pub first: bool,
+    /// The format of the file; without this flag, its first bytes tell.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub from: Option<FileFormat>,
+    /// Let curl connect to the address that the flow was connected to, with --resolve.
+    #[arg(long)]
+    pub preserve_original_ip: bool,
+    /// Print one JSON object per line and flow: id, format, and text or base64.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tollgate filter`.
+#[derive(Debug, Args)]
+pub struct FilterArgs {
+    /// The filter expression.
+    #[arg(value_name = "EXPR")]
+    pub expression: String,
+    /// The file to read, a flow file or HAR; - for standard input.
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub file: PathBuf,
+    /// Write the flows to this file in place of showing them; - for standard output.
+    #[arg(short, long, value_name = "OUT", conflicts_with_all = ["json", "count"])]
+    pub output: Option<PathBuf>,
+    /// The format of the file; without this flag, its first bytes tell.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub from: Option<FileFormat>,
+    /// The format of the output; without this flag, its name tells.
+    #[arg(long, value_enum, value_name = "FORMAT", requires = "output")]
+    pub to: Option<FileFormat>,
+    /// Print one JSON object per line and flow.
+    #[arg(long)]
+    pub json: bool,
+    /// Print how many flows match, and nothing else.
+    #[arg(short, long, conflicts_with = "json")]
+    pub count: bool,
+    /// No colours.
+    #[arg(long)]
+    pub no_color: bool,
+}
+
+/// A format of files with recorded flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FileFormat {
+    /// mitmproxy's flow file.
+    Mitm,
+    /// HAR 1.2.
+    Har,
 }
 
 /// `tollgate trust`.

@@ -8,6 +8,7 @@
 mod args;
 mod authority;
 mod child_env;
+mod files;
 mod mitm_options;
 mod os;
 mod output;
@@ -18,6 +19,7 @@ mod scan;
 mod serve;
 mod settings;
 mod signals;
+mod transparent;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -47,6 +49,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Ca(command)) => authority::ca(&command),
         Some(Command::Trust(command)) => authority::trust(&command),
+        Some(Command::Transparent(command)) => transparent::transparent(&command),
+        Some(Command::Convert(args)) => files::convert(&args),
+        Some(Command::Export(args)) => files::export(&args),
+        Some(Command::Filter(args)) => files::filter(&args),
         Some(Command::Scan(args)) => Ok(scan::scan(&args)),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();

@@ -45,6 +45,16 @@ pub struct MitmOptions {
     pub ignore_hosts: Vec<String>,
     /// Regexes of the only hosts that are opened.
     pub allow_hosts: Vec<String>,
+    /// Regexes of hosts that are not read as HTTP.
+    pub tcp_hosts: Vec<String>,
+    /// Whether tunnels are shown.
+    pub show_ignored_hosts: Option<bool>,
+    /// Whether a reverse proxy leaves `Host` alone.
+    pub keep_host_header: Option<bool>,
+    /// Who may use the proxy.
+    pub proxyauth: Option<String>,
+    /// User and password for the upstream proxy, or the server of a reverse proxy.
+    pub upstream_auth: Option<String>,
     /// The local address of upstream connections.
     pub connect_addr: Option<String>,
     /// Seconds without a byte after which a connection is closed.
@@ -122,6 +132,11 @@ impl MitmOptions {
             ("mode", Value::List(v)) => self.mode = v,
             ("ignore_hosts", Value::List(v)) => self.ignore_hosts = v,
             ("allow_hosts", Value::List(v)) => self.allow_hosts = v,
+            ("tcp_hosts", Value::List(v)) => self.tcp_hosts = v,
+            ("show_ignored_hosts", Value::Bool(v)) => self.show_ignored_hosts = Some(v),
+            ("keep_host_header", Value::Bool(v)) => self.keep_host_header = Some(v),
+            ("proxyauth", Value::Str(v)) => self.proxyauth = v,
+            ("upstream_auth", Value::Str(v)) => self.upstream_auth = v,
             ("connect_addr", Value::Str(v)) => self.connect_addr = v,
             ("tcp_timeout", Value::Int(v)) => self.tcp_timeout = v,
             ("flow_detail", Value::Int(v)) => self.flow_detail = v,
@@ -450,7 +465,7 @@ const OPTIONS: &[Spec] = &[
     option("http_connect_send_host_header", Kind::Bool, Status::Missing),
     option("ignore_hosts", Kind::List, Status::Supported),
     option("keep_alt_svc_header", Kind::Bool, Status::Missing),
-    option("keep_host_header", Kind::Bool, Status::Only(&["false"])),
+    option("keep_host_header", Kind::Bool, Status::Supported),
     option("keepserving", Kind::Bool, Status::Only(&["false"])),
     option("key_size", Kind::Int, Status::Supported),
     option("listen_host", Kind::Str, Status::Supported),
@@ -465,7 +480,7 @@ const OPTIONS: &[Spec] = &[
     option("onboarding_host", Kind::Str, Status::Missing),
     option("protobuf_definitions", Kind::OptStr, Status::Missing),
     option("proxy_debug", Kind::Bool, Status::Only(&["false"])),
-    option("proxyauth", Kind::OptStr, Status::Missing),
+    option("proxyauth", Kind::OptStr, Status::Supported),
     option("rawtcp", Kind::Bool, Status::Only(&["true"])),
     option("readfile_filter", Kind::OptStr, Status::Missing),
     option("request_client_cert", Kind::Bool, Status::Only(&["false"])),
@@ -494,7 +509,7 @@ const OPTIONS: &[Spec] = &[
     option("server_replay_refresh", Kind::Bool, Status::Missing),
     option("server_replay_reuse", Kind::Bool, Status::Only(&["false"])),
     option("server_replay_use_headers", Kind::List, Status::Missing),
-    option("show_ignored_hosts", Kind::Bool, Status::Only(&["false"])),
+    option("show_ignored_hosts", Kind::Bool, Status::Supported),
     option("showhost", Kind::Bool, Status::Only(&["false"])),
     option("ssl_insecure", Kind::Bool, Status::Supported),
     option(
@@ -516,7 +531,7 @@ const OPTIONS: &[Spec] = &[
     ),
     option("stream_large_bodies", Kind::OptStr, Status::Supported),
     option("strip_ech", Kind::Bool, Status::Missing),
-    option("tcp_hosts", Kind::List, Status::Missing),
+    option("tcp_hosts", Kind::List, Status::Supported),
     option("tcp_timeout", Kind::Int, Status::Supported),
     option("termlog_verbosity", VERBOSITIES, Status::Supported),
     option("tls_ecdh_curve_client", Kind::OptStr, Status::Missing),
@@ -526,7 +541,7 @@ const OPTIONS: &[Spec] = &[
     option("tls_version_server_max", TLS_VERSIONS, Status::Supported),
     option("tls_version_server_min", TLS_VERSIONS, Status::Supported),
     option("udp_hosts", Kind::List, Status::Missing),
-    option("upstream_auth", Kind::OptStr, Status::Missing),
+    option("upstream_auth", Kind::OptStr, Status::Supported),
     option("upstream_cert", Kind::Bool, Status::Only(&["true"])),
     option(
         "validate_inbound_headers",

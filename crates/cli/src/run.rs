@@ -9,6 +9,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::process::{Child, Command};
 
+use tollgate_engine::{Endpoint, Listen, Mode};
+
 use crate::args::RunArgs;
 use crate::child_env::{self, Files};
 use crate::output::{Printer, Stream};
@@ -47,10 +49,16 @@ async fn with_proxy(
     // Standard output is the command's.
     let handle = proxy::start(settings, authority, printer, Stream::Stderr).await?;
     let address = handle
-        .local_addrs()
-        .first()
-        .copied()
-        .context("`run` needs an address and port to listen on")?;
+        .endpoints()
+        .into_iter()
+        .find_map(|endpoint| match endpoint {
+            Endpoint {
+                mode: Mode::Regular | Mode::Upstream(_),
+                at: Listen::Tcp(address),
+            } => Some(address),
+            _ => None,
+        })
+        .context("`run` needs an address and port to listen on, in mode regular or upstream")?;
     let files = Files::create(&authority.authority)
         .context("can't write the certificates for the command")?;
     let (program, rest) = args

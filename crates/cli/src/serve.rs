@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use tollgate_engine::{Handle, Listen, Metrics};
+use tollgate_engine::{Endpoint, Handle, Listen, Metrics, Mode};
 
 use crate::args::ProxyArgs;
 use crate::output::{Printer, Stream, Verbosity, pretty_size};
@@ -46,7 +46,7 @@ async fn until_stopped(
         Verbosity::Error | Verbosity::Warn
     );
     if !quiet {
-        printer.notice(banner(&handle, authority, settings));
+        printer.notice(banner(&handle, authority));
     }
     tokio::select! {
         () = stop.requested() => {}
@@ -66,15 +66,15 @@ async fn until_stopped(
     Ok(())
 }
 
-fn banner(handle: &Handle, authority: &OpenAuthority, settings: &Settings) -> String {
+fn banner(handle: &Handle, authority: &OpenAuthority) -> String {
     let mut out = format!("Tollgate {} listens on", env!("CARGO_PKG_VERSION"));
-    for address in handle.local_addrs() {
-        let _ = write!(out, " http://{address}");
-    }
-    for place in &settings.config.listen {
-        if let Listen::Unix(path) = place {
-            let _ = write!(out, " unix:{}", path.display());
-        }
+    let endpoints = handle.endpoints();
+    for Endpoint { mode, at } in &endpoints {
+        let _ = match (mode, at) {
+            (Mode::Regular, Listen::Tcp(address)) => write!(out, " http://{address}"),
+            (Mode::Regular, at) => write!(out, " {at}"),
+            (mode, at) => write!(out, "\n  {mode} at {at}"),
+        };
     }
     out.push('\n');
     let fingerprint = authority.authority.fingerprint_hex();
@@ -83,8 +83,14 @@ fn banner(handle: &Handle, authority: &OpenAuthority, settings: &Settings) -> St
         let cert = cert.display();
         let _ = writeln!(out, "  certificate  {cert}{made}");
         let _ = writeln!(out, "  SHA-256      {fingerprint}");
-        if let Some(address) = handle.local_addrs().first() {
-            let mut address = *address;
+        let regular = endpoints.iter().find_map(|endpoint| match endpoint {
+            Endpoint {
+                mode: Mode::Regular | Mode::Upstream(_),
+                at: Listen::Tcp(address),
+            } => Some(*address),
+            _ => None,
+        });
+        if let Some(mut address) = regular {
             if address.ip().is_unspecified() {
                 let loopback: std::net::IpAddr = if address.is_ipv4() {
                     std::net::Ipv4Addr::LOCALHOST.into()

@@ -7,13 +7,22 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use tollgate_ca::{Authority, AuthorityParams, KeyKind, Naming};
-use tollgate_engine::{Config, HostPattern, Listen, Roots, TlsVersions, UpstreamHttp};
-use tollgate_flow::TlsVersion;
+use tollgate_engine::{
+    Config, Endpoint, HostPattern, Listen, Mode, ModeSpec, ProxyProtocolVersion, Roots, Sandwich,
+    TlsVersions, UpstreamHttp, ViaRule,
+};
+use tollgate_flow::{Credentials, OnFailure, TlsVersion, UpstreamProxy};
+use tollgate_screen::scan::Scanner;
+use tollgate_screen::{Enforcement, ScreenConfig};
 
-use crate::args::{AuthorityArgs, ListenArgs, ListenAt, OutputArgs, ProxyArgs, UpstreamHttpArg};
+use crate::args::{
+    AuthorityArgs, ListenAt, OutputArgs, ProxyArgs, ProxyProtocolArg, ScreenArg, ScreenArgs,
+    UpstreamHttpArg,
+};
 use crate::mitm_options::MitmOptions;
 use crate::output::Verbosity;
 use crate::paths::default_data_dir;
+use crate::scan;
 
 /// Everything that the command line decides.
 #[derive(Debug)]
@@ -24,6 +33,8 @@ pub struct Settings {
     pub authority: AuthoritySource,
     /// What is shown.
     pub output: OutputSettings,
+    /// What looks at what passes.
+    pub screen: Option<ScreenSettings>,
     /// How long connections may take to end.
     pub drain: Duration,
     /// Things to tell the person at the terminal that are no errors.
@@ -52,6 +63,39 @@ pub struct OutputSettings {
     pub verbosity: Verbosity,
     /// Whether colours are forbidden.
     pub no_color: bool,
+}
+
+/// What looks at what passes.
+#[derive(Clone, Debug)]
+pub struct ScreenSettings {
+    /// What it looks for.
+    pub scanner: Scanner,
+    /// What follows.
+    pub config: ScreenConfig,
+}
+
+impl ScreenSettings {
+    fn new(args: &ScreenArgs) -> anyhow::Result<Option<Self>> {
+        let Some(mode) = args.screen else {
+            return Ok(None);
+        };
+        let mut config = ScreenConfig::default();
+        config.enforcement = match mode {
+            ScreenArg::Enforce => Enforcement::Enforce,
+            ScreenArg::Monitor => Enforcement::Monitor,
+        };
+        config.stream_at_once = args.read_only_tools.clone();
+        if args.screen_fail_open {
+            config.on_failure = OnFailure::Open;
+        }
+        let scanner = scan::build(
+            &args.screen_rules,
+            &args.known_secrets,
+            &[],
+            &args.screen_allow,
+        )?;
+        Ok(Some(Self { scanner, config }))
+    }
 }
 
 /// Where the authority comes from.
@@ -96,7 +140,7 @@ impl Settings {
         let set = MitmOptions::parse(&args.set)?;
         let mut warnings = Vec::new();
         let mut config = Config::default();
-        config.listen = listen(&args.listen, &set, purpose)?;
+        config.listen = listen(args, &set, purpose)?;
         config.workers = args.listen.workers.unwrap_or_default();
         apply_hosts(&mut config, args, &set)?;
         apply_tls(&mut config, args, &set, &mut warnings)?;
@@ -109,6 +153,7 @@ impl Settings {
             None | Some(UpstreamHttpArg::Mirror) => UpstreamHttp::Mirror,
             Some(UpstreamHttpArg::Http1) => UpstreamHttp::Http1,
             Some(UpstreamHttpArg::Http2) => UpstreamHttp::Http2,
+            Some(UpstreamHttpArg::Http3) => UpstreamHttp::Http3,
         };
         ensure!(
             config.http2 || config.upstream_http != UpstreamHttp::Http2,
@@ -126,10 +171,12 @@ impl Settings {
                 .context("option 'tcp_timeout' can't be negative")?;
         }
         config.process_attribution = args.output.process;
+        apply_ways(&mut config, args, &set)?;
         Ok(Self {
             config,
             authority: AuthoritySource::new(&args.authority, &set, purpose)?,
             output: OutputSettings::new(&args.output, &set, purpose)?,
+            screen: ScreenSettings::new(&args.screen)?,
             drain: args.listen.drain,
             warnings,
         })
@@ -270,77 +317,140 @@ impl OutputSettings {
     }
 }
 
-fn listen(args: &ListenArgs, set: &MitmOptions, purpose: Purpose) -> anyhow::Result<Vec<Listen>> {
-    let (mut host, mut port) = (set.listen_host.clone(), set.listen_port);
-    for mode in args.mode.iter().chain(&set.mode) {
-        apply_mode(mode, &mut host, &mut port)?;
+/// Where to listen, and in which modes.
+fn listen(args: &ProxyArgs, set: &MitmOptions, purpose: Purpose) -> anyhow::Result<Vec<Endpoint>> {
+    let credentials = upstream_auth(args, set)?;
+    let scans = args.upstream.scanner.is_some();
+    let args = &args.listen;
+    let given = if args.mode.is_empty() {
+        &set.mode
+    } else {
+        &args.mode
+    };
+    let mut specs = Vec::new();
+    for mode in given {
+        let mut spec: ModeSpec = mode.parse()?;
+        match &mut spec.mode {
+            Mode::Upstream(proxy) if proxy.credentials.is_none() => {
+                *proxy = Arc::new(UpstreamProxy {
+                    credentials: credentials.clone(),
+                    ..UpstreamProxy::clone(proxy)
+                });
+            }
+            Mode::Reverse(reverse) => reverse.credentials = credentials.clone(),
+            _ => {}
+        }
+        specs.push(spec);
     }
-    host = args.listen_host.clone().or(host);
-    port = args.listen_port.map(i64::from).or(port);
+    if specs.iter().all(|spec| spec.mode == Mode::Return) && (scans || specs.is_empty()) {
+        specs.insert(0, "regular".parse()?);
+    }
     let from_flag = !args.listen.is_empty() && !args.listen_from_env;
     ensure!(
         !from_flag || (args.listen_host.is_none() && args.listen_port.is_none()),
         "--listen names the whole address: leave out --listen-host and --listen-port"
     );
+    let host = args.listen_host.as_ref().or(set.listen_host.as_ref());
+    let port = args.listen_port.map(i64::from).or(set.listen_port);
     // The environment is about the proxy that serves everybody, not about one beside it for one command.
     let from_env = args.listen_from_env && purpose == Purpose::Serve;
-    if from_flag || (from_env && host.is_none() && port.is_none()) {
-        let places = args.listen.iter().map(|place| match place {
-            ListenAt::Tcp(address) => Listen::Tcp(*address),
-            ListenAt::Unix(path) => Listen::Unix(path.clone()),
-        });
-        return Ok(places.collect());
-    }
-    let port = match (port, purpose) {
-        (Some(port), _) => u16::try_from(port).ok().with_context(|| {
-            format!("option 'listen_port' must be from 0 to 65535, not '{port}'")
-        })?,
-        (None, Purpose::Serve) => 8080,
-        (None, Purpose::Run) => 0,
+    let mut places = if from_flag || (from_env && host.is_none() && port.is_none()) {
+        args.listen.as_slice()
+    } else {
+        &[]
     };
-    Ok(vec![Listen::Tcp(resolve(host.as_deref(), port)?)])
+    let mut endpoints = Vec::new();
+    for spec in specs {
+        let mode = spec.mode;
+        let mut add = |at| {
+            let mode = mode.clone();
+            endpoints.push(Endpoint { mode, at });
+        };
+        if let Some(path) = spec.unix {
+            add(Listen::Unix(path));
+            continue;
+        }
+        let somewhere = spec.host.is_some() || spec.port.is_some();
+        if !somewhere && !places.is_empty() {
+            for place in std::mem::take(&mut places) {
+                add(match place {
+                    ListenAt::Tcp(address) => Listen::Tcp(*address),
+                    ListenAt::Unix(path) => Listen::Unix(path.clone()),
+                });
+            }
+            continue;
+        }
+        let port = match (spec.port.map(i64::from).or(port), purpose) {
+            (Some(port), _) => u16::try_from(port).ok().with_context(|| {
+                format!("option 'listen_port' must be from 0 to 65535, not '{port}'")
+            })?,
+            (None, Purpose::Serve) => mode.default_port(),
+            (None, Purpose::Run) => 0,
+        };
+        let host = spec.host.as_ref().or(host);
+        add(Listen::Tcp(resolve(host.map(String::as_str), port)?));
+    }
+    ensure!(
+        places.is_empty() || !from_flag,
+        "every --mode says where it listens: leave out --listen"
+    );
+    Ok(endpoints)
 }
 
-/// mitmproxy's `regular`, `regular@PORT` and `regular@HOST:PORT`.
-fn apply_mode(mode: &str, host: &mut Option<String>, port: &mut Option<i64>) -> anyhow::Result<()> {
-    let (name, at) = match mode.split_once('@') {
-        Some((name, at)) => (name, Some(at)),
-        None => (mode, None),
+fn upstream_auth(args: &ProxyArgs, set: &MitmOptions) -> anyhow::Result<Option<Credentials>> {
+    let given = args.upstream.upstream_auth.as_ref();
+    given
+        .or(set.upstream_auth.as_ref())
+        .map(|text| Credentials::parse(text).context("--upstream-auth must be user:pass"))
+        .transpose()
+}
+
+/// Who may use the proxy, and the ways out.
+fn apply_ways(config: &mut Config, args: &ProxyArgs, set: &MitmOptions) -> anyhow::Result<()> {
+    let upstream = &args.upstream;
+    let proxy = |url: &str| -> anyhow::Result<_> { Ok(Arc::new(url.parse::<UpstreamProxy>()?)) };
+    let auth = args.listen.proxyauth.as_ref().or(set.proxyauth.as_ref());
+    config.auth = match auth {
+        Some(auth) => Some(auth.parse().context("--proxyauth")?),
+        None => None,
     };
-    let kind = name.split(':').next().unwrap_or(name);
-    const MODES: [&str; 10] = [
-        "dns",
-        "local",
-        "osproxy",
-        "regular",
-        "reverse",
-        "socks5",
-        "transparent",
-        "tun",
-        "upstream",
-        "wireguard",
-    ];
-    ensure!(
-        MODES.contains(&kind),
-        "unknown mode '{mode}'; Tollgate has 'regular'"
-    );
-    ensure!(
-        name == "regular",
-        "mode '{kind}' exists in mitmproxy but Tollgate doesn't have it yet"
-    );
-    if let Some(at) = at {
-        let number = match at.rsplit_once(':') {
-            Some((address, number)) => {
-                *host = Some(address.to_owned());
-                number
-            }
-            None => at,
-        };
-        let number: u16 = number
-            .parse()
-            .ok()
-            .with_context(|| format!("mode '{mode}': '{number}' is not a port"))?;
-        *port = Some(i64::from(number));
+    config.keep_host_header = upstream.keep_host_header || set.keep_host_header.unwrap_or_default();
+    config.block_quic = !upstream.allow_quic;
+    config.show_http3 = globs(&upstream.show_http3)?;
+    config.proxy_protocol.from = globs(&args.listen.proxy_protocol_from)?;
+    config.proxy_protocol.send = upstream.send_proxy_protocol.map(|version| match version {
+        ProxyProtocolArg::V1 => ProxyProtocolVersion::V1,
+        ProxyProtocolArg::V2 => ProxyProtocolVersion::V2,
+    });
+    config.via.proxy = upstream.upstream_proxy.as_deref().map(proxy).transpose()?;
+    config.via.no_proxy = globs(&upstream.no_proxy)?;
+    for rule in &upstream.via {
+        let (pattern, way) = rule
+            .split_once('=')
+            .with_context(|| format!("--via '{rule}': expected PATTERN=URL or PATTERN=direct"))?;
+        config.via.rules.push(ViaRule {
+            hosts: vec![HostPattern::new(pattern)?],
+            proxy: match way {
+                "direct" => None,
+                url => Some(proxy(url)?),
+            },
+        });
+    }
+    for entry in &upstream.resolve {
+        let (host, addresses) = entry
+            .split_once('=')
+            .with_context(|| format!("--resolve '{entry}': expected HOST=IP"))?;
+        let addresses: Result<Vec<IpAddr>, _> = addresses.split(',').map(str::parse).collect();
+        let addresses =
+            addresses.with_context(|| format!("--resolve '{entry}': that is not an address"))?;
+        config.hosts.push((host.to_ascii_lowercase(), addresses));
+    }
+    if let Some(url) = &upstream.scanner {
+        let mut sandwich = Sandwich::new(url.parse()?);
+        if upstream.scanner_fail_open {
+            sandwich.on_failure = OnFailure::Open;
+        }
+        config.sandwich = Some(sandwich);
     }
     Ok(())
 }
@@ -376,6 +486,15 @@ fn apply_hosts(config: &mut Config, args: &ProxyArgs, set: &MitmOptions) -> anyh
     policy.allow = regexes(&args.hosts.allow_hosts, &set.allow_hosts)?;
     policy.ignore = regexes(&args.hosts.ignore_hosts, &set.ignore_hosts)?;
     policy.ignore.extend(globs(&args.hosts.tunnel_hosts)?);
+    let raw = if args.hosts.tcp_hosts.is_empty() {
+        &set.tcp_hosts
+    } else {
+        &args.hosts.tcp_hosts
+    };
+    let raw = raw.iter().map(|pattern| HostPattern::host_regex(pattern));
+    policy.raw = raw.collect::<Result<_, _>>()?;
+    policy.show_ignored =
+        args.hosts.show_ignored_hosts || set.show_ignored_hosts.unwrap_or_default();
     Ok(())
 }
 
@@ -485,8 +604,13 @@ mod tests {
         .map_err(|error| format!("{error:#}"))
     }
 
-    fn tcp(address: &str) -> Listen {
-        Listen::Tcp(address.parse().unwrap())
+    fn tcp(address: &str) -> Endpoint {
+        Listen::Tcp(address.parse().unwrap()).into()
+    }
+
+    fn shown(endpoints: &[Endpoint]) -> Vec<String> {
+        let shown = |e: &Endpoint| format!("{} {}", e.mode, e.at);
+        endpoints.iter().map(shown).collect()
     }
 
     #[test]
@@ -511,18 +635,112 @@ mod tests {
         );
         assert_eq!(
             listen(&["--listen", "127.0.0.1:1", "--listen", "unix:/x"]),
-            [tcp("127.0.0.1:1"), Listen::Unix("/x".into())]
+            [tcp("127.0.0.1:1"), Listen::Unix("/x".into()).into()]
         );
         assert!(settings(&["--listen", "127.0.0.1:1", "-p", "2"]).is_err());
+        let shown = |arguments: &[&str]| shown(&listen(arguments));
         assert_eq!(
-            settings(&["-m", "socks5"]).unwrap_err(),
-            "mode 'socks5' exists in mitmproxy but Tollgate doesn't have it yet"
+            shown(&[
+                "-m",
+                "regular",
+                "-m",
+                "socks5",
+                "-m",
+                "reverse:http://h:1@[::1]:7"
+            ]),
+            [
+                "regular 127.0.0.1:8080",
+                "socks5 127.0.0.1:1080",
+                "reverse:http://h:1 [::1]:7"
+            ]
         );
+        assert_eq!(
+            shown(&[
+                "-m",
+                "socks5",
+                "--listen",
+                "127.0.0.1:5",
+                "-m",
+                "regular@unix:/s"
+            ]),
+            ["socks5 127.0.0.1:5", "regular unix:/s"]
+        );
+        assert_eq!(
+            shown(&["--scanner", "http://s:1", "-m", "return@9"]),
+            ["regular 127.0.0.1:8080", "return 127.0.0.1:9"]
+        );
+        for wrong in [
+            &["-m", "sideways"][..],
+            &["-m", "wireguard"],
+            &["-m", "regular@1", "--listen", "127.0.0.1:2"],
+            &["-m", "upstream:http://p:1", "--upstream-auth", "nobody"],
+        ] {
+            assert!(settings(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn ways_in_and_out() {
+        let config = settings(&[
+            "-m",
+            "upstream:http://p:1",
+            "-m",
+            "reverse:http://h:1@2",
+            "--upstream-auth",
+            "u:p",
+            "--proxyauth",
+            "any",
+            "--via",
+            "*.example=socks5://s:1",
+            "--via",
+            "*=direct",
+            "--no-proxy",
+            "a,b",
+            "--resolve",
+            "H.example=127.0.0.1,::1",
+            "--show-http3",
+            "a,*.b",
+            "--set",
+            "keep_host_header",
+            "--set",
+            "tcp_hosts=x",
+            "--proxy-protocol-from",
+            "10.0.0.0/8",
+            "--send-proxy-protocol",
+            "v2",
+            "--upstream-proxy",
+            "p:3128",
+        ])
+        .unwrap()
+        .config;
+        let credentials = Credentials::parse("u:p");
         assert!(
-            settings(&["-m", "sideways"])
-                .unwrap_err()
-                .starts_with("unknown mode")
+            matches!(&config.listen[0].mode, Mode::Upstream(p) if p.credentials == credentials)
         );
+        assert!(matches!(&config.listen[1].mode, Mode::Reverse(r) if r.credentials == credentials));
+        assert!(config.auth.is_some() && config.keep_host_header && config.block_quic);
+        assert_eq!(config.via.rules.len(), 2);
+        assert_eq!(config.via.rules[1].proxy, None);
+        assert_eq!(config.via.no_proxy.len(), 2);
+        assert!(config.hide_http3 && config.show_http3.len() == 2);
+        assert_eq!(config.via.proxy.unwrap().to_string(), "http://p:3128");
+        assert_eq!(config.hosts[0].0, "h.example");
+        assert_eq!(config.hosts[0].1.len(), 2);
+        assert_eq!(config.policy.raw.len(), 1);
+        assert_eq!(config.proxy_protocol.from.len(), 1);
+        assert_eq!(config.proxy_protocol.send, Some(ProxyProtocolVersion::V2));
+        for wrong in [
+            ["--via", "x"],
+            ["--via", "x=ftp://y:1"],
+            ["--resolve", "x"],
+            ["--resolve", "x=y"],
+            ["--proxyauth", "nobody"],
+            ["--proxyauth", "@/nowhere"],
+            ["--upstream-proxy", "p"],
+            ["--scanner", "s"],
+        ] {
+            assert!(settings(&wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

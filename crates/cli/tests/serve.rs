@@ -108,6 +108,72 @@ fn detail_shows_headers_and_bodies() {
 }
 
 #[test]
+fn messages_of_a_websocket_are_lines() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let origin = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        read_head(&mut client);
+        // The answer to the key of RFC 6455 section 1.3.
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        client.write_all(answer.as_bytes()).unwrap();
+        client
+            .write_all(b"\x82\x02\xff\x00\x88\x05\x03\xe8bye")
+            .unwrap();
+        let _ = client.read_to_end(&mut Vec::new());
+    });
+    let mut proxy = Proxy::start(&["--flow-detail", "3"]);
+    let mut client = TcpStream::connect(proxy.address()).unwrap();
+    let request = format!(
+        "GET http://{address}/chat HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    client.write_all(request.as_bytes()).unwrap();
+    read_head(&mut client);
+    // Masked with zeros: readable.
+    client.write_all(b"\x81\x85\0\0\0\0hello").unwrap();
+    client.read_exact(&mut [0; 11]).unwrap();
+    drop(client);
+    origin.join().unwrap();
+    proxy.signal("TERM");
+    proxy.wait();
+    let text = proxy.rest();
+    let handshake = text.find(" << 101 Switching Protocols 0b\n").unwrap();
+    for (part, content) in [
+        (
+            format!(" -> WebSocket text message -> {address}/chat\n"),
+            "\n    hello\n",
+        ),
+        (
+            format!(" <- WebSocket binary message <- {address}/chat\n"),
+            " ff 00",
+        ),
+        (
+            "WebSocket connection closed by server: 1000 bye\n".to_owned(),
+            "",
+        ),
+    ] {
+        let (before, after) = text
+            .split_once(&part)
+            .unwrap_or_else(|| panic!("{part:?} in {text}"));
+        assert!(
+            before.len() > handshake && after.contains(content),
+            "{content:?} in {text}"
+        );
+    }
+}
+
+fn read_head(stream: &mut TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+}
+
+#[test]
 fn quiet_is_quiet() {
     let origin = Origin::start();
     let mut proxy = Proxy::start(&[
@@ -248,8 +314,8 @@ fn options_that_cannot_be_used_are_one_line() {
             "error: option '-s' (--scripts) exists in mitmproxy but Tollgate doesn't have it yet",
         ),
         (
-            &["-m", "transparent"],
-            "error: mode 'transparent' exists in mitmproxy but Tollgate doesn't have it yet",
+            &["-m", "wireguard"],
+            "error: mode 'wireguard': it exists in mitmproxy but Tollgate doesn't have it yet",
         ),
         (
             &["--set", "listen_port=http"],

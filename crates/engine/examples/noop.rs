@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let authority = tollgate_ca::Authority::from_files(arg(2)?.as_ref(), arg(3)?.as_ref())?;
     let mut config = Config::default();
-    config.listen = vec![Listen::Tcp(arg(1)?.parse()?)];
+    config.listen = vec![Listen::Tcp(arg(1)?.parse()?).into()];
     config.tls.extra_roots.push(arg(4)?.into());
     if let Some(host) = args.get(5) {
         config.policy.ignore.push(HostPattern::new(host)?);

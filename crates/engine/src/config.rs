@@ -1,11 +1,15 @@
 //! What a proxy is told.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tollgate_flow::TlsVersion;
+use tollgate_flow::{OnFailure, TlsVersion, UpstreamProxy};
 
+use crate::auth::ProxyAuth;
+use crate::mode::Endpoint;
 use crate::policy::{HostPattern, Policy};
 
 /// The configuration of one proxy. Every field has a default that a newcomer wants.
@@ -14,8 +18,9 @@ use crate::policy::{HostPattern, Policy};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
-    /// Where to listen. Default: `127.0.0.1:8080`. Port 0 takes a free one.
-    pub listen: Vec<Listen>,
+    /// Where to listen, and in which mode. Default: `127.0.0.1:8080`, an HTTP proxy. Port 0 takes
+    /// a free one.
+    pub listen: Vec<Endpoint>,
     /// How many workers: threads with a runtime, a listener and an upstream pool each. 0, the
     /// default, makes one per core.
     pub workers: usize,
@@ -40,12 +45,34 @@ pub struct Config {
     pub process_attribution: bool,
     /// The local address that upstream connections are bound to.
     pub connect_addr: Option<IpAddr>,
+    /// Whether a reverse proxy leaves the client's `Host` as it is. Default: false; the server
+    /// behind us sees its own name.
+    pub keep_host_header: bool,
+    /// Proxies on the way to origins.
+    pub via: ViaConfig,
+    /// Addresses that are used for names, before the resolver is asked.
+    pub hosts: Vec<(String, Vec<IpAddr>)>,
+    /// Who may use the proxy. Default: everybody who reaches it.
+    pub auth: Option<ProxyAuth>,
+    /// The PROXY protocol, on either side.
+    pub proxy_protocol: ProxyProtocol,
+    /// Hands every request to a scanner, and takes it back from it.
+    pub sandwich: Option<Sandwich>,
+    /// Whether clients are kept from moving to where they aren't seen: HTTP/3 is taken out of
+    /// `Alt-Svc` in responses over HTTP/1 and HTTP/2, and HTTP/3 and the keys of Encrypted Client
+    /// Hello out of HTTPS and SVCB records in answers of DNS over HTTPS. Default: true.
+    pub hide_http3: bool,
+    /// Hosts whose responses pass as they are all the same.
+    pub show_http3: Vec<HostPattern>,
+    /// Whether datagrams to port 443 are dropped (SOCKS5's UDP ASSOCIATE), so that clients use
+    /// TCP, where they are seen. Default: true.
+    pub block_quic: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: vec![Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)))],
+            listen: vec![Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))).into()],
             workers: 0,
             policy: Policy::default(),
             http2: true,
@@ -57,6 +84,15 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             process_attribution: true,
             connect_addr: None,
+            keep_host_header: false,
+            via: ViaConfig::default(),
+            hosts: Vec::new(),
+            auth: None,
+            proxy_protocol: ProxyProtocol::default(),
+            sandwich: None,
+            hide_http3: true,
+            show_http3: Vec::new(),
+            block_quic: true,
         }
     }
 }
@@ -70,6 +106,82 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Proxies on the way to origins. The first of these that says something decides: an
+/// interceptor ([`Request::via`](tollgate_flow::Request::via)), `rules`, `no_proxy`, the mode
+/// ([`Mode::Upstream`](crate::Mode::Upstream)), `proxy`.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct ViaConfig {
+    /// For everything that nothing else decides. Default: none.
+    pub proxy: Option<Arc<UpstreamProxy>>,
+    /// Hosts that are reached without a proxy.
+    pub no_proxy: Vec<HostPattern>,
+    /// By host; the first that matches decides.
+    pub rules: Vec<ViaRule>,
+}
+
+/// Which way some hosts are reached.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ViaRule {
+    /// The hosts.
+    pub hosts: Vec<HostPattern>,
+    /// The proxy; `None` for none.
+    pub proxy: Option<Arc<UpstreamProxy>>,
+}
+
+/// The PROXY protocol, versions 1 and 2, by which a load balancer says whom it speaks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct ProxyProtocol {
+    /// Peers that must begin with a PROXY header; what it says of the client is believed. A
+    /// header from anybody else is refused like any other bytes that are no protocol. Patterns are
+    /// addresses or networks. Default: none.
+    pub from: Vec<HostPattern>,
+    /// Begin each connection to an origin with such a header for its client. Such connections are
+    /// not shared between clients. Default: no.
+    pub send: Option<ProxyProtocolVersion>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocolVersion {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// A scanner between two of our listeners: TLS is opened on one, the plain request goes to the
+/// scanner, an HTTP proxy that forwards to a listener in [`Mode::Return`](crate::Mode::Return),
+/// and from there over verified TLS to the origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sandwich {
+    /// The scanner.
+    pub scanner: Arc<UpstreamProxy>,
+    /// What happens while the scanner can't be reached. Closed, the default in
+    /// [`Sandwich::new`], answers 502; open sends requests straight to the origin, unscanned.
+    pub on_failure: OnFailure,
+}
+
+impl Sandwich {
+    /// A sandwich that fails closed.
+    pub fn new(scanner: UpstreamProxy) -> Self {
+        Self {
+            scanner: Arc::new(scanner),
+            on_failure: OnFailure::Closed,
+        }
+    }
+}
+
 /// Which HTTP version to speak upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UpstreamHttp {
@@ -80,6 +192,9 @@ pub enum UpstreamHttp {
     Http1,
     /// HTTP/2 where the origin has it, also for clients that speak HTTP/1.1.
     Http2,
+    /// HTTP/3 to origins with TLS, whatever the client speaks; there is no way back to TCP, but
+    /// for WebSockets, which go over HTTP/1.1. Needs the feature `http3`.
+    Http3,
 }
 
 /// TLS on both sides.
@@ -212,7 +327,11 @@ pub struct Limits {
     /// Bytes that a content-coded body may decode to for an observer. Beyond that it sees no
     /// more of it; the wire is not affected. Default: 256 MiB.
     pub decoded_bytes: u64,
-    /// Streams that a client may have open on one HTTP/2 connection. Default: 256.
+    /// Bytes of one message of a WebSocket, or within a body, that is put together for an
+    /// interceptor. After a larger one observers see no more of that direction, and the wire is
+    /// not affected; a WebSocket that may be edited is closed with 1009. Default: 16 MiB.
+    pub message_bytes: usize,
+    /// Streams that a client may have open on one connection of HTTP/2 or HTTP/3. Default: 256.
     pub h2_streams: u32,
     /// Names in the DNS cache. Default: 4096.
     pub dns_entries: usize,
@@ -229,6 +348,7 @@ impl Default for Limits {
             trailer_bytes: 16 * 1024,
             body_limit: 32 * 1024 * 1024,
             decoded_bytes: 256 * 1024 * 1024,
+            message_bytes: 16 * 1024 * 1024,
             h2_streams: 256,
             dns_entries: 4096,
             leaves: 4096,
@@ -245,7 +365,8 @@ pub struct Timeouts {
     pub first_bytes: Duration,
     /// From the first byte of a request head to its last. Default: 30 s; then 408.
     pub request_head: Duration,
-    /// A TCP connection to an origin, DNS included. Default: 10 s; then 504.
+    /// A TCP connection to an origin, DNS included; over HTTP/3 its handshake, too. Default: 10 s;
+    /// then 504.
     pub connect: Duration,
     /// A TLS handshake, on either side. Default: 10 s.
     pub handshake: Duration,

@@ -1,8 +1,10 @@
 //! Resolves names and makes TCP connections (RFC 8305, "happy eyeballs").
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,13 +12,43 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tollgate_flow::{ErrorClass, FlowError, Side, Target};
 
+use crate::config::Config;
 use crate::metrics::{Counters, count};
 
 /// After how long the next address is tried beside the one before.
 const STAGGER: Duration = Duration::from_millis(250);
 
+/// Resolves the names of origins, in place of the system's resolver.
+///
+/// ```
+/// use std::net::{IpAddr, Ipv4Addr};
+/// use tollgate_engine::{Proxy, Resolver};
+///
+/// /// Finds everything on this machine.
+/// struct Here;
+///
+/// impl Resolver for Here {
+///     fn resolve(&self, _host: &str) -> tollgate_engine::Resolving {
+///         Box::pin(async { Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]) })
+///     }
+/// }
+///
+/// let proxy = Proxy::builder().resolver(Here).build()?;
+/// # Ok::<(), tollgate_engine::ProxyError>(())
+/// ```
+pub trait Resolver: Send + Sync + 'static {
+    /// Finds the addresses of a host name (in lower case, without a trailing dot), in the order in
+    /// which they should be tried. The time that it takes counts against `timeouts.connect`; the
+    /// answer is remembered for `timeouts.dns_cache`.
+    fn resolve(&self, host: &str) -> Resolving;
+}
+
+/// What a [`Resolver`] is waited for with.
+pub type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
+
 /// Remembers what names resolve to. Shared by the workers of a proxy.
 pub(crate) struct DnsCache {
+    resolver: Option<Arc<dyn Resolver>>,
     entries: Mutex<HashMap<Arc<str>, Answer>>,
     capacity: usize,
     ttl: Duration,
@@ -28,17 +60,26 @@ struct Answer {
 }
 
 impl DnsCache {
-    pub fn new(capacity: usize, ttl: Duration) -> Self {
+    pub fn new(capacity: usize, ttl: Duration, resolver: Option<Arc<dyn Resolver>>) -> Self {
         Self {
+            resolver,
             entries: Mutex::new(HashMap::new()),
             capacity,
             ttl,
         }
     }
 
-    async fn resolve(&self, host: &Arc<str>, counters: &Counters) -> io::Result<Arc<[IpAddr]>> {
+    pub async fn resolve(
+        &self,
+        host: &Arc<str>,
+        hosts: &[(String, Vec<IpAddr>)],
+        counters: &Counters,
+    ) -> io::Result<Arc<[IpAddr]>> {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(Arc::new([ip]));
+        }
+        if let Some((_, addresses)) = hosts.iter().find(|(name, _)| **name == **host) {
+            return Ok(addresses.as_slice().into());
         }
         {
             let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,11 +91,13 @@ impl DnsCache {
             }
         }
         count(&counters.dns_lookups);
-        let found: Vec<IpAddr> = tokio::net::lookup_host((&**host, 0))
-            .await?
-            .map(|a| a.ip())
-            .collect();
-        let addresses: Arc<[IpAddr]> = interleave(found).into();
+        let addresses: Arc<[IpAddr]> = match &self.resolver {
+            Some(resolver) => resolver.resolve(host).await?.into(),
+            None => {
+                let found = tokio::net::lookup_host((&**host, 0)).await?;
+                interleave(found.map(|a| a.ip()).collect()).into()
+            }
+        };
         if self.ttl > Duration::ZERO && self.capacity > 0 && !addresses.is_empty() {
             let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
             if entries.len() >= self.capacity && !entries.contains_key(host) {
@@ -92,54 +135,32 @@ fn interleave(found: Vec<IpAddr>) -> Vec<IpAddr> {
     mixed
 }
 
-/// Connects to a target within `limit`.
+/// Connects to a target within the configured time.
 pub(crate) async fn dial(
     cache: &DnsCache,
     target: &Target,
-    bind: Option<IpAddr>,
-    limit: Duration,
+    config: &Config,
     counters: &Counters,
     is_ourselves: impl Fn(SocketAddr) -> bool,
 ) -> Result<TcpStream, FlowError> {
+    let (bind, limit) = (config.connect_addr, config.timeouts.connect);
     let work = async {
-        let addresses = cache.resolve(&target.host, counters).await.map_err(|e| {
-            FlowError::new(
-                Side::Upstream,
-                ErrorClass::Dns,
-                format!("{} can't be resolved: {e}", target.host),
-            )
-        })?;
-        if addresses.is_empty() {
-            return Err(FlowError::new(
-                Side::Upstream,
-                ErrorClass::Dns,
-                format!("{} has no address", target.host),
-            ));
-        }
-        let addresses: Vec<SocketAddr> = addresses
-            .iter()
-            .map(|ip| SocketAddr::new(*ip, target.port))
-            .collect();
-        if addresses.iter().any(|a| is_ourselves(*a)) {
-            return Err(FlowError::new(
-                Side::Proxy,
-                ErrorClass::Loop,
-                format!("{target} is this proxy itself"),
-            ));
-        }
+        let addresses = resolve(cache, target, config, counters, is_ourselves).await?;
         count(&counters.upstream_connects);
-        race(&addresses, bind).await.map_err(|e| {
-            let class = if e.kind() == io::ErrorKind::TimedOut {
-                ErrorClass::Timeout
-            } else {
-                ErrorClass::Connect
-            };
-            FlowError::new(
-                Side::Upstream,
-                class,
-                format!("can't connect to {target}: {}", describe(&e)),
-            )
-        })
+        race(&addresses, |address| connect(address, bind))
+            .await
+            .map_err(|e: io::Error| {
+                let class = if e.kind() == io::ErrorKind::TimedOut {
+                    ErrorClass::Timeout
+                } else {
+                    ErrorClass::Connect
+                };
+                FlowError::new(
+                    Side::Upstream,
+                    class,
+                    format!("can't connect to {target}: {}", describe(&e)),
+                )
+            })
     };
     if limit.is_zero() {
         return work.await;
@@ -154,6 +175,43 @@ pub(crate) async fn dial(
     }
 }
 
+/// The addresses of a target, in the order in which they are tried; none of them is our own.
+pub(crate) async fn resolve(
+    cache: &DnsCache,
+    target: &Target,
+    config: &Config,
+    counters: &Counters,
+    is_ourselves: impl Fn(SocketAddr) -> bool,
+) -> Result<Vec<SocketAddr>, FlowError> {
+    let found = cache.resolve(&target.host, &config.hosts, counters).await;
+    let addresses = found.map_err(|e| {
+        FlowError::new(
+            Side::Upstream,
+            ErrorClass::Dns,
+            format!("{} can't be resolved: {e}", target.host),
+        )
+    })?;
+    if addresses.is_empty() {
+        return Err(FlowError::new(
+            Side::Upstream,
+            ErrorClass::Dns,
+            format!("{} has no address", target.host),
+        ));
+    }
+    let addresses: Vec<SocketAddr> = addresses
+        .iter()
+        .map(|ip| SocketAddr::new(*ip, target.port))
+        .collect();
+    if addresses.iter().any(|a| is_ourselves(*a)) {
+        return Err(FlowError::new(
+            Side::Proxy,
+            ErrorClass::Loop,
+            format!("{target} is this proxy itself"),
+        ));
+    }
+    Ok(addresses)
+}
+
 /// A sentence for the errors that people meet, without the operating system's number.
 pub(crate) fn describe(e: &io::Error) -> String {
     match e.kind() {
@@ -166,18 +224,27 @@ pub(crate) fn describe(e: &io::Error) -> String {
     }
 }
 
-async fn race(addresses: &[SocketAddr], bind: Option<IpAddr>) -> io::Result<TcpStream> {
+/// Tries addresses in turn, each beside the ones before it, and answers the first that succeeds.
+pub(crate) async fn race<T, E, F>(
+    addresses: &[SocketAddr],
+    connect: impl Fn(SocketAddr) -> F,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<io::Error> + Send + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
+{
     if let [only] = addresses {
-        return connect(*only, bind).await;
+        return connect(*only).await;
     }
     let mut waiting = addresses.iter().copied();
     let mut attempts = JoinSet::new();
-    let mut last_error = io::Error::from(io::ErrorKind::NotFound);
+    let mut last_error = E::from(io::ErrorKind::NotFound.into());
     loop {
         let next = waiting.next();
         let more = next.is_some();
         if let Some(address) = next {
-            attempts.spawn(connect(address, bind));
+            attempts.spawn(connect(address));
         }
         let joined = if more {
             match tokio::time::timeout(STAGGER, attempts.join_next()).await {
@@ -188,9 +255,9 @@ async fn race(addresses: &[SocketAddr], bind: Option<IpAddr>) -> io::Result<TcpS
             attempts.join_next().await
         };
         match joined {
-            Some(Ok(Ok(stream))) => return Ok(stream),
+            Some(Ok(Ok(connection))) => return Ok(connection),
             Some(Ok(Err(e))) => last_error = e,
-            Some(Err(e)) => last_error = io::Error::other(e),
+            Some(Err(e)) => last_error = io::Error::other(e).into(),
             None => return Err(last_error),
         }
     }

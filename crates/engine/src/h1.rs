@@ -33,6 +33,7 @@ pub(crate) use body::ClientBody;
 pub(crate) use exchange::{Closing, ExchangeEnd, Exchanged, UpstreamAfter};
 pub(crate) use failure::{blocked, client_gone, dropped};
 
+use crate::auth::{self, Admitted};
 use crate::body::Body;
 use crate::hooks::{Run, SharedFlow, Verdict};
 use crate::io::{Conn, ReadHalf};
@@ -40,6 +41,8 @@ use crate::metrics::count;
 use crate::pool::{RouteTls, UpConn};
 use crate::reply;
 use crate::session::{FlowGuard, Session, Up, UpstreamError};
+use crate::via;
+use crate::websocket;
 
 /// How long a client that idles keeps its upstream connection to itself.
 const STICKY: Duration = Duration::from_secs(1);
@@ -57,6 +60,8 @@ pub(crate) enum Mode {
     Proxy,
     /// All to one destination: inside a CONNECT, or in reverse.
     Fixed(Fixed),
+    /// Where the tickets of requests say that a scanner gives back.
+    Return,
 }
 
 /// The one destination of a connection.
@@ -65,6 +70,10 @@ pub(crate) struct Fixed {
     pub target: Target,
     pub scheme: Scheme,
     pub tls: Option<RouteTls>,
+    /// What requests name as their host from here on, in place of what the client said.
+    pub host_header: Option<Arc<str>>,
+    /// What requests show of who we are, in place of what the client shows.
+    pub authorization: Option<Arc<str>>,
     /// The upstream connection could not be made: each request is answered with this.
     pub broken: Option<FlowError>,
 }
@@ -269,14 +278,40 @@ impl Server {
     ) -> After {
         flow.request.reset();
         flow.response = None;
-        let refusal = match prepare(mode, &mut flow.request) {
+        let asked = auth::asked(session);
+        let shown = asked.map(|(name, _)| flow.request.headers().get(name).map(<[u8]>::to_vec));
+        let mut prepared = prepare(mode, &mut flow.request, &session.worker.shared.tickets);
+        if let (Some((name, status)), Ok(_)) = (asked, &prepared) {
+            let shown = shown.flatten();
+            match auth::admit(session, shown.as_deref(), status).await {
+                Ok(Admitted::AsItIs) => {}
+                Ok(Admitted::WithoutField) => {
+                    // What stands there may be ours already.
+                    if !matches!(mode, Mode::Fixed(fixed) if fixed.authorization.is_some()) {
+                        flow.request.headers_mut().remove(name);
+                    }
+                }
+                Err(refusal) => {
+                    if let Ok(Prepared::Connect(target)) = prepared {
+                        flow.request.target = target;
+                    }
+                    prepared = Err(refusal);
+                }
+            }
+        }
+        let mut returned = None;
+        let refusal = match prepared {
             Ok(Prepared::Connect(target)) => {
                 client.rd.consume(head_len);
                 return After::Connect(target);
             }
             Ok(Prepared::Request) => None,
+            Ok(Prepared::Returned(ticket)) => {
+                returned = Some(ticket);
+                None
+            }
             Err((status, error)) => {
-                if let Mode::Proxy = mode {
+                if let (Mode::Proxy | Mode::Return, 400..=400 | 403) = (mode, status) {
                     // It says nothing of where it goes: it came to us.
                     let local = session.info.local;
                     flow.request.target = Target::new(&local.ip().to_string(), local.port());
@@ -298,7 +333,11 @@ impl Server {
         let worker = Arc::clone(&session.worker);
         let counters = &worker.counters;
         session.begin_flow(flow);
-        let run = Run::begin(&worker.shared.hooks, flow, counters);
+        let run = match returned {
+            None => Run::begin(&worker.shared.hooks, flow, counters),
+            // It was shown to them on its way to the scanner.
+            Some(_) => Run::none(),
+        };
         let mut guard = FlowGuard::new(flow, run, counters);
         let mut request = ClientBody {
             body: Body::new(framing, config.limits.trailer_bytes),
@@ -356,7 +395,7 @@ impl Server {
         }
 
         if let Some((status, error)) = refusal {
-            let reply = reply::with_status(status, &error);
+            let reply = auth::refusal(status, &error);
             answer!(reply, Outcome::failed(error));
         }
         if let Some(target) = refused(&config.policy, mode, &guard.flow.request) {
@@ -441,6 +480,12 @@ impl Server {
             make_chunked(&mut guard.flow.request.head.headers);
         }
 
+        let is_websocket = guard.flow.request.head.upgrade().is_some()
+            && websocket::is_websocket(guard.flow.request.headers());
+        if is_websocket && guard.run.wants(Interest::EDIT_MESSAGES) {
+            websocket::restrict_offer(guard.flow.request.headers_mut());
+        }
+
         // The upstream connection: the last one, a pooled one, or a new one.
         let (tls, broken) = match mode {
             Mode::Fixed(fixed) if guard.flow.request.target == fixed.target => {
@@ -454,7 +499,10 @@ impl Server {
                 None,
             ),
             Mode::Proxy => (None, None),
+            Mode::Return => (returned.as_ref().and_then(|t| t.tls.clone()), None),
         };
+        #[cfg(feature = "http2")]
+        let mut tls = tls;
         if let Some(error) = broken {
             fail!(error);
         }
@@ -465,7 +513,7 @@ impl Server {
             let found = self
                 .find_upstream(
                     session,
-                    &guard.flow.request.target,
+                    &guard.flow.request,
                     tls.as_ref(),
                     pinned,
                     attempt > 1,
@@ -476,10 +524,19 @@ impl Server {
             }
             let up = match &mut self.upstream {
                 Some(Up::Conn(up)) => up,
+                // An upgrade has no meaning there (RFC 9113 section 8.6).
                 #[cfg(feature = "http2")]
-                Some(Up::H2(shared)) => {
+                Some(Up::Shared(_))
+                    if is_websocket && tls.as_ref().is_some_and(RouteTls::may_be_shared) =>
+                {
+                    tls = tls.map(RouteTls::only_http1);
+                    attempt = 0;
+                    continue;
+                }
+                #[cfg(feature = "http2")]
+                Some(Up::Shared(shared)) => {
                     let shared = shared.clone();
-                    let end = crate::h2::exchange_from_h1(
+                    let end = crate::streams::exchange::exchange_from_h1(
                         session,
                         client,
                         &mut request,
@@ -500,16 +557,31 @@ impl Server {
                 None => continue,
             };
             guard.flow.upstream = Some(Arc::clone(&up.info));
+            if let Some(ticket) = &returned {
+                let _ = ticket.upstream.set(Arc::clone(&up.info));
+            }
+            let route = Arc::clone(&up.route);
+            let tickets = &worker.shared.tickets;
+            let ticket = session.ticket(tickets, &route, &guard.flow.request, tls.as_ref());
+            let ticket = match ticket {
+                Ok(ticket) => ticket,
+                Err(error) => fail!(error),
+            };
             let exchange = Exchange {
                 config: &config,
                 counters,
                 run: &guard.run,
                 keep_alive,
                 spare: &mut self.spare,
+                forward: via::forward(&route, ticket.as_ref().map(|issued| &*issued.ticket)),
             };
             let end = exchange
                 .run(client, up, &mut request, guard.flow, &mut session.timer)
                 .await;
+            if let Some(origin) = ticket.as_ref().and_then(|i| i.ticket.upstream.get()) {
+                // What the flow reached in the end, rather than the scanner.
+                guard.flow.upstream = Some(Arc::clone(origin));
+            }
             match end.upstream {
                 UpstreamAfter::Reusable => {}
                 UpstreamAfter::Pin => up.pinned = true,
@@ -529,6 +601,18 @@ impl Server {
                     ErrorClass::Reset,
                     "the origin closed the connection before it answered",
                 ));
+            }
+            if is_websocket
+                && matches!(end.result, Exchanged::Upgraded)
+                && guard.run.wants(Interest::MESSAGES)
+            {
+                request.consume(client);
+                if let Some(Up::Conn(up)) = &mut self.upstream {
+                    let relay = relay_messages(session, client, up, &mut guard);
+                    let outcome = Box::pin(relay).await;
+                    guard.end(&outcome);
+                }
+                return After::Abort;
             }
             return self
                 .conclude(client, guard, request, end, keep_alive, head_only)
@@ -600,29 +684,37 @@ impl Server {
     async fn find_upstream(
         &mut self,
         session: &Session,
-        target: &Target,
+        request: &tollgate_flow::Request,
         tls: Option<&RouteTls>,
         pinned: bool,
         fresh: bool,
     ) -> Result<(), UpstreamError> {
+        let upgrades = request.head.upgrade().is_some();
+        let route = session.request_route(request, tls, pinned, upgrades);
         let keep = match &mut self.upstream {
-            Some(up) if fresh || up.route().target != *target || up.route().tls.as_ref() != tls => {
-                false
-            }
+            Some(up) if fresh || !up.route().is_same_way(&route) => false,
             Some(Up::Conn(up)) => up.conn.is_idle_alive(),
             #[cfg(feature = "http2")]
-            Some(Up::H2(shared)) => shared.is_open(),
+            Some(Up::Shared(shared)) => shared.is_open(),
             None => false,
         };
         if keep {
             count(&session.counters().upstream_reused);
         } else {
             self.release(session);
-            let route = session.route(target, tls.cloned(), pinned);
-            self.upstream = Some(if fresh {
-                session.fresh(route).await?
+            let found = if fresh {
+                session.fresh(route).await
             } else {
-                session.acquire(route, None).await?
+                session.acquire(route, None).await
+            };
+            self.upstream = Some(match found {
+                Err(error) if session.may_bypass(&error) => {
+                    let to = session.destination(&request.target, &request.via);
+                    session
+                        .acquire(session.route(to, tls.cloned(), pinned), None)
+                        .await?
+                }
+                found => found?,
             });
         }
         if let Some(Up::Conn(up)) = &mut self.upstream {
@@ -630,6 +722,28 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Relays a WebSocket whose messages somebody wants.
+async fn relay_messages(
+    session: &mut Session,
+    client: &mut Conn,
+    up: &mut UpConn,
+    guard: &mut FlowGuard<'_>,
+) -> Outcome {
+    let bounds = websocket::Bounds::of(&session.live.config);
+    let worker = Arc::clone(&session.worker);
+    let flow = SharedFlow::new(&mut *guard.flow);
+    websocket::relay(
+        &guard.run,
+        &flow,
+        &worker.counters,
+        bounds,
+        &mut session.timer,
+        websocket::Ends::of(client),
+        websocket::Ends::of(&mut up.conn),
+    )
+    .await
 }
 
 /// Waits for hooks for as long as the client is there. `None`: it has gone.

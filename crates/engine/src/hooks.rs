@@ -1,5 +1,7 @@
 //! Calls interceptors, and turns what they answer into what the wire does.
 
+mod messages;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -7,13 +9,19 @@ use std::task::Poll;
 use bytes::Bytes;
 use tollgate_flow::{
     ConnectDecision, ConnectionInfo, Direction, ErrorClass, Flow, FlowError, Interceptor, Interest,
-    OnFailure, Outcome, Piece, Reply, Side, Step, Target, TlsDecision, TlsFailure,
+    Message, MessageKind, OnFailure, Outcome, Piece, Reply, Side, Step, Target, TlsDecision,
+    TlsFailure, UNREAD_MESSAGES,
 };
 use tollgate_wire::coding::{Decoder, OutputLimit};
+use tollgate_wire::framing::FramingError;
 use tollgate_wire::tls::ClientHello;
-use tracing::{error, warn};
+use tollgate_wire::websocket::MAX_CONTROL_PAYLOAD;
+use tracing::{debug, error, warn};
 
+use crate::config::Limits;
 use crate::metrics::{Counters, count};
+
+use messages::Messages;
 
 /// Steps that one hook may take in a row before it counts as stuck.
 const MAX_STEPS: usize = 16;
@@ -125,6 +133,19 @@ pub(crate) enum PieceVerdict {
     End(Verdict),
 }
 
+/// What comes of offering a message.
+#[derive(Debug)]
+pub(crate) enum MessageVerdict {
+    /// It goes on as it is.
+    Pass,
+    /// The message goes on with this content.
+    Replace(Bytes),
+    /// It doesn't go on.
+    Drop,
+    /// The flow ends here.
+    End(Verdict),
+}
+
 /// A flow that both directions of an exchange work on. Locked only while a hook runs.
 pub(crate) type SharedFlow<'a> = Mutex<&'a mut Flow>;
 
@@ -163,6 +184,15 @@ impl Run {
             hooks: hooks.clone(),
             interests,
             any,
+        }
+    }
+
+    /// Nobody's.
+    pub fn none() -> Self {
+        Self {
+            hooks: Hooks::default(),
+            interests: Vec::new(),
+            any: Interest::NONE,
         }
     }
 
@@ -246,23 +276,79 @@ impl Run {
         &'a self,
         flow: &'a SharedFlow<'f>,
         direction: Direction,
-        limit: u64,
+        limits: &Limits,
         counters: &'a Counters,
     ) -> BodyRun<'a, 'f> {
-        let watched = self.watches(direction);
-        let decoding = if watched && self.wants(Interest::DECODED) {
-            decoding(&lock(flow), direction, limit)
-        } else {
-            None
-        };
-        BodyRun {
+        let mut body = BodyRun {
             run: self,
             flow,
             direction,
-            watched,
-            decoding,
+            watched: self.watches(direction),
+            decoding: None,
+            messages: None,
             counters,
+        };
+        if self.wants(Interest::MESSAGES) {
+            let found = Messages::of(&lock(flow), direction, limits.message_bytes);
+            body.messages = found.map(Box::new);
         }
+        if body.messages.is_some() || (body.watched && self.wants(Interest::DECODED)) {
+            body.decoding = decoding(&lock(flow), direction, limits.decoded_bytes);
+        }
+        body.watched |= body.messages.is_some();
+        body
+    }
+
+    /// Offers a message of a WebSocket to those who want it. The close frame can't be changed.
+    pub async fn message(
+        &self,
+        flow: &SharedFlow<'_>,
+        message: Message<'_>,
+        counters: &Counters,
+    ) -> MessageVerdict {
+        let mut changed: Option<Bytes> = None;
+        for (hook, wants) in self.hooks.0.iter().zip(&self.interests) {
+            if !wants.contains(Interest::MESSAGES) {
+                continue;
+            }
+            let view = Message {
+                data: changed.as_deref().unwrap_or(message.data),
+                ..message
+            };
+            let step = guard(&**hook, counters, || hook.message(&mut lock(flow), view));
+            if matches!(step, Some(Step::Continue)) {
+                continue;
+            }
+            let may_edit = wants.contains(Interest::EDIT_MESSAGES)
+                && !matches!(message.kind, MessageKind::Close { .. });
+            let verdict = match follow(&**hook, step, flow, counters).await {
+                Some(Step::Replace(bytes)) if may_edit => {
+                    if fits(&message.kind, &bytes) {
+                        changed = Some(bytes);
+                        Verdict::Continue
+                    } else {
+                        warn!(
+                            interceptor = hook.name(),
+                            "replaces a message by what its kind can't carry"
+                        );
+                        settle(&**hook, None)
+                    }
+                }
+                Some(Step::Drop) if may_edit => return MessageVerdict::Drop,
+                Some(Step::Replace(_) | Step::Drop) => {
+                    warn!(
+                        interceptor = hook.name(),
+                        "changes a message that it may not: ignored"
+                    );
+                    Verdict::Continue
+                }
+                step => settle(&**hook, step),
+            };
+            if !matches!(verdict, Verdict::Continue) {
+                return MessageVerdict::End(verdict);
+            }
+        }
+        changed.map_or(MessageVerdict::Pass, MessageVerdict::Replace)
     }
 
     /// The last call for a flow.
@@ -283,6 +369,7 @@ pub(crate) struct BodyRun<'a, 'f> {
     /// Somebody wants its pieces.
     pub watched: bool,
     decoding: Option<Box<Decoding>>,
+    messages: Option<Box<Messages>>,
     counters: &'a Counters,
 }
 
@@ -290,6 +377,8 @@ pub(crate) struct BodyRun<'a, 'f> {
 struct Decoding {
     /// `None` once it failed or passed its bound: observers see no more.
     decoder: Option<Decoder>,
+    /// That it did has been counted.
+    counted: bool,
     out: Vec<u8>,
 }
 
@@ -310,8 +399,14 @@ impl<'f> BodyRun<'_, 'f> {
             Direction::Request => (Interest::REQUEST_DATA, Interest::EDIT_REQUEST_DATA),
             Direction::Response => (Interest::RESPONSE_DATA, Interest::EDIT_RESPONSE_DATA),
         };
+        if let Some(decoding) = &mut self.decoding {
+            decoding.feed(data, last, self.counters);
+        }
+        if let Some(verdict) = self.offer_messages(data, last).await {
+            return PieceVerdict::End(verdict);
+        }
         let counters = self.counters;
-        let decoded: Option<&[u8]> = self.decoding.as_mut().map(|d| d.feed(data, last, counters));
+        let decoded = self.decoding.as_ref().map(|d| d.out.as_slice());
         let mut changed: Option<Bytes> = None;
         for (hook, wants) in self.run.hooks.0.iter().zip(&self.run.interests) {
             if !wants.contains(watch) {
@@ -354,10 +449,79 @@ impl<'f> BodyRun<'_, 'f> {
         }
         changed.map_or(PieceVerdict::Pass, PieceVerdict::Replace)
     }
+
+    /// Offers the messages that a piece completes. A hook that waits holds the piece.
+    async fn offer_messages(&mut self, data: &[u8], last: bool) -> Option<Verdict> {
+        let messages = self.messages.as_mut()?;
+        let (data, unreadable) = match &self.decoding {
+            Some(decoding) => (decoding.out.as_slice(), decoding.decoder.is_none()),
+            None => (data, false),
+        };
+        let (run, flow, counters) = (self.run, self.flow, self.counters);
+        let mut steps = Vec::new();
+        let mut show = |message: Message<'_>| {
+            for (hook, wants) in run.hooks.0.iter().zip(&run.interests) {
+                if !wants.contains(Interest::MESSAGES) {
+                    continue;
+                }
+                match guard(&**hook, counters, || hook.message(&mut lock(flow), message)) {
+                    Some(Step::Continue) => {}
+                    step => steps.push((hook, step)),
+                }
+            }
+        };
+        let split = messages.feed(data, last && !unreadable, &mut show);
+        let failed = match split {
+            Err(FramingError::NotAnArray) => Some(None),
+            Err(error) => {
+                count(&counters.observer_truncations);
+                Some(Some(error.to_string()))
+            }
+            Ok(()) if unreadable => Some(Some("its content coding can't be undone".to_owned())),
+            Ok(()) => None,
+        };
+        if let Some(why) = failed {
+            self.messages = None;
+            if let Some(why) = why {
+                mark_unread(flow, whose(self.direction), &why);
+            }
+        }
+        for (hook, step) in steps {
+            match follow(&**hook, step, flow, counters).await {
+                Some(Step::Replace(_) | Step::Drop) => warn!(
+                    interceptor = hook.name(),
+                    "changes a message within a body: ignored"
+                ),
+                step => match settle(&**hook, step) {
+                    Verdict::Continue => {}
+                    verdict => return Some(verdict),
+                },
+            }
+        }
+        None
+    }
+}
+
+/// The side that bytes of a direction come from, for marks.
+fn whose(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Request => "client",
+        Direction::Response => "origin",
+    }
+}
+
+/// Marks a flow: interceptors see no more of its messages.
+pub(crate) fn mark_unread(flow: &SharedFlow<'_>, whose: &str, why: &str) {
+    debug!(whose, why, "messages pass unread");
+    let mark = (UNREAD_MESSAGES.to_owned(), format!("{whose}: {why}"));
+    let mut flow = lock(flow);
+    if !flow.metadata.contains(&mark) {
+        flow.metadata.push(mark);
+    }
 }
 
 impl Decoding {
-    fn feed(&mut self, data: &[u8], last: bool, counters: &Counters) -> &[u8] {
+    fn feed(&mut self, data: &[u8], last: bool, counters: &Counters) {
         self.out.clear();
         if let Some(decoder) = &mut self.decoder {
             let result = if last {
@@ -366,20 +530,18 @@ impl Decoding {
                 decoder.feed(data, &mut self.out)
             };
             if let Err(error) = result {
-                count(&counters.observer_truncations);
                 warn!(%error, "observers see no more of a body");
                 self.decoder = None;
             }
         }
-        &self.out
+        if self.decoder.is_none() && !std::mem::replace(&mut self.counted, true) {
+            count(&counters.observer_truncations);
+        }
     }
 }
 
 fn decoding(flow: &Flow, direction: Direction, limit: u64) -> Option<Box<Decoding>> {
-    let headers = match direction {
-        Direction::Request => flow.request.headers(),
-        Direction::Response => flow.response.as_ref()?.headers(),
-    };
+    let headers = messages::headers(flow, direction)?;
     let limit = OutputLimit {
         total: limit,
         per_feed: 32 * 1024 * 1024,
@@ -393,8 +555,18 @@ fn decoding(flow: &Flow, direction: Direction, limit: u64) -> Option<Box<Decodin
     };
     Some(Box::new(Decoding {
         decoder,
+        counted: false,
         out: Vec::new(),
     }))
+}
+
+/// Whether a frame of this kind can carry these bytes.
+fn fits(kind: &MessageKind<'_>, bytes: &[u8]) -> bool {
+    match kind {
+        MessageKind::Text => std::str::from_utf8(bytes).is_ok(),
+        MessageKind::Ping | MessageKind::Pong => bytes.len() <= MAX_CONTROL_PAYLOAD,
+        _ => true,
+    }
 }
 
 /// Follows a step to one that ends the hook: waits, and applies edits.

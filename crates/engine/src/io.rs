@@ -17,7 +17,7 @@ use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
 use rustls::{ExtractedSecrets, ProtocolVersion};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, tcp};
 
 use crate::tls::record::{
@@ -72,6 +72,12 @@ impl Conn {
     pub fn unix(stream: tokio::net::UnixStream) -> Self {
         let (rd, wr) = stream.into_split();
         Self::new(ReadSocket::Unix(rd), WriteSocket::Unix(wr))
+    }
+
+    /// Takes one end of a pipe in memory.
+    pub fn memory(stream: DuplexStream) -> Self {
+        let (rd, wr) = tokio::io::split(stream);
+        Self::new(ReadSocket::Memory(rd), WriteSocket::Memory(wr))
     }
 
     fn new(rd: ReadSocket, wr: WriteSocket) -> Self {
@@ -697,6 +703,7 @@ enum ReadSocket {
     Tcp(tcp::OwnedReadHalf),
     #[cfg(unix)]
     Unix(tokio::net::unix::OwnedReadHalf),
+    Memory(tokio::io::ReadHalf<DuplexStream>),
 }
 
 impl ReadSocket {
@@ -705,6 +712,7 @@ impl ReadSocket {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             #[cfg(unix)]
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Memory(s) => Pin::new(s).poll_read(cx, buf),
         }
     }
 }
@@ -713,6 +721,7 @@ enum WriteSocket {
     Tcp(tcp::OwnedWriteHalf),
     #[cfg(unix)]
     Unix(tokio::net::unix::OwnedWriteHalf),
+    Memory(tokio::io::WriteHalf<DuplexStream>),
 }
 
 impl WriteSocket {
@@ -721,6 +730,7 @@ impl WriteSocket {
             Self::Tcp(s) => Pin::new(s).poll_write(cx, data),
             #[cfg(unix)]
             Self::Unix(s) => Pin::new(s).poll_write(cx, data),
+            Self::Memory(s) => Pin::new(s).poll_write(cx, data),
         }
     }
 
@@ -733,6 +743,7 @@ impl WriteSocket {
             Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, data),
             #[cfg(unix)]
             Self::Unix(s) => Pin::new(s).poll_write_vectored(cx, data),
+            Self::Memory(s) => Pin::new(s).poll_write_vectored(cx, data),
         }
     }
 
@@ -741,6 +752,7 @@ impl WriteSocket {
             Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
             #[cfg(unix)]
             Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Memory(s) => Pin::new(s).poll_shutdown(cx),
         }
     }
 }

@@ -109,19 +109,30 @@ counters! {
     retries,
     /// Upstream connections accepted although their certificate failed verification.
     unverified_upstreams,
+    /// Requests that went straight to their origin because the scanner of a sandwich was not there.
+    scanner_bypassed,
+    /// Datagrams that were dropped: to port 443, to a refused destination, or too many at once.
+    datagrams_dropped,
     /// Hooks that panicked.
     hook_panics,
     /// Holds whose deadline passed.
     hold_timeouts,
-    /// Bodies of which an observer did not see everything (a decoder's bound).
+    /// Bodies and WebSockets of which an observer did not see everything (a bound, or bytes that
+    /// can't be read).
     observer_truncations,
+    /// WebSockets whose messages somebody wanted.
+    websockets_total,
+    /// Texts and binary messages that passed in them.
+    websocket_messages,
+    /// Responses from which HTTP/3 or Encrypted Client Hello was taken.
+    http3_hidden,
     /// DNS lookups made.
     dns_lookups,
     /// DNS lookups answered from the cache.
     dns_cache_hits,
 }
 
-const CLASSES: [ErrorClass; 11] = [
+const CLASSES: [ErrorClass; 12] = [
     ErrorClass::Dns,
     ErrorClass::Connect,
     ErrorClass::Tls,
@@ -133,6 +144,7 @@ const CLASSES: [ErrorClass; 11] = [
     ErrorClass::Shutdown,
     ErrorClass::Loop,
     ErrorClass::Blocked,
+    ErrorClass::Unauthenticated,
 ];
 
 const TLS_KINDS: [&str; 17] = [

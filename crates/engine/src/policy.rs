@@ -29,6 +29,10 @@ pub struct Policy {
     pub allow: Vec<HostPattern>,
     /// mitmproxy's `ignore_hosts`: these are tunnelled.
     pub ignore: Vec<HostPattern>,
+    /// mitmproxy's `tcp_hosts`: what is said to these is not read as HTTP. TLS is opened.
+    pub raw: Vec<HostPattern>,
+    /// mitmproxy's `show_ignored_hosts`: whether tunnels are recorded, as bytes.
+    pub show_ignored: bool,
     /// What happens to everything else.
     pub default: Action,
 }
@@ -50,6 +54,31 @@ impl Policy {
             self.default
         }
     }
+
+    /// Decides about a connection to `target` of which the client says, in its SNI or Host, that
+    /// it is to `claimed`. Such a claim can get a connection refused or opened, but it can't get
+    /// one past us to a destination that is known by a name of its own: anybody can claim anything.
+    /// Where only an address is known, it is all there is.
+    pub fn decide_connection(&self, target: &Target, claimed: Option<&Target>) -> Action {
+        let Some(claimed) = claimed else {
+            return self.decide(&[target]);
+        };
+        match self.decide(&[target, claimed]) {
+            Action::Tunnel if target.ip().is_none() => match self.decide(&[target]) {
+                Action::Tunnel => Action::Tunnel,
+                _ if self.default == Action::Block => Action::Block,
+                _ => Action::Intercept,
+            },
+            action => action,
+        }
+    }
+
+    /// Whether what is said to a destination is not to be read as HTTP.
+    pub fn is_raw(&self, names: &[&Target]) -> bool {
+        self.raw
+            .iter()
+            .any(|pattern| names.iter().any(|name| pattern.matches(name)))
+    }
 }
 
 /// A pattern for hosts.
@@ -61,6 +90,8 @@ pub struct HostPattern {
 
 #[derive(Clone)]
 enum Kind {
+    /// Searched for in the host alone.
+    HostRegex(regex::Regex),
     /// Host (exact, or `*.` and a suffix, or `*`), and a port where one is given.
     Glob { host: Glob, port: Option<u16> },
     /// A network: address and prefix length.
@@ -159,10 +190,20 @@ impl HostPattern {
         })
     }
 
+    /// The same, searched for in the host alone (`--tcp-hosts`).
+    pub fn host_regex(pattern: &str) -> Result<Self, ConfigError> {
+        let mut pattern = Self::regex(pattern)?;
+        if let Kind::Regex(regex) = pattern.kind {
+            pattern.kind = Kind::HostRegex(regex);
+        }
+        Ok(pattern)
+    }
+
     /// Whether the pattern matches a destination.
     pub fn matches(&self, target: &Target) -> bool {
         match &self.kind {
             Kind::Regex(regex) => regex.is_match(&target.to_string()),
+            Kind::HostRegex(regex) => regex.is_match(&target.host),
             Kind::Net { address, prefix } => target
                 .ip()
                 .is_some_and(|ip| in_network(ip, *address, *prefix)),
@@ -224,7 +265,7 @@ impl fmt::Debug for HostPattern {
 impl PartialEq for HostPattern {
     fn eq(&self, other: &Self) -> bool {
         self.source == other.source
-            && matches!(self.kind, Kind::Regex(_)) == matches!(other.kind, Kind::Regex(_))
+            && std::mem::discriminant(&self.kind) == std::mem::discriminant(&other.kind)
     }
 }
 

@@ -1,13 +1,13 @@
 //! Idle upstream connections, one pool for each worker, keyed by [`Route`].
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tollgate_flow::{ConnectionId, Target, UpstreamInfo};
+use tollgate_flow::{ConnectionId, Target, UpstreamInfo, UpstreamProxy};
 
 use crate::config::PoolConfig;
 use crate::io::Conn;
@@ -17,7 +17,12 @@ use crate::metrics::{Counters, count, uncount};
 /// dialled but not hashed would hand one client's connection to another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Route {
-    pub target: Target,
+    pub to: Destination,
+    /// The proxy reads the requests: what stands in `to` is the proxy itself, and nothing is asked
+    /// of it before the first request.
+    pub forward: bool,
+    /// HTTP/2 without TLS, with prior knowledge (RFC 9113 section 3.3): the client has it, too.
+    pub h2c: bool,
     pub tls: Option<RouteTls>,
     /// Set where a connection may serve one client connection only: mirror mode, and
     /// authentication that is bound to the connection (NTLM, Negotiate).
@@ -26,11 +31,80 @@ pub(crate) struct Route {
     pub generation: u64,
 }
 
+impl Route {
+    /// Whether it is gone by QUIC.
+    #[cfg(feature = "http3")]
+    pub fn is_h3(&self) -> bool {
+        let offer = self.tls.as_ref().map(|tls| &*tls.alpn);
+        matches!(offer, Some([only]) if only == crate::h3::ALPN)
+    }
+
+    /// Whether a connection of this route may carry what another would, for the same client.
+    pub fn is_same_way(&self, other: &Self) -> bool {
+        self.to == other.to
+            && self.forward == other.forward
+            && self.h2c == other.h2c
+            && self.tls == other.tls
+    }
+}
+
+/// Whom a connection leads to, on whose behalf.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Destination {
+    pub target: Target,
+    /// The proxy on the way.
+    pub via: Option<Arc<UpstreamProxy>>,
+    /// The listener that the client came to, and who it is: neither shares connections with others.
+    pub port: u32,
+    pub user: Option<Arc<str>>,
+}
+
+/// Origins that were found not to speak HTTP/2 without TLS.
+#[derive(Default)]
+pub(crate) struct NotH2c(Mutex<HashSet<Destination>>);
+
+impl NotH2c {
+    /// So many are remembered; then all are forgotten, and asked once more.
+    const MAX: usize = 1024;
+
+    pub fn contains(&self, destination: &Destination) -> bool {
+        self.lock().contains(destination)
+    }
+
+    pub fn add(&self, destination: &Destination) {
+        let mut known = self.lock();
+        if known.len() >= Self::MAX {
+            known.clear();
+        }
+        known.insert(destination.clone());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<Destination>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// How TLS is spoken on a route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RouteTls {
     pub sni: Arc<str>,
     pub alpn: Arc<[Vec<u8>]>,
+}
+
+#[cfg(feature = "http2")]
+impl RouteTls {
+    /// Whether the connection may become one that many exchanges share.
+    pub fn may_be_shared(&self) -> bool {
+        self.alpn.iter().any(|p| p == b"h2" || p == b"h3")
+    }
+
+    /// The same for what needs a connection of its own: only HTTP/1 is offered.
+    pub fn only_http1(self) -> Self {
+        Self {
+            alpn: Arc::new([b"http/1.1".to_vec()]),
+            ..self
+        }
+    }
 }
 
 /// A connection to an origin that speaks HTTP/1, or whatever the client makes of it.
@@ -119,7 +193,7 @@ pub(crate) struct Pool {
     len: usize,
     /// Idle connections by destination, whatever the TLS on them: knowing that there is one saves
     /// dialling before a CONNECT is answered.
-    targets: HashMap<Target, usize>,
+    destinations: HashMap<Destination, usize>,
 }
 
 impl Pool {
@@ -132,7 +206,7 @@ impl Pool {
                 self.idle.remove(route);
             }
             let (mut up, _) = popped?;
-            self.removed(&up.route.target, counters);
+            self.removed(&up.route.to, counters);
             if up.conn.is_idle_alive() {
                 up.reused = true;
                 return Some(up);
@@ -141,8 +215,8 @@ impl Pool {
     }
 
     /// Whether there is an idle connection to a destination.
-    pub fn knows(&self, target: &Target) -> bool {
-        self.targets.contains_key(target)
+    pub fn knows(&self, destination: &Destination) -> bool {
+        self.destinations.contains_key(destination)
     }
 
     /// Keeps a connection. At a bound the oldest goes.
@@ -153,7 +227,7 @@ impl Pool {
         if self.len >= config.max_idle {
             self.evict_oldest(counters);
         }
-        *self.targets.entry(up.route.target.clone()).or_default() += 1;
+        *self.destinations.entry(up.route.to.clone()).or_default() += 1;
         let list = self.idle.entry(Arc::clone(&up.route)).or_default();
         let full = list.len() >= config.max_idle_per_route;
         let dropped = full.then(|| list.remove(0));
@@ -166,7 +240,7 @@ impl Pool {
         count(&counters.upstream_idle);
         if let Some((up, _)) = dropped {
             count(&counters.upstream_evicted);
-            self.removed(&up.route.target, counters);
+            self.removed(&up.route.to, counters);
         }
     }
 
@@ -185,7 +259,7 @@ impl Pool {
         });
         for (up, _) in expired {
             count(&counters.upstream_evicted);
-            self.removed(&up.route.target, counters);
+            self.removed(&up.route.to, counters);
         }
     }
 
@@ -200,7 +274,7 @@ impl Pool {
             keep
         });
         for (up, _) in dropped {
-            self.removed(&up.route.target, counters);
+            self.removed(&up.route.to, counters);
         }
     }
 
@@ -222,19 +296,19 @@ impl Pool {
                 entry.remove();
             }
             count(&counters.upstream_evicted);
-            self.removed(&up.route.target, counters);
+            self.removed(&up.route.to, counters);
         }
     }
 
-    fn removed(&mut self, target: &Target, counters: &Counters) {
+    fn removed(&mut self, destination: &Destination, counters: &Counters) {
         self.len = self.len.saturating_sub(1);
         if counters.upstream_idle.load(Ordering::Relaxed) > 0 {
             uncount(&counters.upstream_idle);
         }
-        if let Some(n) = self.targets.get_mut(target) {
+        if let Some(n) = self.destinations.get_mut(destination) {
             *n -= 1;
             if *n == 0 {
-                self.targets.remove(target);
+                self.destinations.remove(destination);
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,16 +11,20 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tollgate_ca::{Authority, AuthorityParams, CaError, LeafCache};
-use tollgate_flow::{ConnectionId, ConnectionInfo, Interceptor, ProcessResolver, Target};
+use tollgate_flow::{ConnectionId, ConnectionInfo, Interceptor, ProcessResolver, ProxyScheme};
 use tracing::{debug, error, warn};
 
-use crate::config::{Config, ConfigError, Listen, PoolMode};
-use crate::dial::DnsCache;
+use crate::auth::Verified;
+use crate::config::{Config, ConfigError, PoolMode};
+use crate::dial::{DnsCache, Resolver};
 use crate::hooks::Hooks;
-use crate::io::Conn;
 use crate::metrics::{Counters, Metrics, count, uncount};
+use crate::mode::{Endpoint, Mode};
 use crate::os;
-use crate::pool::{Pool, Slots};
+use crate::pool::{Destination, NotH2c, Pool, Slots};
+use crate::ports::{Accepted, Acceptor, Came, Port, Socket, UnixPath};
+use crate::proxy_protocol;
+use crate::sandwich::Tickets;
 use crate::session::{Registry, Session};
 use crate::stages;
 use crate::timer::Timer;
@@ -41,7 +45,7 @@ const SPARE_FILES: u64 = 64;
 ///
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// let mut config = Config::default();
-/// config.listen = vec![Listen::Tcp("127.0.0.1:0".parse()?)];
+/// config.listen = vec![Listen::Tcp("127.0.0.1:0".parse()?).into()];
 /// let proxy = Proxy::builder().config(config).build()?;
 /// let handle = proxy.start().await?;
 /// println!("listening on {}", handle.local_addr());
@@ -55,6 +59,7 @@ pub struct Proxy {
     live: Live,
     authority: Arc<Authority>,
     interceptors: Vec<Arc<dyn Interceptor>>,
+    resolver: Option<Arc<dyn Resolver>>,
     runtime: Runtime,
 }
 
@@ -64,6 +69,7 @@ pub struct ProxyBuilder {
     config: Config,
     authority: Option<Arc<Authority>>,
     interceptors: Vec<Arc<dyn Interceptor>>,
+    resolver: Option<Arc<dyn Resolver>>,
     runtime: Runtime,
 }
 
@@ -124,6 +130,12 @@ impl ProxyBuilder {
         self
     }
 
+    /// What resolves the names of origins. Default: the system's resolver.
+    pub fn resolver(mut self, resolver: impl Resolver) -> Self {
+        self.resolver = Some(Arc::new(resolver));
+        self
+    }
+
     /// Where the work is done. Default: [`Runtime::Own`].
     pub fn runtime(mut self, runtime: Runtime) -> Self {
         self.runtime = runtime;
@@ -137,15 +149,13 @@ impl ProxyBuilder {
             None => Arc::new(Authority::generate(&AuthorityParams::default())?),
         };
         let config = Arc::new(self.config);
-        if config.listen.is_empty() {
-            return Err(ConfigError::Invalid("there is nothing to listen at".to_owned()).into());
-        }
         let live = Live::new(Arc::clone(&config), &authority, 0)?;
         Ok(Proxy {
             config,
             live,
             authority,
             interceptors: self.interceptors,
+            resolver: self.resolver,
             runtime: self.runtime,
         })
     }
@@ -170,44 +180,16 @@ impl Proxy {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n.min(1024),
         };
-        let mut sockets: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
-        let mut addresses = Vec::new();
-        let mut unix_paths = Vec::new();
-        for listen in &self.config.listen {
-            match listen {
-                Listen::Tcp(address) => {
-                    let bind_error = |error| ProxyError::Bind {
-                        address: address.to_string(),
-                        error,
-                    };
-                    let listeners = os::bind_tcp(*address, workers).map_err(bind_error)?;
-                    if let Some(first) = listeners.first() {
-                        addresses.push(first.local_addr().map_err(bind_error)?);
-                    }
-                    for (socket, list) in listeners.into_iter().zip(&mut sockets) {
-                        list.push(Listener::Tcp(socket));
-                    }
-                }
-                #[cfg(unix)]
-                Listen::Unix(path) => {
-                    let bind_error = |error| ProxyError::Bind {
-                        address: path.display().to_string(),
-                        error,
-                    };
-                    let listener = bind_unix(path).map_err(bind_error)?;
-                    unix_paths.push(UnixPath(path.clone()));
-                    if let Some(list) = sockets.first_mut() {
-                        list.push(Listener::Unix(listener));
-                    }
-                }
-                #[cfg(not(unix))]
-                Listen::Unix(path) => {
-                    return Err(ProxyError::Bind {
-                        address: path.display().to_string(),
-                        error: io::ErrorKind::Unsupported.into(),
-                    });
-                }
+        let mut sockets: Vec<Vec<(Arc<Port>, Socket)>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut ports = Vec::new();
+        let mut files = Vec::new();
+        for (id, endpoint) in (0..).zip(&self.config.listen) {
+            let bound = Port::bind(id, endpoint, workers)?;
+            for (socket, list) in bound.sockets.into_iter().zip(&mut sockets) {
+                list.push((Arc::clone(&bound.port), socket));
             }
+            files.extend(bound.file.map(|file| (id, file)));
+            ports.push(bound.port);
         }
         let limit = connection_limit(self.config.limits.connections);
         let resolver = self
@@ -222,10 +204,15 @@ impl Proxy {
             dns: DnsCache::new(
                 self.config.limits.dns_entries,
                 self.config.timeouts.dns_cache,
+                self.resolver,
             ),
+            verified: Verified::new()
+                .map_err(|_| ProxyError::Worker(io::Error::other("no randomness")))?,
+            tickets: Tickets::default(),
             live: ArcSwap::from_pointee(self.live),
             hooks: Hooks::new(self.interceptors),
-            addresses: addresses.clone(),
+            next_port: AtomicU32::new(u32::try_from(ports.len()).unwrap_or(u32::MAX)),
+            ports: ArcSwap::from_pointee(ports),
             next_connection: AtomicU64::new(1),
             next_flow: AtomicU64::new(0),
             node: u64::from_ne_bytes(node),
@@ -242,10 +229,14 @@ impl Proxy {
             let worker = Arc::new(Worker {
                 shared: Arc::clone(&shared),
                 counters: Counters::default(),
+                mail: Mail::default(),
                 pool: Mutex::new(Pool::default()),
                 slots: Slots::default(),
+                not_h2c: NotH2c::default(),
                 #[cfg(feature = "http2")]
-                h2: Mutex::default(),
+                shared_upstreams: Mutex::default(),
+                #[cfg(feature = "http3")]
+                quic: crate::h3::Endpoints::default(),
                 registry: Registry::default(),
             });
             handles.push(Arc::clone(&worker));
@@ -274,7 +265,7 @@ impl Proxy {
             authority: self.authority,
             stop,
             running,
-            _unix_paths: unix_paths,
+            files: Mutex::new(files),
         })
     }
 }
@@ -288,12 +279,57 @@ pub(crate) struct Live {
     pub generation: u64,
 }
 
+/// Endpoints that can't serve together, or not with the rest of the configuration.
+fn check_endpoints(config: &Config) -> Result<(), ConfigError> {
+    let invalid = |problem: String| Err(ConfigError::Invalid(problem));
+    if config.listen.is_empty() {
+        return invalid("there is nothing to listen at".to_owned());
+    }
+    for (i, endpoint) in config.listen.iter().enumerate() {
+        let any_port = matches!(&endpoint.at, crate::config::Listen::Tcp(a) if a.port() == 0);
+        if !any_port
+            && config
+                .listen
+                .iter()
+                .take(i)
+                .any(|other| other.at == endpoint.at)
+        {
+            return invalid(format!("two modes listen at {}", endpoint.at));
+        }
+        if endpoint.mode.is_datagrams() {
+            if !cfg!(feature = "http3") {
+                return invalid(format!("{}: this build has no HTTP/3", endpoint.mode));
+            }
+            if let crate::config::Listen::Unix(_) = endpoint.at {
+                return invalid(format!("{} needs a UDP port", endpoint.mode));
+            }
+        }
+    }
+    let returns = config.listen.iter().any(|e| e.mode == Mode::Return);
+    let others = config.listen.iter().any(|e| e.mode != Mode::Return);
+    match (&config.sandwich, returns) {
+        (Some(_), false) => invalid(
+            "a sandwich needs a listener in mode `return`, to which the scanner forwards"
+                .to_owned(),
+        ),
+        (None, true) => invalid("a listener in mode `return` needs a sandwich".to_owned()),
+        (Some(_), true) if !others => invalid(
+            "a sandwich needs a listener for clients beside the one to return to".to_owned(),
+        ),
+        (Some(sandwich), true) if sandwich.scanner.scheme == ProxyScheme::Socks5 => {
+            invalid("the scanner in a sandwich must be an HTTP proxy".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Live {
     fn new(
         config: Arc<Config>,
         authority: &Arc<Authority>,
         generation: u64,
     ) -> Result<Self, ConfigError> {
+        check_endpoints(&config)?;
         let tls = &config.tls;
         for versions in [tls.client_versions, tls.upstream_versions] {
             if versions.min > versions.max {
@@ -302,6 +338,10 @@ impl Live {
                     versions.min, versions.max
                 )));
             }
+        }
+        #[cfg(not(feature = "http3"))]
+        if config.upstream_http == crate::config::UpstreamHttp::Http3 {
+            return Err(ConfigError::Invalid("this build has no HTTP/3".to_owned()));
         }
         let leaves = LeafCache::new(Arc::clone(authority), config.limits.leaves);
         for spec in &tls.certs {
@@ -328,7 +368,12 @@ pub(crate) struct Shared {
     pub live: ArcSwap<Live>,
     pub hooks: Hooks,
     pub dns: DnsCache,
-    addresses: Vec<SocketAddr>,
+    /// Credentials that were found right lately.
+    pub verified: Verified,
+    /// Requests that are with the scanner of a sandwich.
+    pub tickets: Tickets,
+    ports: ArcSwap<Vec<Arc<Port>>>,
+    next_port: AtomicU32,
     next_connection: AtomicU64,
     next_flow: AtomicU64,
     node: u64,
@@ -347,8 +392,11 @@ impl Shared {
     }
 
     /// Whether dialling an address would reach this proxy. `local` is where the client reached us.
-    pub fn is_ourselves(&self, address: SocketAddr, local: SocketAddr) -> bool {
-        self.addresses.iter().any(|ours| {
+    /// A port of UDP is no port of TCP.
+    pub fn is_ourselves(&self, address: SocketAddr, local: SocketAddr, udp: bool) -> bool {
+        let ports = self.ports.load();
+        let ports = ports.iter().filter(|port| port.is_udp() == udp);
+        ports.filter_map(|port| port.address).any(|ours| {
             ours.port() == address.port()
                 && (ours.ip() == address.ip()
                     || (ours.ip().is_unspecified()
@@ -365,10 +413,15 @@ impl Shared {
 pub(crate) struct Worker {
     pub shared: Arc<Shared>,
     pub counters: Counters,
+    mail: Mail,
     pool: Mutex<Pool>,
     pub slots: Slots,
+    pub not_h2c: NotH2c,
     #[cfg(feature = "http2")]
-    pub h2: Mutex<crate::h2::SharedConnections>,
+    shared_upstreams: Mutex<crate::streams::connections::SharedConnections>,
+    /// The UDP sockets of connections to origins.
+    #[cfg(feature = "http3")]
+    pub quic: crate::h3::Endpoints,
     registry: Registry,
 }
 
@@ -378,18 +431,49 @@ impl Worker {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is a connection to a destination that could serve the next request.
-    pub fn knows(&self, target: &Target) -> bool {
-        #[cfg(feature = "http2")]
-        if self
-            .h2
+    /// The upstream connections that many exchanges use at once.
+    #[cfg(feature = "http2")]
+    pub fn shared_upstreams(
+        &self,
+    ) -> MutexGuard<'_, crate::streams::connections::SharedConnections> {
+        self.shared_upstreams
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .knows(target)
-        {
+    }
+
+    /// Whether there is a connection to a destination that could serve the next request.
+    pub fn knows(&self, destination: &Destination) -> bool {
+        #[cfg(feature = "http2")]
+        if self.shared_upstreams().knows(destination) {
             return true;
         }
-        self.pool().knows(target)
+        self.pool().knows(destination)
+    }
+}
+
+/// Changes of what a worker listens at, on their way to it.
+#[derive(Default)]
+struct Mail {
+    orders: Mutex<Vec<Order>>,
+    arrived: Notify,
+}
+
+enum Order {
+    Open(Arc<Port>, Socket),
+    Close(u32),
+}
+
+impl Mail {
+    fn send(&self, order: Order) {
+        self.orders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(order);
+        self.arrived.notify_one();
+    }
+
+    fn take(&self) -> Vec<Order> {
+        std::mem::take(&mut *self.orders.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -409,7 +493,8 @@ pub struct Handle {
     authority: Arc<Authority>,
     stop: watch::Sender<Phase>,
     running: Vec<watch::Receiver<bool>>,
-    _unix_paths: Vec<UnixPath>,
+    /// The files of Unix sockets, by port. Held while a reload is under way.
+    files: Mutex<Vec<(u32, UnixPath)>>,
 }
 
 /// How a shutdown went.
@@ -424,19 +509,36 @@ pub struct Shutdown {
 }
 
 impl Handle {
-    /// The address of the first TCP listener, with the real port; the unspecified address when
-    /// there is none.
+    /// The address of the first listener that has one, with the real port; the unspecified address
+    /// when all are Unix sockets.
     pub fn local_addr(&self) -> SocketAddr {
-        self.shared
-            .addresses
+        self.local_addrs()
             .first()
             .copied()
             .unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
     }
 
-    /// The addresses of all TCP listeners.
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        &self.shared.addresses
+    /// The addresses of all listeners but Unix sockets, in the order of the configuration. Those in
+    /// mode `reverse:http3` are of UDP.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        let ports = self.shared.ports.load();
+        ports.iter().filter_map(|port| port.address).collect()
+    }
+
+    /// What is listened at now: modes, and places with their real ports.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        let ports = self.shared.ports.load();
+        let real = |port: &Port| match port.address {
+            Some(address) => crate::config::Listen::Tcp(address),
+            None => port.at.clone(),
+        };
+        ports
+            .iter()
+            .map(|port| Endpoint {
+                mode: Mode::clone(&port.mode.load()),
+                at: real(port),
+            })
+            .collect()
     }
 
     /// The authority that signs for hosts.
@@ -457,13 +559,19 @@ impl Handle {
     /// Puts a configuration in force: all of it, or on an error nothing. Connections that are open
     /// keep the one that they began with; upstream connections made under it are not used again.
     ///
-    /// `listen`, `workers`, `process_attribution`, `limits.connections`, `limits.dns_entries` and
+    /// Listeners that are new are bound, those that are gone are closed (connections accepted there
+    /// live on), and one whose mode changed keeps its socket.
+    ///
+    /// `workers`, `process_attribution`, `limits.connections`, `limits.dns_entries` and
     /// `timeouts.dns_cache` can't change.
-    pub fn reload(&self, config: Config) -> Result<(), ConfigError> {
+    ///
+    /// # Errors
+    /// [`ProxyError::Config`], or [`ProxyError::Bind`] for a listener that isn't to be had.
+    pub fn reload(&self, config: Config) -> Result<(), ProxyError> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.shared.live.load_full();
         let old = &current.config;
         let fixed = [
-            ("listen", old.listen == config.listen),
             ("workers", old.workers == config.workers),
             (
                 "process_attribution",
@@ -483,18 +591,50 @@ impl Handle {
             ),
         ];
         if let Some((name, _)) = fixed.into_iter().find(|(_, same)| !same) {
-            return Err(ConfigError::NotReloadable(name));
+            return Err(ConfigError::NotReloadable(name).into());
         }
         let live = Live::new(Arc::new(config), &self.authority, current.generation + 1)?;
+        let old_ports = self.shared.ports.load_full();
+        let mut unused: Vec<&Arc<Port>> = old_ports.iter().collect();
+        let mut ports = Vec::new();
+        let mut modes = Vec::new();
+        let mut bound = Vec::new();
+        for endpoint in &live.config.listen {
+            match unused.iter().position(|port| port.is_at(endpoint)) {
+                Some(at) => {
+                    let port = Arc::clone(unused.remove(at));
+                    modes.push((Arc::clone(&port), endpoint.mode.clone()));
+                    ports.push(port);
+                }
+                None => {
+                    let id = self.shared.next_port.fetch_add(1, Ordering::Relaxed);
+                    let new = Port::bind(id, endpoint, self.workers.len())?;
+                    ports.push(Arc::clone(&new.port));
+                    bound.push(new);
+                }
+            }
+        }
+        // From here on nothing fails.
+        let closed: Vec<u32> = unused.iter().map(|port| port.id).collect();
         self.shared.live.store(Arc::new(live));
+        for (port, mode) in modes {
+            port.mode.store(Arc::new(mode));
+        }
+        self.shared.ports.store(Arc::new(ports));
+        files.retain(|(id, _)| !closed.contains(id));
+        for new in bound {
+            files.extend(new.file.map(|file| (new.port.id, file)));
+            for (socket, worker) in new.sockets.into_iter().zip(&self.workers) {
+                worker.mail.send(Order::Open(Arc::clone(&new.port), socket));
+            }
+        }
         for worker in &self.workers {
+            for id in &closed {
+                worker.mail.send(Order::Close(*id));
+            }
             worker.pool().clear(&worker.counters);
             #[cfg(feature = "http2")]
-            worker
-                .h2
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clear();
+            worker.shared_upstreams().clear();
         }
         Ok(())
     }
@@ -558,49 +698,16 @@ fn connection_limit(configured: usize) -> usize {
     configured.min(fitting).max(1)
 }
 
-enum Listener {
-    Tcp(std::net::TcpListener),
-    #[cfg(unix)]
-    Unix(std::os::unix::net::UnixListener),
-}
-
-/// Removes a Unix socket's file when the proxy ends.
-struct UnixPath(std::path::PathBuf);
-
-impl Drop for UnixPath {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-#[cfg(unix)]
-fn bind_unix(path: &std::path::Path) -> io::Result<std::os::unix::net::UnixListener> {
-    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-    use std::os::unix::net::{UnixListener, UnixStream};
-    let left_over = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
-        && UnixStream::connect(path).is_err();
-    if left_over {
-        std::fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
 async fn worker_main(
     worker: Arc<Worker>,
-    listeners: Vec<Listener>,
+    listeners: Vec<(Arc<Port>, Socket)>,
     mut phase: watch::Receiver<Phase>,
     done: watch::Sender<bool>,
 ) {
     let mut connections = JoinSet::new();
     let mut acceptors = Vec::new();
-    for listener in listeners {
-        match Acceptor::new(listener) {
-            Ok(acceptor) => acceptors.push(acceptor),
-            Err(e) => error!(error = %e, "a listener can't be used"),
-        }
+    for (port, socket) in listeners {
+        open(&mut acceptors, port, socket);
     }
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -618,8 +725,27 @@ async fn worker_main(
         // Ended connections leave their place in the set.
         while connections.try_join_next().is_some() {}
         match event {
-            Event::Accepted(conn, client, local) => {
-                connections.spawn(serve(Arc::clone(&worker), conn, client, local));
+            Event::Accepted(accepted) => {
+                let live = worker.shared.live.load_full();
+                if proxy_protocol::is_expected(&live.config, &accepted) {
+                    let worker = Arc::clone(&worker);
+                    connections.spawn(async move {
+                        match proxy_protocol::receive(&worker, &live, accepted).await {
+                            Some(accepted) => serve(worker, live, accepted).await,
+                            None => release_slot(&worker.shared),
+                        }
+                    });
+                } else {
+                    connections.spawn(serve(Arc::clone(&worker), live, accepted));
+                }
+            }
+            Event::Mail => {
+                for order in worker.mail.take() {
+                    match order {
+                        Order::Open(port, socket) => open(&mut acceptors, port, socket),
+                        Order::Close(id) => acceptors.retain(|acceptor| acceptor.port.id != id),
+                    }
+                }
             }
             Event::Failed(e) => {
                 count(&worker.counters.accept_errors);
@@ -636,11 +762,7 @@ async fn worker_main(
                 worker.pool().expire(limit, &worker.counters);
                 worker.slots.prune();
                 #[cfg(feature = "http2")]
-                worker
-                    .h2
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .expire(limit);
+                worker.shared_upstreams().expire(limit);
             }
             Event::Phase => {}
         }
@@ -660,12 +782,17 @@ async fn worker_main(
     // Their tasks hold the worker, and the worker their handles: somebody has to let go first, or
     // on a runtime that outlives the proxy they would stay for ever.
     #[cfg(feature = "http2")]
-    worker
-        .h2
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clear();
+    worker.shared_upstreams().clear();
+    #[cfg(feature = "http3")]
+    worker.quic.flush().await;
     let _ = done.send(true);
+}
+
+fn open(acceptors: &mut Vec<Acceptor>, port: Arc<Port>, socket: Socket) {
+    match Acceptor::new(port, socket) {
+        Ok(acceptor) => acceptors.push(acceptor),
+        Err(e) => error!(error = %e, "a listener can't be used"),
+    }
 }
 
 #[expect(
@@ -673,8 +800,9 @@ async fn worker_main(
     reason = "made and taken apart in the same breath, never stored"
 )]
 enum Event {
-    Accepted(Conn, SocketAddr, SocketAddr),
+    Accepted(Accepted),
     Failed(io::Error),
+    Mail,
     Housekeeping,
     Phase,
 }
@@ -689,9 +817,10 @@ async fn next_event(
     tokio::select! {
         biased;
         _ = phase.changed() => Event::Phase,
+        () = worker.mail.arrived.notified() => Event::Mail,
         _ = housekeeping.tick() => Event::Housekeeping,
         accepted = accept(worker, acceptors, delayed) => match accepted {
-            Ok((conn, client, local)) => Event::Accepted(conn, client, local),
+            Ok(accepted) => Event::Accepted(accepted),
             Err(e) => Event::Failed(e),
         },
     }
@@ -702,7 +831,7 @@ async fn accept(
     worker: &Worker,
     acceptors: &mut [Acceptor],
     delayed: &mut bool,
-) -> io::Result<(Conn, SocketAddr, SocketAddr)> {
+) -> io::Result<Accepted> {
     let shared = &worker.shared;
     loop {
         let free = shared.slot_free.notified();
@@ -740,41 +869,6 @@ fn release_slot(shared: &Shared) {
     }
 }
 
-enum Acceptor {
-    Tcp(tokio::net::TcpListener),
-    #[cfg(unix)]
-    Unix(tokio::net::UnixListener),
-}
-
-impl Acceptor {
-    fn new(listener: Listener) -> io::Result<Self> {
-        Ok(match listener {
-            Listener::Tcp(listener) => Self::Tcp(tokio::net::TcpListener::from_std(listener)?),
-            #[cfg(unix)]
-            Listener::Unix(listener) => Self::Unix(tokio::net::UnixListener::from_std(listener)?),
-        })
-    }
-
-    fn poll_accept(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<io::Result<(Conn, SocketAddr, SocketAddr)>> {
-        match self {
-            Self::Tcp(listener) => listener.poll_accept(cx).map(|accepted| {
-                let (stream, client) = accepted?;
-                let local = stream.local_addr()?;
-                Ok((Conn::tcp(stream), client, local))
-            }),
-            #[cfg(unix)]
-            Self::Unix(listener) => listener.poll_accept(cx).map(|accepted| {
-                let (stream, _) = accepted?;
-                let none = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-                Ok((Conn::unix(stream), none, none))
-            }),
-        }
-    }
-}
-
 /// Errors of one connection, not of the listener.
 fn is_transient(e: &io::Error) -> bool {
     matches!(
@@ -790,23 +884,23 @@ fn is_transient(e: &io::Error) -> bool {
 /// One connection, from accept to close.
 fn serve(
     worker: Arc<Worker>,
-    client: Conn,
-    address: SocketAddr,
-    local: SocketAddr,
+    live: Arc<Live>,
+    accepted: Accepted,
 ) -> impl Future<Output = ()> + Send {
     let shared = &worker.shared;
     let id = ConnectionId(shared.next_connection.fetch_add(1, Ordering::Relaxed));
     let info = Arc::new(ConnectionInfo::new(
         id,
-        address,
-        local,
+        accepted.client,
+        accepted.local,
         shared.resolver.clone(),
     ));
+    let mode = accepted.port.mode.load_full();
+    info.set_mode(mode.name());
     let control = worker.registry.add(id);
     if shared.draining.load(Ordering::Relaxed) {
         control.drain();
     }
-    let live = shared.live.load_full();
     count(&worker.counters.connections_total);
     count(&worker.counters.connections_active);
     shared.hooks.connection_opened(&info, &worker.counters);
@@ -820,12 +914,24 @@ fn serve(
         worker,
         live,
         info,
+        mode,
+        port: accepted.port.id,
         timer: Timer::default(),
         control,
     };
     async move {
         let _closer = closer;
-        stages::serve(&mut session, client).await;
+        match accepted.came {
+            Came::Stream(client) => {
+                stages::serve(&mut session, client, accepted.original).await;
+            }
+            #[cfg(feature = "http3")]
+            Came::Quic(incoming) => {
+                if let Some(fixed) = stages::fixed_http3(&session) {
+                    crate::h3::serve(&mut session, incoming, fixed).await;
+                }
+            }
+        }
     }
 }
 

@@ -10,20 +10,25 @@ use std::time::{Duration, Instant, SystemTime};
 use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 use tollgate_flow::{
-    ConnectionId, ConnectionInfo, ErrorClass, Flow, FlowError, FlowId, Outcome, OutcomeKind, Side,
-    Target, TlsFailure, TlsFailureKind, UpstreamInfo,
+    ConnectionId, ConnectionInfo, ErrorClass, Flow, FlowError, FlowId, HttpVersion, OnFailure,
+    Outcome, OutcomeKind, ProxyScheme, Side, Target, TlsFailure, TlsFailureKind, UpstreamInfo,
+    UpstreamProxy, Via,
 };
 use tracing::{debug, warn};
 
-use crate::config::PoolMode;
+use crate::config::{PoolMode, UpstreamHttp};
 use crate::dial::dial;
 use crate::hooks::Run;
 use crate::io::Conn;
 use crate::metrics::{Counters, add_to, count, uncount};
-use crate::pool::{Route, RouteTls, Slot, UpConn};
+use crate::mode::Mode;
+use crate::pool::{Destination, Route, RouteTls, Slot, UpConn};
 use crate::proxy::{Live, Worker};
+use crate::proxy_protocol;
+use crate::sandwich::{Issued, Tickets};
 use crate::timer::Timer;
 use crate::tls::{failure, handshake};
+use crate::via;
 
 /// One client connection.
 pub(crate) struct Session {
@@ -31,6 +36,10 @@ pub(crate) struct Session {
     /// The configuration that was in force when the connection was accepted.
     pub live: Arc<Live>,
     pub info: Arc<ConnectionInfo>,
+    /// The mode of the listener that accepted it, then.
+    pub mode: Arc<Mode>,
+    /// That listener.
+    pub port: u32,
     pub timer: Timer,
     pub control: Arc<Control>,
 }
@@ -44,6 +53,7 @@ impl Session {
     pub fn begin_flow(&self, flow: &mut Flow) {
         flow.upstream = None;
         flow.metadata.clear();
+        flow.websocket = None;
         let now = SystemTime::now();
         flow.id = FlowId::new(now, self.worker.shared.unique());
         flow.timing = tollgate_flow::Timing {
@@ -55,15 +65,127 @@ impl Session {
         count(&self.counters().flows_active);
     }
 
-    /// The route to a destination for this connection.
-    pub fn route(&self, target: &Target, tls: Option<RouteTls>, pinned: bool) -> Route {
-        let mirror = self.live.config.pool.mode == PoolMode::Mirror;
-        Route {
+    /// The scanner that this connection's requests go to first.
+    pub fn scanner(&self) -> Option<&Arc<UpstreamProxy>> {
+        match &self.live.config.sandwich {
+            Some(sandwich) if *self.mode != Mode::Return => Some(&sandwich.scanner),
+            _ => None,
+        }
+    }
+
+    /// The way to a destination for bytes that no proxy on it is to read.
+    pub fn destination(&self, target: &Target, asked: &Via) -> Destination {
+        Destination {
             target: target.clone(),
+            via: via::choose(&self.live.config, &self.mode, asked, target),
+            port: self.port,
+            user: self.info.user().cloned(),
+        }
+    }
+
+    /// The route to a destination for this connection, for bytes that no proxy is to read.
+    pub fn route(&self, to: Destination, tls: Option<RouteTls>, pinned: bool) -> Route {
+        let config = &self.live.config;
+        let own = pinned
+            || config.pool.mode == PoolMode::Mirror
+            // The header that the connection begins with names this client.
+            || config.proxy_protocol.send.is_some();
+        Route {
+            to,
+            forward: false,
+            h2c: false,
             tls,
-            isolation: (mirror || pinned).then_some(self.info.id),
+            isolation: own.then_some(self.info.id),
             generation: self.live.generation,
         }
+    }
+
+    /// The route for a request. `tls` is for the origin, `upgrades` a request that may turn the
+    /// connection into something else.
+    pub fn request_route(
+        &self,
+        request: &tollgate_flow::Request,
+        tls: Option<&RouteTls>,
+        pinned: bool,
+        upgrades: bool,
+    ) -> Route {
+        let forwarded = |proxy: &Arc<UpstreamProxy>| Destination {
+            target: proxy.address.clone(),
+            via: Some(Arc::clone(proxy)),
+            port: self.port,
+            user: self.info.user().cloned(),
+        };
+        if let Some(scanner) = self.scanner() {
+            return Route {
+                forward: true,
+                ..self.route(forwarded(scanner), None, pinned)
+            };
+        }
+        let to = self.destination(&request.target, &request.via);
+        match &to.via {
+            // A proxy for HTTP reads what is plain HTTP.
+            Some(proxy) if tls.is_none() && !upgrades && proxy.scheme != ProxyScheme::Socks5 => {
+                Route {
+                    forward: true,
+                    ..self.route(forwarded(proxy), None, pinned)
+                }
+            }
+            _ => {
+                let h2c =
+                    tls.is_none() && request.version == HttpVersion::Http2 && self.tries_h2c(&to);
+                Route {
+                    h2c,
+                    ..self.route(to, tls.cloned(), pinned)
+                }
+            }
+        }
+    }
+
+    /// Whether HTTP/2 is tried without TLS, for a client that speaks it so: where the origin isn't
+    /// known not to.
+    pub fn tries_h2c(&self, to: &Destination) -> bool {
+        let config = &self.live.config;
+        cfg!(feature = "http2")
+            && config.http2
+            && config.upstream_http != UpstreamHttp::Http1
+            && !self.worker.not_h2c.contains(to)
+    }
+
+    /// Whether a request may go straight to its origin because the scanner isn't there.
+    pub fn may_bypass(&self, error: &UpstreamError) -> bool {
+        let open = self.scanner().is_some()
+            && matches!(&self.live.config.sandwich, Some(s) if s.on_failure == OnFailure::Open)
+            && matches!(
+                error,
+                UpstreamError::Tls(_)
+                    | UpstreamError::Flow(FlowError {
+                        side: Side::Upstream,
+                        class: ErrorClass::Connect | ErrorClass::Dns | ErrorClass::Timeout,
+                        ..
+                    })
+            );
+        if open {
+            count(&self.counters().scanner_bypassed);
+            warn!(client = %self.info.client, "unscanned: {}", error.clone().into_flow_error());
+        }
+        open
+    }
+
+    /// The scanner's ticket for a request that goes along a route, where it needs one.
+    pub fn ticket<'t>(
+        &self,
+        tickets: &'t Tickets,
+        route: &Route,
+        request: &tollgate_flow::Request,
+        tls: Option<&RouteTls>,
+    ) -> Result<Option<Issued<'t>>, FlowError> {
+        if !route.forward || self.scanner().is_none() {
+            return Ok(None);
+        }
+        let user = self.info.user().cloned();
+        tickets
+            .issue(request, tls.cloned(), self.info.client, user)
+            .map(Some)
     }
 
     /// Takes an idle connection, if the pool has one.
@@ -75,12 +197,13 @@ impl Session {
     }
 
     /// Another session of the same connection, with a timer of its own.
-    #[cfg(feature = "http2")]
     pub fn another(&self) -> Self {
         Self {
             worker: Arc::clone(&self.worker),
             live: Arc::clone(&self.live),
             info: Arc::clone(&self.info),
+            mode: Arc::clone(&self.mode),
+            port: self.port,
             timer: Timer::default(),
             control: Arc::clone(&self.control),
         }
@@ -98,8 +221,8 @@ impl Session {
                 return Ok(Up::Conn(up));
             }
             #[cfg(feature = "http2")]
-            if let Some(shared) = crate::h2::shared(self, &route) {
-                return Ok(Up::H2(shared));
+            if let Some(shared) = crate::streams::connections::shared(self, &route) {
+                return Ok(Up::Shared(shared));
             }
         }
         // Boxed: most exchanges find a connection, and don't carry the state of making one.
@@ -119,13 +242,35 @@ impl Session {
                 Place::Pooled(up) => return Ok(Up::Conn(up)),
             },
         };
+        #[cfg(feature = "http3")]
+        if route.is_h3() {
+            let shared = crate::h3::connect(self, Arc::new(route), slot).await?;
+            return Ok(Up::Shared(shared));
+        }
+        let h2c = route.h2c;
         let mut up = self.connect(Arc::new(route), dialled).await?;
         up.slot = slot;
+        #[cfg(feature = "http2")]
+        if h2c {
+            let (slot, route) = (up.slot.take(), Arc::clone(&up.route));
+            if let Some(shared) = crate::h2::start_h2c(self, up).await? {
+                return Ok(Up::Shared(shared));
+            }
+            // It doesn't speak it: from now on it is asked in HTTP/1.
+            self.worker.not_h2c.add(&route.to);
+            let plain = Route {
+                h2c: false,
+                ..Route::clone(&route)
+            };
+            let mut up = self.connect(Arc::new(plain), None).await?;
+            up.slot = slot;
+            return Ok(Up::Conn(up));
+        }
         if !up.is_h2() {
             return Ok(Up::Conn(up));
         }
         #[cfg(feature = "http2")]
-        return Ok(Up::H2(crate::h2::start(self, up).await?));
+        return Ok(Up::Shared(crate::h2::start(self, up).await?));
         #[cfg(not(feature = "http2"))]
         Err(FlowError::new(
             Side::Upstream,
@@ -137,7 +282,7 @@ impl Session {
 
     /// Waits for a place among the connections to a destination, or for one of them to be idle.
     async fn slot(&self, route: &Route, max: usize) -> Result<Place, FlowError> {
-        let state = self.worker.slots.of(&route.target);
+        let state = self.worker.slots.of(&route.to.target);
         let limit = self.live.config.timeouts.connect;
         let wait = async {
             loop {
@@ -160,18 +305,18 @@ impl Session {
                 ErrorClass::Limit,
                 format!(
                     "all {max} connections to {} were busy for {limit:?}",
-                    route.target
+                    route.to.target
                 ),
             )
         })
     }
 
-    /// Gives a connection to the pool. One of HTTP/2 stands with the shared ones anyway.
+    /// Gives a connection to the pool. A shared one stands with its like anyway.
     pub fn give_back(&self, up: Up) {
         let mut up = match up {
             Up::Conn(up) => up,
             #[cfg(feature = "http2")]
-            Up::H2(_) => return,
+            Up::Shared(_) => return,
         };
         up.count_bytes(self.counters());
         if !self.live_is_current() {
@@ -195,14 +340,9 @@ impl Session {
         let config = &self.live.config;
         let started = Instant::now();
         let local = self.info.local;
-        let stream = dial(
-            &shared.dns,
-            target,
-            config.connect_addr,
-            config.timeouts.connect,
-            self.counters(),
-            |address| shared.is_ourselves(address, local),
-        )
+        let stream = dial(&shared.dns, target, config, self.counters(), |address| {
+            shared.is_ourselves(address, local, false)
+        })
         .await?;
         let failed = |e: std::io::Error| {
             FlowError::new(
@@ -226,24 +366,27 @@ impl Session {
             mut conn,
             address,
             local,
+            connected,
             connect_time,
         } = match dialled {
             Some(dialled) => dialled,
-            None => self.dial(&route.target).await?,
+            None => self.dial(&route.to, route.forward).await?,
         };
         let mut info = UpstreamInfo {
             address,
+            via: route.to.via.clone(),
             local,
             tls_version: None,
             alpn: None,
             certificates: Arc::new([]),
             unverified: false,
+            connected,
             connect_time,
             handshake_time: Duration::ZERO,
         };
         if let Some(tls) = &route.tls {
             let started = Instant::now();
-            let agreed = self.handshake(&mut conn, &route.target, tls).await?;
+            let agreed = self.handshake(&mut conn, &route.to.target, tls).await?;
             info.handshake_time = started.elapsed();
             info.tls_version = Some(agreed.0.version);
             info.alpn = agreed.0.alpn;
@@ -260,8 +403,48 @@ impl Session {
         })
     }
 
-    /// Dials; the connection says nothing yet. Once more where the configuration says so.
-    pub async fn dial(&self, target: &Target) -> Result<Dialled, FlowError> {
+    /// Dials, through the proxy on the way if there is one; what is behind it has been told nothing
+    /// yet. To a proxy that is to `forward` requests, the connection ends there.
+    pub async fn dial(&self, to: &Destination, forward: bool) -> Result<Dialled, UpstreamError> {
+        let config = &self.live.config;
+        let Some(proxy) = &to.via else {
+            let mut dialled = self.dial_retrying(&to.target).await?;
+            if let Some(version) = config.proxy_protocol.send {
+                proxy_protocol::send(&mut dialled, version, &self.info, &config.timeouts).await?;
+            }
+            return Ok(dialled);
+        };
+        let mut dialled = self
+            .dial_retrying(&proxy.address)
+            .await
+            .map_err(|e| FlowError {
+                message: match self.scanner() {
+                    Some(_) => format!("the scanner {proxy} is not there: {}", e.message).into(),
+                    None => format!("the proxy {proxy} is not there: {}", e.message).into(),
+                },
+                ..e
+            })?;
+        if proxy.scheme == ProxyScheme::Https {
+            let tls = RouteTls {
+                sni: Arc::clone(&proxy.address.host),
+                alpn: Arc::new([b"http/1.1".to_vec()]),
+            };
+            self.handshake(&mut dialled.conn, &proxy.address, &tls)
+                .await?;
+        }
+        if forward {
+            return Ok(dialled);
+        }
+        let limit = config.timeouts.connect;
+        via::tunnel_through(&mut dialled.conn, proxy, &to.target, limit).await?;
+        if proxy.scheme == ProxyScheme::Https {
+            dialled.conn = via::nest(dialled.conn, config.timeouts.idle);
+        }
+        Ok(dialled)
+    }
+
+    /// Makes a TCP connection; once more where the configuration says so.
+    async fn dial_retrying(&self, target: &Target) -> Result<Dialled, FlowError> {
         let retry = &self.live.config.retry;
         let dialled = match self.dial_tcp(target).await {
             Err(error)
@@ -279,6 +462,7 @@ impl Session {
             conn,
             address,
             local,
+            connected: SystemTime::now(),
             connect_time,
         })
     }
@@ -360,7 +544,7 @@ pub(crate) enum Up {
     Conn(UpConn),
     /// Many at once.
     #[cfg(feature = "http2")]
-    H2(crate::h2::Shared),
+    Shared(crate::streams::connections::Shared),
 }
 
 impl Up {
@@ -368,7 +552,7 @@ impl Up {
         match self {
             Self::Conn(up) => &up.info,
             #[cfg(feature = "http2")]
-            Self::H2(shared) => &shared.info,
+            Self::Shared(shared) => &shared.info,
         }
     }
 
@@ -376,7 +560,7 @@ impl Up {
         match self {
             Self::Conn(up) => &up.route,
             #[cfg(feature = "http2")]
-            Self::H2(shared) => &shared.route,
+            Self::Shared(shared) => &shared.route,
         }
     }
 }
@@ -386,6 +570,7 @@ pub(crate) struct Dialled {
     pub conn: Conn,
     pub address: SocketAddr,
     pub local: SocketAddr,
+    pub connected: SystemTime,
     pub connect_time: Duration,
 }
 

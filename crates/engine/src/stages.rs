@@ -3,11 +3,12 @@
 //!
 //! ```text
 //! First ── HTTP/1 ──> Http1 ── CONNECT ──> Connect ──> Inner ── ClientHello ──> Intercept ──> Http1 | Http2 | Opaque
-//!    └─── HTTP/2 ──> Http2                   │           ├── HTTP ──> Http1 | Http2
-//!                                            └─ tunnel ──┴── anything else ──> Opaque
+//!    └─── HTTP/2 ──> Http2                 ^ │           ├── HTTP ──> Http1 | Http2
+//! Socks ─── transparent ─── reverse ───────┘ └─ tunnel ──┴── anything else ──> Opaque
 //! ```
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -15,20 +16,24 @@ use std::time::Duration;
 use tollgate_ca::LeafRequest;
 use tollgate_flow::{
     ClientHello, ClientTls, ConnectDecision, ErrorClass, FlowError, Scheme, Side, Target,
-    TlsDecision, TlsFailure, TlsFailureKind,
+    TlsDecision, TlsFailure, TlsFailureKind, UpstreamInfo, Via,
 };
 use tollgate_wire::detect::{Detected, Protocol, detect};
 use tollgate_wire::tls::{HelloStatus, parse_client_hello};
 use tracing::{debug, info};
 
+use crate::auth;
 use crate::config::UpstreamHttp;
 use crate::h1::{self, Fixed, Mode};
 use crate::io::Conn;
 use crate::metrics::count;
+use crate::mode::{Mode as ListenMode, ReverseScheme};
 use crate::policy::Action;
-use crate::pool::{RouteTls, UpConn};
+use crate::pool::{Destination, Route, RouteTls, UpConn};
 use crate::reply;
 use crate::session::{Dialled, Session, Up, UpstreamError};
+use crate::socks;
+use crate::tcp;
 use crate::tls::{failure, handshake};
 use crate::tunnel;
 
@@ -49,32 +54,62 @@ enum Stage {
         fixed: Option<Fixed>,
         upstream: Option<Up>,
     },
+    Socks(Conn),
     Connect {
         client: Conn,
-        target: Target,
+        towards: Towards,
+        ask: Ask,
     },
     Inner {
         client: Conn,
-        target: Target,
+        towards: Towards,
         decision: ConnectDecision,
         dialled: Option<Dialled>,
     },
     Intercept {
         client: Conn,
-        target: Target,
+        towards: Towards,
         hello: Arc<ClientHello>,
         dialled: Option<Dialled>,
     },
     Opaque {
         client: Conn,
         upstream: Conn,
+        /// What it is recorded as; `None` for what is passed on unseen.
+        recorded: Option<Recorded>,
     },
     Closed,
 }
 
-/// Serves a client's connection to its end.
-pub(crate) async fn serve(session: &mut Session, client: Conn) {
-    let mut stage = Stage::First(client);
+/// The one destination of a connection.
+#[derive(Clone)]
+struct Towards {
+    target: Target,
+    /// What is spoken there, where that doesn't depend on the client: behind a reverse proxy.
+    server: Option<ReverseScheme>,
+}
+
+/// How a client asked for a connection, and so how it is answered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    /// With a CONNECT request.
+    Connect,
+    /// As SOCKS5.
+    Socks,
+    /// Not at all: it takes us for the server.
+    Silent,
+}
+
+/// A stream that is recorded.
+struct Recorded {
+    target: Target,
+    upstream: Option<Arc<UpstreamInfo>>,
+}
+
+/// Serves a client's connection to its end. `original` is where the client was going, where the
+/// kernel gave us its connection.
+pub(crate) async fn serve(session: &mut Session, client: Conn, original: Option<SocketAddr>) {
+    let mut stage = begin(session, client, original);
     loop {
         // Each stage is a future of its own, so that a connection only pays for the one it is in.
         stage = match stage {
@@ -93,36 +128,91 @@ pub(crate) async fn serve(session: &mut Session, client: Conn) {
                 Box::pin(crate::h2::serve(session, client, fixed, upstream)).await;
                 Stage::Closed
             }
-            Stage::Connect { client, target } => Box::pin(connect(session, client, target)).await,
+            Stage::Socks(client) => Box::pin(socks5(session, client)).await,
+            Stage::Connect {
+                client,
+                towards,
+                ask,
+            } => Box::pin(connect(session, client, towards, ask)).await,
             Stage::Inner {
                 client,
-                target,
+                towards,
                 decision,
                 dialled,
-            } => Box::pin(inner(session, client, target, decision, dialled)).await,
+            } => Box::pin(inner(session, client, towards, decision, dialled)).await,
             Stage::Intercept {
                 client,
-                target,
+                towards,
                 hello,
                 dialled,
-            } => Box::pin(intercept(session, client, target, hello, dialled)).await,
-            Stage::Opaque { client, upstream } => Box::pin(opaque(session, client, upstream)).await,
+            } => Box::pin(intercept(session, client, towards, hello, dialled)).await,
+            Stage::Opaque {
+                client,
+                upstream,
+                recorded,
+            } => Box::pin(opaque(session, client, upstream, recorded)).await,
             Stage::Closed => return,
         };
+    }
+}
+
+/// The first stage of a connection, by the mode of its listener.
+fn begin(session: &Session, client: Conn, original: Option<SocketAddr>) -> Stage {
+    match (&*session.mode, original) {
+        (ListenMode::Socks5, _) => Stage::Socks(client),
+        (ListenMode::Reverse(reverse), _) => Stage::Connect {
+            client,
+            towards: Towards {
+                target: reverse.target.clone(),
+                server: Some(reverse.scheme),
+            },
+            ask: Ask::Silent,
+        },
+        (ListenMode::Transparent, Some(original)) => {
+            let ip = original.ip().to_canonical();
+            Stage::Connect {
+                client,
+                towards: Towards {
+                    target: Target::new(&ip.to_string(), original.port()),
+                    server: None,
+                },
+                ask: Ask::Silent,
+            }
+        }
+        // A Unix socket has no other side that a client could have meant.
+        (ListenMode::Transparent, None) => Stage::Closed,
+        _ => Stage::First(client),
+    }
+}
+
+async fn socks5(session: &mut Session, mut client: Conn) -> Stage {
+    let target = socks::greet(session, &mut client).await;
+    session.count_client_bytes(&mut client);
+    match target {
+        Some(target) => Stage::Connect {
+            client,
+            towards: Towards {
+                target,
+                server: None,
+            },
+            ask: Ask::Socks,
+        },
+        None => Stage::Closed,
     }
 }
 
 /// The first bytes on a proxy's own port.
 async fn first(session: &mut Session, mut client: Conn) -> Stage {
     let limit = session.live.config.timeouts.first_bytes;
+    let returns = *session.mode == ListenMode::Return;
     match peek(session, &mut client, limit).await {
         Peek::Known(Protocol::Http1) => Stage::Http1 {
             client,
-            mode: Mode::Proxy,
+            mode: if returns { Mode::Return } else { Mode::Proxy },
             upstream: None,
         },
         #[cfg(feature = "http2")]
-        Peek::Known(Protocol::Http2) if session.live.config.http2 => Stage::Http2 {
+        Peek::Known(Protocol::Http2) if session.live.config.http2 && !returns => Stage::Http2 {
             client,
             fixed: None,
             upstream: None,
@@ -130,10 +220,17 @@ async fn first(session: &mut Session, mut client: Conn) -> Stage {
         Peek::Closed => Stage::Closed,
         Peek::Known(protocol) => {
             debug!(client = %session.info.client, ?protocol, "not spoken on this port");
+            let hint = match protocol {
+                Protocol::Socks5 => "; SOCKS is spoken in mode socks5",
+                Protocol::ProxyV1 | Protocol::ProxyV2 => {
+                    "; PROXY headers are taken from listed peers only"
+                }
+                _ => "",
+            };
             let error = FlowError::new(
                 Side::Client,
                 ErrorClass::Protocol,
-                format!("this port speaks HTTP; what arrived looks like {protocol:?}"),
+                format!("this port speaks HTTP; what arrived looks like {protocol:?}{hint}"),
             );
             session.counters().failure(error.side, error.class);
             // Somebody who speaks TLS to us would not understand an answer.
@@ -151,24 +248,34 @@ async fn first(session: &mut Session, mut client: Conn) -> Stage {
 async fn http1(session: &mut Session, mut client: Conn, mode: Mode, upstream: Option<Up>) -> Stage {
     match h1::serve(session, &mut client, &mode, upstream).await {
         h1::Next::Close => Stage::Closed,
-        h1::Next::Connect(target) => Stage::Connect { client, target },
+        h1::Next::Connect(target) => Stage::Connect {
+            client,
+            towards: Towards {
+                target,
+                server: None,
+            },
+            ask: Ask::Connect,
+        },
         h1::Next::Upgraded(upstream) => Stage::Opaque {
             client,
             upstream: upstream.conn,
+            recorded: None,
         },
     }
 }
 
-/// A CONNECT: decides by the authority, makes sure that the origin is there, and answers.
-async fn connect(session: &mut Session, mut client: Conn, target: Target) -> Stage {
+/// A client wants to be connected: decides by the destination, makes sure that the origin is there,
+/// and answers.
+async fn connect(session: &mut Session, mut client: Conn, towards: Towards, ask: Ask) -> Stage {
+    let target = &towards.target;
     session.info.set_target(target.clone());
     let worker = Arc::clone(&session.worker);
     let decision = worker
         .shared
         .hooks
-        .connect(&target, &session.info, &worker.counters);
+        .connect(target, &session.info, &worker.counters);
     let decision = match decision {
-        ConnectDecision::Default => match session.live.config.policy.decide(&[&target]) {
+        ConnectDecision::Default => match session.live.config.policy.decide(&[target]) {
             Action::Block => ConnectDecision::Block,
             Action::Tunnel => ConnectDecision::Tunnel,
             Action::Intercept => ConnectDecision::Default,
@@ -178,62 +285,97 @@ async fn connect(session: &mut Session, mut client: Conn, target: Target) -> Sta
     if decision == ConnectDecision::Block {
         count(&worker.counters.blocked_total);
         info!(client = %session.info.client, %target, "blocked");
-        let error = h1::blocked(&target);
-        return refuse(session, client, &error).await;
+        let error = h1::blocked(target);
+        return refuse(session, client, ask, &error).await;
     }
-    // A pooled connection is proof enough that the origin is alive.
-    // So is one in use, where their number is bounded and dialling might exceed it.
-    let bounded = session.live.config.pool.max_per_route > 0;
-    let known = decision != ConnectDecision::Tunnel
-        && (worker.knows(&target) || (bounded && worker.slots.of(&target).is_taken()));
-    let dialled = if known {
-        None
-    } else {
-        match session.dial(&target).await {
+    let dialled = if dials_first(session, &towards, decision) {
+        let to = session.destination(target, &Via::Configured);
+        match session.dial(&to, false).await {
             Ok(dialled) => Some(dialled),
             Err(error) => {
+                let error = error.into_flow_error();
                 session.counters().failure(error.side, error.class);
                 tracing::warn!(client = %session.info.client, "{error}");
-                return refuse(session, client, &error).await;
+                return refuse(session, client, ask, &error).await;
             }
         }
+    } else {
+        None
     };
-    let answer = b"HTTP/1.1 200 Connection established\r\n\r\n";
-    if client.wr.write_all(answer).await.is_err() {
+    let granted = match ask {
+        Ask::Connect => {
+            let answer = b"HTTP/1.1 200 Connection established\r\n\r\n";
+            client.wr.write_all(answer).await
+        }
+        Ask::Socks => socks::grant(&mut client, dialled.as_ref().map(|d| d.local)).await,
+        Ask::Silent => Ok(()),
+    };
+    if granted.is_err() {
         return Stage::Closed;
     }
     session.count_client_bytes(&mut client);
     Stage::Inner {
         client,
-        target,
+        towards,
         decision,
         dialled,
     }
 }
 
-async fn refuse(session: &mut Session, mut client: Conn, error: &FlowError) -> Stage {
-    let reply = reply::for_error(error);
-    if h1::send_reply(&mut client, &reply, false, true)
-        .await
-        .is_ok()
-    {
-        h1::linger(session, &mut client).await;
+/// Whether the origin is dialled before the client says anything more.
+fn dials_first(session: &Session, towards: &Towards, decision: ConnectDecision) -> bool {
+    if decision == ConnectDecision::Tunnel {
+        return true;
+    }
+    // Nothing goes out before the scanner has seen it, and nothing over TCP to an origin of UDP.
+    if session.scanner().is_some() || session.live.config.upstream_http == UpstreamHttp::Http3 {
+        return false;
+    }
+    match towards.server {
+        Some(server) => return server == ReverseScheme::Tcp,
+        None => {}
+    }
+    // A pooled connection is proof enough that the origin is alive.
+    // So is one in use, where their number is bounded and dialling might exceed it.
+    let worker = &session.worker;
+    let bounded = session.live.config.pool.max_per_route > 0;
+    let to = session.destination(&towards.target, &Via::Configured);
+    !(worker.knows(&to) || (bounded && worker.slots.of(&towards.target).is_taken()))
+}
+
+async fn refuse(session: &mut Session, mut client: Conn, ask: Ask, error: &FlowError) -> Stage {
+    match ask {
+        Ask::Connect => {
+            let reply = reply::for_error(error);
+            if h1::send_reply(&mut client, &reply, false, true)
+                .await
+                .is_ok()
+            {
+                h1::linger(session, &mut client).await;
+            }
+        }
+        Ask::Socks => socks::deny(session, &mut client, error).await,
+        // There is no word for it in a protocol that isn't known yet.
+        Ask::Silent => {}
     }
     session.count_client_bytes(&mut client);
     Stage::Closed
 }
 
-/// Inside a CONNECT: finds out what the client speaks.
+/// Connected, as far as the client knows: finds out what it speaks.
 async fn inner(
     session: &mut Session,
     mut client: Conn,
-    target: Target,
+    towards: Towards,
     decision: ConnectDecision,
     dialled: Option<Dialled>,
 ) -> Stage {
     if decision == ConnectDecision::Tunnel {
         count(&session.counters().tunnels_total);
-        return to_opaque(session, client, &target, dialled).await;
+        return to_opaque(session, client, &towards, dialled, Seen::Ignored).await;
+    }
+    if towards.server == Some(ReverseScheme::Tcp) {
+        return to_opaque(session, client, &towards, dialled, Seen::Raw).await;
     }
     let limit = session.live.config.timeouts.first_bytes;
     let mut dialled = dialled;
@@ -241,84 +383,269 @@ async fn inner(
         Some(d) => peek_both(session, &mut client, &mut d.conn, limit).await,
         None => peek(session, &mut client, limit).await,
     };
-    match peeked {
-        Peek::Known(Protocol::Tls) => hello(session, client, target, decision, dialled).await,
-        Peek::Known(Protocol::Http1) => {
-            let fixed = fixed_plain(&target);
-            Stage::Http1 {
+    let protocol = match peeked {
+        Peek::Known(protocol) => protocol,
+        Peek::Closed => return Stage::Closed,
+    };
+    if protocol == Protocol::Tls {
+        return hello(session, client, towards, decision, dialled).await;
+    }
+    let target = &towards.target;
+    let policy = &session.live.config.policy;
+    let is_http = protocol == Protocol::Http1
+        || (protocol == Protocol::Http2 && session.live.config.http2 && cfg!(feature = "http2"));
+    if !is_http || policy.is_raw(&[target]) || towards.server.is_some_and(ReverseScheme::is_raw) {
+        return to_opaque(session, client, &towards, dialled, Seen::Raw).await;
+    }
+    // What a client says of its destination decides only where nothing else is known of it.
+    if protocol == Protocol::Http1
+        && target.ip().is_some()
+        && decision != ConnectDecision::Intercept
+        && let Some(host) = host_header(client.rd.data(), target.port)
+        && policy.decide_connection(target, Some(&host)) == Action::Tunnel
+    {
+        count(&session.counters().tunnels_total);
+        return to_opaque(session, client, &towards, dialled, Seen::Ignored).await;
+    }
+    let has_tls = towards.server.is_some_and(ReverseScheme::has_tls);
+    let tls = has_tls.then(|| RouteTls {
+        sni: Arc::clone(&target.host),
+        alpn: alpn_towards(session, protocol == Protocol::Http2),
+    });
+    let fixed = fixed(session, &towards, tls);
+    let upstream = dialled.map(|d| plain_upstream(session, target, d));
+    match protocol {
+        #[cfg(feature = "http2")]
+        Protocol::Http2 => {
+            if !has_tls
+                && let Some(up) = upstream
+                && session.tries_h2c(&up.route.to)
+            {
+                let route = Arc::new(Route {
+                    h2c: true,
+                    ..Route::clone(&up.route)
+                });
+                let started = crate::h2::start_h2c(session, UpConn { route, ..up }).await;
+                // It stands among the shared ones now; or the first request says why not.
+                if let Ok(None) = started {
+                    let to = session.destination(target, &Via::Configured);
+                    session.worker.not_h2c.add(&to);
+                }
+            }
+            Stage::Http2 {
                 client,
-                upstream: dialled.map(|d| Up::Conn(plain_upstream(session, &target, d))),
-                mode: Mode::Fixed(fixed),
+                fixed: Some(fixed),
+                upstream: None,
             }
         }
-        #[cfg(feature = "http2")]
-        Peek::Known(Protocol::Http2) if session.live.config.http2 => Stage::Http2 {
+        _ => Stage::Http1 {
             client,
-            fixed: Some(fixed_plain(&target)),
-            upstream: None,
+            mode: Mode::Fixed(fixed),
+            upstream: upstream.map(Up::Conn),
         },
-        Peek::Known(_) => to_opaque(session, client, &target, dialled).await,
-        Peek::Closed => Stage::Closed,
     }
 }
 
-fn fixed_plain(target: &Target) -> Fixed {
+/// The versions of HTTP to offer a server where the client can't be asked: it speaks no TLS.
+fn alpn_towards(session: &Session, client_has_h2: bool) -> Arc<[Vec<u8>]> {
+    let config = &session.live.config;
+    #[cfg(feature = "http3")]
+    if config.upstream_http == UpstreamHttp::Http3 {
+        return Arc::new([crate::h3::ALPN.to_vec()]);
+    }
+    let h2 = config.http2
+        && cfg!(feature = "http2")
+        && match config.upstream_http {
+            UpstreamHttp::Mirror => client_has_h2,
+            UpstreamHttp::Http1 => false,
+            _ => true,
+        };
+    if h2 {
+        Arc::new([b"h2".to_vec(), b"http/1.1".to_vec()])
+    } else {
+        Arc::new([b"http/1.1".to_vec()])
+    }
+}
+
+/// Where the requests of a connection of QUIC go. `None`: its listener is for nothing like it.
+#[cfg(feature = "http3")]
+pub(crate) fn fixed_http3(session: &Session) -> Option<Fixed> {
+    let ListenMode::Reverse(reverse) = &*session.mode else {
+        return None;
+    };
+    let alpn: Arc<[Vec<u8>]> = match session.live.config.upstream_http {
+        UpstreamHttp::Mirror => Arc::new([crate::h3::ALPN.to_vec()]),
+        _ => alpn_towards(session, true),
+    };
+    let towards = Towards {
+        target: reverse.target.clone(),
+        server: Some(reverse.scheme),
+    };
+    let tls = RouteTls {
+        sni: Arc::clone(&reverse.target.host),
+        alpn,
+    };
+    Some(fixed(session, &towards, Some(tls)))
+}
+
+fn fixed(session: &Session, towards: &Towards, tls: Option<RouteTls>) -> Fixed {
+    let target = &towards.target;
+    let scheme = match tls {
+        Some(_) => Scheme::Https,
+        None => Scheme::Http,
+    };
+    // A server behind us is called by its own name.
+    let renamed = towards.server.is_some() && !session.live.config.keep_host_header;
+    let host_header = renamed.then(|| {
+        if target.port == scheme.default_port() && !target.host.contains(':') {
+            Arc::clone(&target.host)
+        } else {
+            Arc::from(target.to_string())
+        }
+    });
     Fixed {
         target: target.clone(),
-        scheme: Scheme::Http,
-        tls: None,
+        scheme,
+        tls,
+        host_header,
+        authorization: match &*session.mode {
+            ListenMode::Reverse(reverse) => {
+                let credentials = reverse.credentials.as_ref();
+                credentials.map(|c| Arc::from(auth::basic_value(c)))
+            }
+            _ => None,
+        },
         broken: None,
     }
 }
 
+/// What the first request of HTTP/1 names as its host, as far as it is here.
+fn host_header(data: &[u8], port: u16) -> Option<Target> {
+    let mut lines = data.split(|b| *b == b'\n').skip(1);
+    let value = lines.find_map(|line| {
+        let (name, value) = line.split_at_checked(5)?;
+        name.eq_ignore_ascii_case(b"host:").then_some(value)
+    })?;
+    Target::parse(std::str::from_utf8(value.trim_ascii()).ok()?, Some(port))
+}
+
 fn plain_upstream(session: &Session, target: &Target, d: Dialled) -> UpConn {
+    let to = session.destination(target, &Via::Configured);
     UpConn {
-        info: Arc::new(tollgate_flow::UpstreamInfo {
-            address: d.address,
-            local: d.local,
-            tls_version: None,
-            alpn: None,
-            certificates: Arc::new([]),
-            unverified: false,
-            connect_time: d.connect_time,
-            handshake_time: Duration::ZERO,
-        }),
+        info: Arc::new(plain_info(&to, &d)),
         conn: d.conn,
-        route: Arc::new(session.route(target, None, false)),
+        route: Arc::new(session.route(to, None, false)),
         reused: false,
         pinned: false,
         slot: None,
     }
 }
 
+fn plain_info(to: &Destination, d: &Dialled) -> UpstreamInfo {
+    UpstreamInfo {
+        address: d.address,
+        via: to.via.clone(),
+        local: d.local,
+        tls_version: None,
+        alpn: None,
+        certificates: Arc::new([]),
+        unverified: false,
+        connected: d.connected,
+        connect_time: d.connect_time,
+        handshake_time: Duration::ZERO,
+    }
+}
+
+/// Why bytes are relayed without being read as HTTP.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// Nobody is to look inside.
+    Ignored,
+    /// It is another protocol.
+    Raw,
+}
+
 async fn to_opaque(
     session: &mut Session,
     client: Conn,
-    target: &Target,
+    towards: &Towards,
     dialled: Option<Dialled>,
+    seen: Seen,
 ) -> Stage {
-    let upstream = match dialled {
-        Some(dialled) => dialled.conn,
-        None => match session.dial(target).await {
-            Ok(dialled) => dialled.conn,
-            Err(error) => {
-                session.counters().failure(error.side, error.class);
-                tracing::warn!(client = %session.info.client, "{error}");
-                return Stage::Closed;
-            }
-        },
+    let target = &towards.target;
+    if seen == Seen::Raw
+        && let Some(why) = not_raw(session)
+    {
+        session.counters().failure(Side::Proxy, ErrorClass::Blocked);
+        tracing::warn!(client = %session.info.client, %target, "closed: {why}");
+        return Stage::Closed;
+    }
+    let to = session.destination(target, &Via::Configured);
+    let has_tls = seen == Seen::Raw && towards.server.is_some_and(ReverseScheme::has_tls);
+    let found = if has_tls {
+        let tls = RouteTls {
+            sni: Arc::clone(&target.host),
+            alpn: Arc::new([]),
+        };
+        let found = session.fresh(session.route(to, Some(tls), false)).await;
+        found.map(|up| match up {
+            Up::Conn(up) => Some((up.conn, up.info)),
+            // Nothing was offered that could have become this.
+            #[cfg(feature = "http2")]
+            Up::Shared(_) => None,
+        })
+    } else {
+        let dialled = match dialled {
+            Some(dialled) => Ok(dialled),
+            None => session.dial(&to, false).await,
+        };
+        dialled.map(|d| {
+            let info = Arc::new(plain_info(&to, &d));
+            Some((d.conn, info))
+        })
     };
-    Stage::Opaque { client, upstream }
+    let (upstream, info) = match found {
+        Ok(Some(found)) => found,
+        Ok(None) => return Stage::Closed,
+        Err(error) => {
+            if let UpstreamError::Tls(failure) = &error {
+                session.tls_failed(failure);
+            }
+            let error = error.into_flow_error();
+            session.counters().failure(error.side, error.class);
+            tracing::warn!(client = %session.info.client, "{error}");
+            return Stage::Closed;
+        }
+    };
+    let recorded = seen == Seen::Raw || session.live.config.policy.show_ignored;
+    Stage::Opaque {
+        client,
+        upstream,
+        recorded: recorded.then(|| Recorded {
+            target: target.clone(),
+            upstream: Some(info),
+        }),
+    }
+}
+
+/// Why a protocol that is not HTTP may not pass, if it mayn't.
+fn not_raw(session: &Session) -> Option<&'static str> {
+    if session.scanner().is_some() {
+        return Some("only HTTP can be given to the scanner");
+    }
+    let unknown = auth::asked(session).is_some() && session.info.user().is_none();
+    unknown.then_some("only HTTP can ask the client who it is")
 }
 
 /// Reads the whole ClientHello, without consuming it, and decides.
 async fn hello(
     session: &mut Session,
     mut client: Conn,
-    target: Target,
+    towards: Towards,
     decision: ConnectDecision,
     dialled: Option<Dialled>,
 ) -> Stage {
+    let target = towards.target.clone();
     session.timer.set(session.live.config.timeouts.first_bytes);
     let hello = loop {
         match parse_client_hello(client.rd.data()) {
@@ -370,22 +697,20 @@ async fn hello(
                 .server_name
                 .as_deref()
                 .map(|name| Target::new(name, target.port));
-            match &sni {
-                Some(sni) => session.live.config.policy.decide(&[&target, sni]),
-                None => session.live.config.policy.decide(&[&target]),
-            }
+            let policy = &session.live.config.policy;
+            policy.decide_connection(&target, sni.as_ref())
         }
     };
     match action {
         Action::Intercept => Stage::Intercept {
             client,
-            target,
+            towards,
             hello,
             dialled,
         },
         Action::Tunnel => {
             count(&session.counters().tunnels_total);
-            to_opaque(session, client, &target, dialled).await
+            to_opaque(session, client, &towards, dialled, Seen::Ignored).await
         }
         Action::Block => {
             count(&session.counters().blocked_total);
@@ -408,22 +733,32 @@ fn alert(description: u8) -> [u8; 7] {
 async fn intercept(
     session: &mut Session,
     mut client: Conn,
-    target: Target,
+    towards: Towards,
     hello: Arc<ClientHello>,
     dialled: Option<Dialled>,
 ) -> Stage {
+    let target = towards.target.clone();
     let offer = offer(session, &hello);
     let tls = RouteTls {
         sni: match &hello.server_name {
-            Some(name) => Arc::from(name.as_str()),
-            None => Arc::clone(&target.host),
+            // A server behind us is called by its own name.
+            Some(name) if towards.server.is_none() => Arc::from(name.as_str()),
+            _ => Arc::clone(&target.host),
         },
         alpn: offer,
     };
-    let route = session.route(&target, Some(tls.clone()), false);
-    let upstream = session.acquire(route, dialled).await;
+    let has_tls = towards.server.is_none_or(ReverseScheme::has_tls);
+    // Nothing goes out before the scanner has seen it.
+    let asks_origin = has_tls && session.scanner().is_none();
+    let upstream = if asks_origin {
+        let to = session.destination(&target, &Via::Configured);
+        let route = session.route(to, Some(tls.clone()), false);
+        session.acquire(route, dialled).await.map(Some)
+    } else {
+        Ok(None)
+    };
     let (upstream, broken) = match upstream {
-        Ok(up) => (Some(up), None),
+        Ok(up) => (up, None),
         Err(error) => {
             if let UpstreamError::Tls(failure) = &error {
                 session.tls_failed(failure);
@@ -493,11 +828,17 @@ async fn intercept(
     session.count_client_bytes(&mut client);
 
     let fixed = Fixed {
-        target: target.clone(),
-        scheme: Scheme::Https,
-        tls: Some(tls),
         broken,
+        ..fixed(session, &towards, has_tls.then_some(tls))
     };
+    let sni = hello.server_name.as_deref();
+    let sni = sni.map(|name| Target::new(name, target.port));
+    let names: Vec<&Target> = std::iter::once(&target).chain(&sni).collect();
+    if towards.server.is_some_and(ReverseScheme::is_raw)
+        || session.live.config.policy.is_raw(&names)
+    {
+        return raw_inside(session, client, target, upstream);
+    }
     #[cfg(feature = "http2")]
     if agreed.alpn.as_deref() == Some(b"h2") {
         return Stage::Http2 {
@@ -532,11 +873,31 @@ async fn intercept(
             fixed: Some(fixed),
             upstream,
         },
-        (Peek::Known(_), Some(Up::Conn(up))) => Stage::Opaque {
+        (Peek::Known(_), upstream @ Some(Up::Conn(_))) => {
+            raw_inside(session, client, target, upstream)
+        }
+        (_, upstream) => {
+            give_back(session, upstream);
+            Stage::Closed
+        }
+    }
+}
+
+/// Inside TLS that was opened, there is another protocol than HTTP.
+fn raw_inside(session: &Session, client: Conn, target: Target, upstream: Option<Up>) -> Stage {
+    match (upstream, not_raw(session)) {
+        (Some(Up::Conn(up)), None) => Stage::Opaque {
             client,
             upstream: up.conn,
+            recorded: Some(Recorded {
+                target,
+                upstream: Some(up.info),
+            }),
         },
-        (_, upstream) => {
+        (upstream, why) => {
+            session.counters().failure(Side::Proxy, ErrorClass::Blocked);
+            let why = why.unwrap_or("there is no connection to the origin that it could use");
+            tracing::warn!(client = %session.info.client, %target, "closed: {why}");
             give_back(session, upstream);
             Stage::Closed
         }
@@ -557,6 +918,8 @@ fn offer(session: &Session, hello: &ClientHello) -> Arc<[Vec<u8>]> {
     let http = hello.alpn.iter().any(|p| is_http(p));
     match config.upstream_http {
         UpstreamHttp::Http1 if http => Arc::new([b"http/1.1".to_vec()]),
+        #[cfg(feature = "http3")]
+        UpstreamHttp::Http3 if http => Arc::new([crate::h3::ALPN.to_vec()]),
         UpstreamHttp::Http2 if http && speaks_h2 => {
             Arc::new([b"h2".to_vec(), b"http/1.1".to_vec()])
         }
@@ -595,12 +958,25 @@ fn client_alpn(
 }
 
 /// Relays bytes until both sides are done.
-async fn opaque(session: &mut Session, mut client: Conn, mut upstream: Conn) -> Stage {
+async fn opaque(
+    session: &mut Session,
+    mut client: Conn,
+    mut upstream: Conn,
+    recorded: Option<Recorded>,
+) -> Stage {
     let idle = session.live.config.timeouts.idle;
     // A tunnel has no point at which it could be ended in good order: at a shutdown it runs until
     // the deadline.
-    let end = tunnel::relay(&mut client, &mut upstream, &mut session.timer, idle).await;
-    debug!(client = %session.info.client, ?end, "tunnel ended");
+    if let Some(recorded) = recorded {
+        let Recorded {
+            target,
+            upstream: info,
+        } = recorded;
+        tcp::relay(session, &mut client, &mut upstream, target, info).await;
+    } else {
+        let end = tunnel::relay(&mut client, &mut upstream, &mut session.timer, idle).await;
+        debug!(client = %session.info.client, ?end, "tunnel ended");
+    }
     session.count_client_bytes(&mut client);
     crate::metrics::add_to(
         &session.counters().upstream_bytes_in,

@@ -28,9 +28,21 @@ pub(crate) async fn relay(
     timer: &mut Timer,
     idle: Duration,
 ) -> TunnelEnd {
-    let progress = AtomicU64::new(0);
-    let mut there = pin!(one_way(&mut a.rd, &mut b.wr, &progress));
-    let mut back = pin!(one_way(&mut b.rd, &mut a.wr, &progress));
+    let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
+    relay_counting(a, b, timer, idle, &sent, &received).await
+}
+
+/// The same; `sent` counts the bytes from `a` to `b`, `received` those from `b` to `a`.
+pub(crate) async fn relay_counting(
+    a: &mut Conn,
+    b: &mut Conn,
+    timer: &mut Timer,
+    idle: Duration,
+    sent: &AtomicU64,
+    received: &AtomicU64,
+) -> TunnelEnd {
+    let mut there = pin!(one_way(&mut a.rd, &mut b.wr, sent));
+    let mut back = pin!(one_way(&mut b.rd, &mut a.wr, received));
     let (mut there_done, mut back_done) = (false, false);
     let mut seen = 0;
     timer.set(idle);
@@ -51,7 +63,7 @@ pub(crate) async fn relay(
             return Poll::Ready(TunnelEnd::Done);
         }
         while timer.poll(cx).is_ready() {
-            let now = progress.load(Ordering::Relaxed);
+            let now = sent.load(Ordering::Relaxed) + received.load(Ordering::Relaxed);
             if now == seen {
                 return Poll::Ready(TunnelEnd::Idle);
             }
@@ -63,17 +75,13 @@ pub(crate) async fn relay(
     .await
 }
 
-async fn one_way(
-    rd: &mut ReadHalf,
-    wr: &mut WriteHalf,
-    progress: &AtomicU64,
-) -> std::io::Result<()> {
+async fn one_way(rd: &mut ReadHalf, wr: &mut WriteHalf, size: &AtomicU64) -> std::io::Result<()> {
     loop {
         let n = rd.data().len();
         if n > 0 {
             wr.write_all(rd.data()).await?;
             rd.consume(n);
-            progress.fetch_add(1, Ordering::Relaxed);
+            size.fetch_add(n as u64, Ordering::Relaxed);
         }
         if rd.fill().await? == 0 {
             return match rd.end() {

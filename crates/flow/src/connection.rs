@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use crate::tls::ClientTls;
+use crate::upstream_proxy::UpstreamProxy;
 
 /// Identifies one client connection within one proxy. Never reused while the proxy runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,6 +35,8 @@ pub struct ConnectionInfo {
     pub opened: SystemTime,
     pub(crate) target: OnceLock<Target>,
     pub(crate) tls: OnceLock<ClientTls>,
+    mode: OnceLock<Arc<str>>,
+    user: OnceLock<Arc<str>>,
     process: OnceLock<Option<Arc<ProcessInfo>>>,
     resolver: Option<Arc<dyn ProcessResolver>>,
     bytes_in: AtomicU64,
@@ -56,6 +59,8 @@ impl ConnectionInfo {
             opened: SystemTime::now(),
             target: OnceLock::new(),
             tls: OnceLock::new(),
+            mode: OnceLock::new(),
+            user: OnceLock::new(),
             process: OnceLock::new(),
             resolver,
             bytes_in: AtomicU64::new(0),
@@ -93,6 +98,27 @@ impl ConnectionInfo {
     /// Bytes written to the client's socket so far.
     pub fn bytes_out(&self) -> u64 {
         self.bytes_out.load(Ordering::Relaxed)
+    }
+
+    /// The mode of the listener that accepted it, as mitmproxy writes it: `regular`,
+    /// `reverse:https://example.com`, …; empty before the engine has filled it in.
+    pub fn mode(&self) -> &str {
+        self.mode.get().map_or("", |mode| mode)
+    }
+
+    /// The user that the client has shown to be, where the proxy asks for one.
+    pub fn user(&self) -> Option<&Arc<str>> {
+        self.user.get()
+    }
+
+    /// Fills in the listener's mode. The first call wins.
+    pub fn set_mode(&self, mode: Arc<str>) {
+        let _ = self.mode.set(mode);
+    }
+
+    /// Fills in who the client is. The first call wins.
+    pub fn set_user(&self, user: Arc<str>) {
+        let _ = self.user.set(user);
     }
 
     /// Fills in where the client wants to go. The first call wins.
@@ -200,8 +226,10 @@ impl fmt::Display for Target {
 /// The upstream connection that carried a flow.
 #[derive(Clone, Debug)]
 pub struct UpstreamInfo {
-    /// The address that was dialled.
+    /// The address that was dialled: the origin's, or that of the proxy on the way.
     pub address: SocketAddr,
+    /// The proxy on the way, where there is one.
+    pub via: Option<Arc<UpstreamProxy>>,
     /// Our own address on that connection.
     pub local: SocketAddr,
     /// The TLS version towards the origin; `None` on a plaintext connection.
@@ -213,6 +241,8 @@ pub struct UpstreamInfo {
     /// True when the origin's certificate was accepted although it failed verification, because
     /// an exception for this host (or `insecure`) says so.
     pub unverified: bool,
+    /// When TCP was connected; for QUIC, when the handshake began.
+    pub connected: SystemTime,
     /// How long the TCP connection took.
     pub connect_time: std::time::Duration,
     /// How long the TLS handshake took; zero on plaintext.

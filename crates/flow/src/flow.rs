@@ -9,6 +9,8 @@ use tollgate_wire::headers::HeaderList;
 use tollgate_wire::http1::{RequestHead, ResponseHead};
 
 use crate::connection::{ConnectionInfo, Target, UpstreamInfo};
+use crate::upstream_proxy::Via;
+use crate::websocket::WebSocket;
 
 /// Identifies a flow: sortable by time, unique across proxies (a UUID of version 7, RFC 9562).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -24,6 +26,17 @@ impl FlowId {
         let high12 = (unique >> 62) & 0xfff;
         let low62 = unique & ((1 << 62) - 1);
         Self((millis << 80) | (7 << 76) | (high12 << 64) | (0b10 << 62) | low62)
+    }
+
+    /// Reads a UUID of any version in its usual form, 8-4-4-4-12 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let groups = text.split('-').map(str::len);
+        if !groups.eq([8, 4, 4, 4, 12]) || text.contains('+') {
+            return None;
+        }
+        u128::from_str_radix(&text.replace('-', ""), 16)
+            .ok()
+            .map(Self)
     }
 }
 
@@ -42,11 +55,30 @@ impl fmt::Display for FlowId {
     }
 }
 
+/// What a flow carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum FlowKind {
+    /// A request and its response.
+    #[default]
+    Http,
+    /// A stream of bytes each way, of a protocol that is not HTTP. The request holds the target,
+    /// and its scheme tells whether TLS was opened; both heads are empty, and the bodies' sizes
+    /// are what has passed.
+    /// Only [`interest`](crate::Interceptor::interest), [`data`](crate::Interceptor::data) and
+    /// [`end`](crate::Interceptor::end) are called.
+    Tcp,
+    /// Datagrams to one destination; otherwise like [`FlowKind::Tcp`]. A piece is a datagram.
+    Udp,
+}
+
 /// One exchange: a request, its response, and everything known around them.
 #[derive(Clone, Debug)]
 pub struct Flow {
     /// Identifies the flow.
     pub id: FlowId,
+    /// What it carries.
+    pub kind: FlowKind,
     /// The client's connection.
     pub connection: Arc<ConnectionInfo>,
     /// The connection to the origin, once there is one.
@@ -55,6 +87,8 @@ pub struct Flow {
     pub request: Request,
     /// The final response, once its head was read (or the proxy's own reply).
     pub response: Option<Box<Response>>,
+    /// The WebSocket that it became, where an interceptor asked for its messages.
+    pub websocket: Option<Box<WebSocket>>,
     /// When things happened.
     pub timing: Timing,
     /// Notes that interceptors leave for each other and for who records the flow.
@@ -66,10 +100,12 @@ impl Flow {
     pub fn new(connection: Arc<ConnectionInfo>) -> Self {
         Self {
             id: FlowId::default(),
+            kind: FlowKind::default(),
             connection,
             upstream: None,
             request: Request::default(),
             response: None,
+            websocket: None,
             timing: Timing::default(),
             metadata: Vec::new(),
         }
@@ -119,15 +155,18 @@ pub enum HttpVersion {
     Http11,
     /// HTTP/2.
     Http2,
+    /// HTTP/3.
+    Http3,
 }
 
 impl HttpVersion {
-    /// As mitmproxy spells it: `HTTP/1.1`, `HTTP/2.0`.
+    /// As mitmproxy spells it: `HTTP/1.1`, `HTTP/2.0`, `HTTP/3`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http10 => "HTTP/1.0",
             Self::Http11 => "HTTP/1.1",
             Self::Http2 => "HTTP/2.0",
+            Self::Http3 => "HTTP/3",
         }
     }
 }
@@ -135,7 +174,7 @@ impl HttpVersion {
 /// A request. The method, target and headers live in `head`, whatever the HTTP version.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The head. For HTTP/2 the target is `:path`, and `Host` stands for `:authority` where the
+    /// The head. For HTTP/2 and HTTP/3 the target is `:path`, and `Host` stands for `:authority` where the
     /// client sent it.
     pub head: RequestHead,
     /// The version that the client spoke.
@@ -144,7 +183,10 @@ pub struct Request {
     pub scheme: Scheme,
     /// Where the request goes. Changing it changes the route.
     pub target: Target,
-    /// `:authority` as the client sent it (HTTP/2), or the authority of an absolute-form target.
+    /// Which way it leaves: an interceptor may send it through a proxy, or past one.
+    pub via: Via,
+    /// `:authority` as the client sent it (HTTP/2 and HTTP/3), or the authority of an
+    /// absolute-form target.
     pub authority: Option<Vec<u8>>,
     /// Trailers, once the body has ended.
     pub trailers: Option<HeaderList>,
@@ -165,6 +207,7 @@ impl Default for Request {
                 host: Arc::from(""),
                 port: 0,
             },
+            via: Via::default(),
             authority: None,
             trailers: None,
             body: None,
@@ -177,6 +220,7 @@ impl Default for Request {
 impl Request {
     /// Makes it ready for the next request on the connection; keeps buffers and the target.
     pub fn reset(&mut self) {
+        self.via = Via::default();
         self.authority = None;
         self.trailers = None;
         self.body = None;
@@ -375,5 +419,13 @@ mod tests {
         assert_eq!(id.to_string(), "01234567-89ab-7fff-bfff-ffffffffffff");
         let later = FlowId::new(UNIX_EPOCH + Duration::from_millis(0x0123_4567_89ac), 0);
         assert!(later > id);
+        assert_eq!(FlowId::parse(&id.to_string()), Some(id));
+        for wrong in [
+            "",
+            "0123456789ab7fffbfffffffffffffff",
+            "+1234567-89ab-7fff-bfff-ffffffffffff",
+        ] {
+            assert_eq!(FlowId::parse(wrong), None);
+        }
     }
 }

@@ -5,6 +5,7 @@ use tollgate_wire::tls::ClientHello;
 
 use crate::connection::{ConnectionInfo, Target};
 use crate::flow::Flow;
+use crate::message::Message;
 use crate::outcome::Outcome;
 use crate::step::Step;
 use crate::tls::{TlsDecision, TlsFailure};
@@ -17,7 +18,7 @@ use crate::tls::{TlsDecision, TlsFailure};
 ///
 /// The order for one connection is `connection_opened`, `connect`, `tls`, then for each flow
 /// `interest`, `request`, `data`*, `response`, `data`*, `end` (request and response data may
-/// overlap), and last `connection_closed`. `end` is called exactly once for each flow whose
+/// overlap, and `message` is called among them), and last `connection_closed`. `end` is called exactly once for each flow whose
 /// interest was not empty, `connection_closed` exactly once for each `connection_opened`.
 ///
 /// ```
@@ -91,6 +92,16 @@ pub trait Interceptor: Send + Sync + 'static {
         Step::Continue
     }
 
+    /// A message within a stream passes: of a WebSocket, or of a body that is a stream by its type.
+    ///
+    /// With [`Interest::MESSAGES`] it is seen before its last byte goes on, and the bytes pass as
+    /// they are. With [`Interest::EDIT_MESSAGES`] a message of a WebSocket waits for the answer:
+    /// [`Step::Replace`] sends other content, [`Step::Drop`] nothing, [`Step::Close`] closes both
+    /// sides with a close frame (without `EDIT_MESSAGES` the connections are cut).
+    fn message(&self, _flow: &mut Flow, _message: Message<'_>) -> Step {
+        Step::Continue
+    }
+
     /// The flow has ended. The last call for this flow.
     fn end(&self, _flow: &Flow, _outcome: &Outcome) {}
 }
@@ -148,6 +159,16 @@ bitflags! {
         const DECODED = 1 << 8;
         /// `end` is called. Implied by every other flag.
         const END = 1 << 9;
+        /// `message` is called for messages of a WebSocket, and for those within bodies that are
+        /// streams by their type, whatever their content coding. What can't be read, or is larger
+        /// than the engine's `message_bytes`, passes unseen from there on: the flow is marked with
+        /// [`UNREAD_MESSAGES`](crate::UNREAD_MESSAGES).
+        const MESSAGES = 1 << 10;
+        /// `message` may change, drop and add messages of a WebSocket: frames are read and written
+        /// anew where something changed, extensions that can't be read are not offered to the
+        /// origin, and a WebSocket that breaks the protocol or a bound is closed. (Bodies are
+        /// edited with `EDIT_*_DATA`.)
+        const EDIT_MESSAGES = 1 << 11 | 1 << 10;
     }
 }
 

@@ -50,6 +50,8 @@ pub enum ErrorClass {
     Loop,
     /// The policy refuses it.
     Blocked,
+    /// The client did not show who it is, where the proxy asks for it.
+    Unauthenticated,
 }
 
 impl ErrorClass {
@@ -67,6 +69,7 @@ impl ErrorClass {
             Self::Shutdown => "shutdown",
             Self::Loop => "loop",
             Self::Blocked => "blocked",
+            Self::Unauthenticated => "unauthenticated",
         }
     }
 }
@@ -139,4 +142,30 @@ pub enum OutcomeKind {
     Dropped,
     /// Something failed; see the error.
     Failed,
+}
+
+impl OutcomeKind {
+    const ALL: [Self; 5] = [
+        Self::Completed,
+        Self::Answered,
+        Self::Upgraded,
+        Self::Dropped,
+        Self::Failed,
+    ];
+
+    /// A short stable name for logs and files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Answered => "answered",
+            Self::Upgraded => "upgraded",
+            Self::Dropped => "dropped",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The kind of a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
 }

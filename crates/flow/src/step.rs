@@ -25,12 +25,15 @@ pub enum Step {
     /// origin; in `response` the origin's answer is discarded. Not possible once response bytes
     /// have left: the flow is then closed.
     Respond(Box<Reply>),
-    /// In `data`: these bytes go on instead of the piece. Needs `Interest::EDIT_*_DATA`.
+    /// In `data`: these bytes go on instead of the piece. Needs `Interest::EDIT_*_DATA`. In
+    /// `message`: this content goes on instead, as a message of the same kind. Needs
+    /// `Interest::EDIT_MESSAGES`.
     Replace(Bytes),
-    /// In `data`: the piece does not go on. In `request` and `response`: the flow is dropped, the
+    /// In `data` and `message`: the piece, or message, does not go on. In `request` and `response`: the flow is dropped, the
     /// client's connection closed without an answer.
     Drop,
-    /// Close the client's connection now; the reason is recorded.
+    /// Close the client's connection now; the reason is recorded. In `message` of a WebSocket: both
+    /// sides get a close frame with code 1008, the client's with the reason.
     Close(Cow<'static, str>),
     /// Wait for something: a person, a remote scanner, a model.
     Hold(Hold),

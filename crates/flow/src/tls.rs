@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use tollgate_wire::tls::ClientHello;
 
@@ -12,7 +13,14 @@ use crate::outcome::Side;
 pub struct ClientTls {
     /// The client's hello as it came.
     pub hello: Arc<ClientHello>,
-    agreed: OnceLock<(Option<Vec<u8>>, TlsVersion)>,
+    agreed: OnceLock<Agreed>,
+}
+
+#[derive(Clone, Debug)]
+struct Agreed {
+    alpn: Option<Vec<u8>>,
+    version: TlsVersion,
+    at: SystemTime,
 }
 
 impl ClientTls {
@@ -27,17 +35,26 @@ impl ClientTls {
     /// The protocol that was agreed with the client, e.g. `h2`; `None` before the handshake ended
     /// and where no ALPN was agreed.
     pub fn alpn(&self) -> Option<&[u8]> {
-        self.agreed.get()?.0.as_deref()
+        self.agreed.get()?.alpn.as_deref()
     }
 
     /// The version that was agreed; `None` where the connection is tunnelled or failed.
     pub fn version(&self) -> Option<TlsVersion> {
-        self.agreed.get().map(|(_, version)| *version)
+        self.agreed.get().map(|agreed| agreed.version)
+    }
+
+    /// When the handshake ended.
+    pub fn established(&self) -> Option<SystemTime> {
+        self.agreed.get().map(|agreed| agreed.at)
     }
 
     /// Fills in what the handshake agreed on. The first call wins.
     pub fn set_agreed(&self, alpn: Option<Vec<u8>>, version: TlsVersion) {
-        let _ = self.agreed.set((alpn, version));
+        let _ = self.agreed.set(Agreed {
+            alpn,
+            version,
+            at: SystemTime::now(),
+        });
     }
 }
 

@@ -41,7 +41,7 @@
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut config = Config::default();
-//! config.listen = vec![Listen::Tcp("127.0.0.1:0".parse()?)];
+//! config.listen = vec![Listen::Tcp("127.0.0.1:0".parse()?).into()];
 //! config.policy.ignore = vec![HostPattern::new("*.bank.example")?];
 //!
 //! let handle = Proxy::builder().config(config).build()?.start().await?;
@@ -62,6 +62,7 @@
 //! | `http-proxy` | the proxy: [`Proxy`], [`Config`], [`Handle`] | yes |
 //! | `tls-intercept` | [`CertificateAuthority`], and opening TLS by default; without it TLS passes unopened | yes |
 //! | `http2` | HTTP/2 on both sides | no |
+//! | `http3` | HTTP/3 on both sides; brings `http2` along | no |
 //! | `sse-parsing` | [`sse`]: server-sent events, and the text of LLM streams | no |
 //! | `rest-api` | nothing yet; reserved for the REST API | no |
 //! | `compat` | [`compat`]: the surfaces of mitmproxy-rs and soth-mitm | no |

@@ -47,7 +47,7 @@ async fn the_five_lines_work() {
     let authority = Arc::new(CertificateAuthority::new(dir.path()).unwrap());
     let trace = Trace::default();
     let mut config = Config::default();
-    config.listen = vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())];
+    config.listen = vec![Listen::Tcp("127.0.0.1:0".parse().unwrap()).into()];
     config.tls.extra_roots = vec![dir.path().join("roots.pem")];
 
     let handle = Proxy::builder()

@@ -19,7 +19,7 @@ impl Interceptor for Opens {
 
 fn config() -> Config {
     let mut config = Config::default();
-    config.listen = vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())];
+    config.listen = vec![Listen::Tcp("127.0.0.1:0".parse().unwrap()).into()];
     config.policy.default = Action::Intercept;
     config
 }

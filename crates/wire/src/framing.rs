@@ -1,22 +1,31 @@
-//! Splitters for streams of messages other than server-sent events: bytes in, whole messages out.
+//! Splitters for streams of messages: bytes in, whole messages out.
+//!
+//! [`StreamSplitter`] splits any of them, server-sent events included, by the `Content-Type`.
 //!
 //! All have the same shape. `feed` takes the next bytes and calls back once for each message that
 //! they complete, at once; the messages are the same however the bytes are cut. A message that lies
-//! whole within one feed is lent from it without copying (an AWS one is always copied once). What
+//! whole within one feed is lent from it without copying (an AWS one is always copied once, gRPC-Web text is decoded). What
 //! one message may hold is bounded, and memory with it. The first error is final: the splitter lets
 //! go of its memory, and every later call returns the same error.
 
 mod aws_event_stream;
+mod connect;
+mod envelope;
 mod grpc;
+mod grpc_web_text;
 mod json_array;
 mod json_seq;
 mod ndjson;
+mod stream;
 
 pub use aws_event_stream::{AwsEventStreamMessage, AwsEventStreamSplitter, HeaderValue};
+pub use connect::{ConnectMessage, ConnectSplitter};
 pub use grpc::{GrpcMessage, GrpcSplitter};
+pub use grpc_web_text::GrpcWebTextSplitter;
 pub use json_array::JsonArraySplitter;
 pub use json_seq::JsonSeqSplitter;
 pub use ndjson::NdjsonSplitter;
+pub use stream::{MessageKind, StreamKind, StreamMessage, StreamSplitter};
 
 /// What one message may hold unless a splitter is told otherwise: 4 MiB, the default of gRPC
 /// implementations.
@@ -35,9 +44,12 @@ pub enum FramingError {
     /// Length fields that contradict each other or the format.
     #[error("invalid length in a message prefix")]
     InvalidLength,
-    /// A gRPC frame whose first byte sets bits that have no meaning.
-    #[error("invalid gRPC frame flags {0:#04x}")]
+    /// A gRPC or Connect message whose first byte sets bits that have no meaning.
+    #[error("invalid message flags {0:#04x}")]
     InvalidFlags(u8),
+    /// gRPC-Web text that isn't base64.
+    #[error("invalid base64")]
+    InvalidBase64,
     /// An AWS event-stream prelude whose checksum doesn't match.
     #[error("prelude checksum does not match")]
     PreludeChecksum,

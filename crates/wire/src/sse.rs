@@ -110,20 +110,27 @@ impl SseParser {
     /// Takes the next bytes and calls `on_event` for each event that they complete, without waiting
     /// for more.
     pub fn feed(&mut self, mut input: &[u8], mut on_event: impl FnMut(SseEvent)) {
+        while let Some(event) = self.next_event(&mut input) {
+            on_event(event);
+        }
+    }
+
+    /// Takes bytes off `input` up to the end of the next event; all of them if no event ends there.
+    pub(crate) fn next_event(&mut self, input: &mut &[u8]) -> Option<SseEvent> {
         loop {
             if self.after_cr && !input.is_empty() {
                 self.after_cr = false;
-                input = input.strip_prefix(b"\n").unwrap_or(input);
+                *input = input.strip_prefix(b"\n").unwrap_or(input);
             }
             let Some(end) = input.iter().position(|&b| b == b'\n' || b == b'\r') else {
-                self.continue_line(input);
-                return;
+                self.continue_line(std::mem::take(input));
+                return None;
             };
             let (piece, rest) = input.split_at_checked(end).unwrap_or((input, &[]));
             self.after_cr = rest.first() == Some(&b'\r');
-            input = rest.get(1..).unwrap_or_default();
+            *input = rest.get(1..).unwrap_or_default();
             if let Some(event) = self.end_line(piece) {
-                on_event(event);
+                return Some(event);
             }
         }
     }

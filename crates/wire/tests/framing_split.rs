@@ -7,8 +7,8 @@
 
 use proptest::prelude::*;
 use tollgate_wire::framing::{
-    AwsEventStreamSplitter, FramingError, GrpcSplitter, HeaderValue, JsonArraySplitter,
-    JsonSeqSplitter, NdjsonSplitter,
+    AwsEventStreamSplitter, ConnectSplitter, FramingError, GrpcSplitter, GrpcWebTextSplitter,
+    HeaderValue, JsonArraySplitter, JsonSeqSplitter, NdjsonSplitter,
 };
 
 /// What a splitter handed out, as text to compare, and how it ended.
@@ -73,6 +73,44 @@ fn grpc(pieces: &[&[u8]], limit: usize) -> Outcome {
             let compressed = if m.compressed { "compressed " } else { "" };
             let trailers = if m.trailers { "trailers " } else { "" };
             items.push(format!("{compressed}{trailers}{}", show(m.payload)));
+        });
+        if let Err(error) = result {
+            assert_eq!(splitter.feed(&[0; 5], |_| unreachable!()), Err(error));
+            assert_eq!(splitter.finish(), Err(error));
+            return (items, Err(error));
+        }
+    }
+    (items, splitter.finish())
+}
+
+fn grpc_web_text(pieces: &[&[u8]], limit: usize) -> Outcome {
+    let mut splitter = GrpcWebTextSplitter::with_limit(limit);
+    let mut items = Vec::new();
+    for piece in pieces {
+        let result = splitter.feed(piece, |m| {
+            let compressed = if m.compressed { "compressed " } else { "" };
+            let trailers = if m.trailers { "trailers " } else { "" };
+            items.push(format!("{compressed}{trailers}{}", show(m.payload)));
+        });
+        if let Err(error) = result {
+            for input in [&b"AAAAAAAA"[..], b""] {
+                assert_eq!(splitter.feed(input, |_| unreachable!()), Err(error));
+            }
+            assert_eq!(splitter.finish(), Err(error));
+            return (items, Err(error));
+        }
+    }
+    (items, splitter.finish())
+}
+
+fn connect(pieces: &[&[u8]], limit: usize) -> Outcome {
+    let mut splitter = ConnectSplitter::with_limit(limit);
+    let mut items = Vec::new();
+    for piece in pieces {
+        let result = splitter.feed(piece, |m| {
+            let compressed = if m.compressed { "compressed " } else { "" };
+            let end = if m.end_stream { "end " } else { "" };
+            items.push(format!("{compressed}{end}{}", show(m.payload)));
         });
         if let Err(error) = result {
             assert_eq!(splitter.feed(&[0; 5], |_| unreachable!()), Err(error));
@@ -266,6 +304,93 @@ fn grpc_messages() {
     );
 }
 
+#[test]
+fn connect_messages() {
+    let stream = [
+        grpc_frame(0, b"abc"),
+        grpc_frame(1, b"zip"),
+        grpc_frame(2, b"{}"),
+    ]
+    .concat();
+    assert_eq!(
+        check(connect, &stream, ROOMY),
+        ok(&["abc", "compressed zip", "end {}"])
+    );
+    assert_eq!(
+        check(connect, &grpc_frame(3, b"z"), ROOMY),
+        ok(&["compressed end z"])
+    );
+    assert_eq!(
+        check(connect, &grpc_frame(0x80, b""), ROOMY),
+        failed(&[], FramingError::InvalidFlags(0x80))
+    );
+    assert_eq!(
+        check(connect, &stream[..10], ROOMY),
+        failed(&["abc"], FramingError::Truncated)
+    );
+    assert_eq!(
+        check(connect, &stream, 2),
+        failed(&[], FramingError::TooLarge { limit: 2 })
+    );
+}
+
+/// RFC 4648 section 4, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let group = |group: &[u8]| {
+        let mut bits = [0; 3];
+        bits[..group.len()].copy_from_slice(group);
+        let bits = u32::from_be_bytes([0, bits[0], bits[1], bits[2]]);
+        let character = |at: usize| {
+            let value = bits >> (18 - 6 * at) & 63;
+            let padding = at > group.len();
+            if padding {
+                '='
+            } else {
+                ALPHABET[value as usize] as char
+            }
+        };
+        (0..4).map(character).collect::<String>()
+    };
+    bytes.chunks(3).map(group).collect()
+}
+
+#[test]
+fn grpc_web_text_messages() {
+    let run = |input: &str| check(grpc_web_text, input.as_bytes(), ROOMY);
+    assert_eq!(base64(b"\0\0\0\0\x02"), "AAAAAAI=");
+    assert_eq!(run("AAAAAAI=aGk="), ok(&["hi"]));
+    assert_eq!(run("AAAAAAJoaQ=="), ok(&["hi"]));
+    let frames = [grpc_frame(1, b"\xff\xfe~?"), grpc_frame(0x80, b"a:b")];
+    let whole = base64(&frames.concat());
+    assert!(whole.contains('/') || whole.contains('+'));
+    let items = ["compressed \\xff\\xfe~?", "trailers a:b"];
+    assert_eq!(run(&whole), ok(&items));
+    assert_eq!(run(&(base64(&frames[0]) + &base64(&frames[1]))), ok(&items));
+
+    assert_eq!(run("AAAAAAI=aGk"), failed(&[], FramingError::Truncated));
+    assert_eq!(run("AAAAAAAA"), failed(&[""], FramingError::Truncated));
+    assert_eq!(run("AAAAAAA=A"), failed(&[""], FramingError::Truncated));
+    assert_eq!(run("AAAAAAI="), failed(&[], FramingError::Truncated));
+    for bad in ["=", "A=", "AA=A", "AA=\n", "AAA-", "A A", "AAAA=", "\u{e9}"] {
+        assert_eq!(run(bad), failed(&[], FramingError::InvalidBase64), "{bad}");
+    }
+    // What comes first counts: a message, then bad flags, then a bad character.
+    assert_eq!(run("AAAAAAA=Ag=="), failed(&[""], FramingError::Truncated));
+    assert_eq!(
+        run("AAAAAAA=AgAAAAA=!"),
+        failed(&[""], FramingError::InvalidFlags(2))
+    );
+    assert_eq!(
+        run("AAAAAAA=A!"),
+        failed(&[""], FramingError::InvalidBase64)
+    );
+    assert_eq!(
+        check(grpc_web_text, b"AAAAAAI=aGk=", 1),
+        failed(&[], FramingError::TooLarge { limit: 1 })
+    );
+}
+
 /// The checksum of RFC 1952, bit by bit: independent of the one under test.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, &byte| {
@@ -413,7 +538,7 @@ proptest! {
         tokens in proptest::collection::vec(
             prop::sample::select(vec![
                 "{", "}", "[", "]", "\"", "\\", ",", ":", "1", "null", " ", "\n", "\r\n", "\x1e", "[{}", ",{}", "{\"a\":1}\n",
-                "\0\0\0\0\x02", "\x01\0\0\0\0",
+                "\0\0\0\0\x02", "\x01\0\0\0\0", "\x02\0\0\0\0", "AAAAAAE=", "AAAAAAA=", "aA==", "=",
             ]),
             0..40,
         ),
@@ -423,7 +548,7 @@ proptest! {
     ) {
         let input = format!("{}{}", if in_array { "[" } else { "" }, tokens.concat()).into_bytes();
         let pieces = pieces(&input, &cuts);
-        for split in [ndjson, json_seq, json_array, grpc, aws] {
+        for split in [ndjson, json_seq, json_array, grpc, grpc_web_text, connect, aws] {
             prop_assert_eq!(split(&pieces, limit), split(&[&input], limit));
         }
     }
@@ -436,6 +561,9 @@ proptest! {
         let shown: Vec<_> = payloads.iter().map(|p| show(p)).collect();
         let stream: Vec<u8> = payloads.iter().flat_map(|p| grpc_frame(0, p)).collect();
         prop_assert_eq!(grpc(&pieces(&stream, &cuts), ROOMY), (shown.clone(), Ok(())));
+        prop_assert_eq!(connect(&pieces(&stream, &cuts), ROOMY), (shown.clone(), Ok(())));
+        let text: String = pieces(&stream, &cuts).into_iter().map(base64).collect();
+        prop_assert_eq!(check(grpc_web_text, text.as_bytes(), ROOMY), (shown.clone(), Ok(())));
 
         let stream: Vec<u8> = payloads.iter().flat_map(|p| aws_message(b"", p)).collect();
         let shown = shown.iter().map(|p| format!("[] {p}")).collect();

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tollgate_flow::{
-    Direction, Flow, FlowId, Interceptor, Interest, OnFailure, Outcome, Piece, Step,
+    Direction, Flow, FlowId, HttpVersion, Interceptor, Interest, Message, OnFailure, Outcome,
+    Piece, Step,
 };
 
 use super::style::Style;
-use super::{Printer, Stream, Text, detail, json, line};
+use super::{Printer, Stream, Text, detail, json, line, websocket};
 use crate::os::terminal_width;
 
 /// Bytes of both bodies that are kept of one flow until it is shown.
@@ -72,6 +73,31 @@ impl FlowPrinter {
         self.captures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A message's line, and its content where bodies are shown.
+    fn message_text(&self, line: String, message: &Message<'_>, detail: u8) -> Text {
+        if detail < 3 {
+            return Text::Ready(line);
+        }
+        let direction = message.direction;
+        let mut capture = Capture::new(&self.held);
+        capture.add(Piece {
+            direction,
+            data: message.data,
+            last: false,
+        });
+        let style = self.style;
+        Text::Later(Box::new(move || {
+            let mut out = line;
+            let body = match direction {
+                Direction::Request => &capture.request,
+                Direction::Response => &capture.response,
+            };
+            detail::body(&mut out, &body.data, !body.cut, detail >= 4, style);
+            out.push('\n');
+            out
+        }))
+    }
+
     /// The flow's lines. Heads are written at once; bodies are made readable by the printing thread.
     fn text(&self, flow: &Flow, outcome: &Outcome, detail: u8) -> Text {
         let style = self.style;
@@ -124,6 +150,15 @@ impl FlowPrinter {
     }
 }
 
+/// Whether a response says that a WebSocket begins: over HTTP/1, or over HTTP/2 (RFC 8441).
+fn opens_websocket(flow: &Flow) -> bool {
+    websocket::is_asked_for(flow)
+        && flow.response.as_ref().is_some_and(|response| {
+            let is_h2 = response.version == HttpVersion::Http2;
+            response.status() == 101 || (is_h2 && response.status() == 200)
+        })
+}
+
 impl Interceptor for FlowPrinter {
     fn name(&self) -> &str {
         "terminal"
@@ -138,13 +173,38 @@ impl Interceptor for FlowPrinter {
             // Now, while the client waits: at the end of the flow it may be gone. The connection remembers it.
             flow.connection.process();
         }
-        match self.form {
+        let http = match self.form {
             Form::Lines { detail: 3.. } => {
                 Interest::HEADS | Interest::DATA | Interest::DECODED | Interest::END
             }
             Form::Lines { detail: 2 } => Interest::HEADS | Interest::END,
             Form::Lines { .. } | Form::Json { .. } => Interest::END,
+        };
+        if websocket::is_asked_for(flow) {
+            return http | Interest::RESPONSE | Interest::MESSAGES;
         }
+        http
+    }
+
+    fn response(&self, flow: &mut Flow) -> Step {
+        if let Form::Lines { detail } = self.form
+            && opens_websocket(flow)
+        {
+            // Before its messages, which may come for hours.
+            let text = self.text(flow, &Outcome::COMPLETED, detail);
+            self.printer.flow(self.stream, text);
+        }
+        Step::Continue
+    }
+
+    fn message(&self, flow: &mut Flow, message: Message<'_>) -> Step {
+        if let (Form::Lines { detail }, Some(_)) = (self.form, &flow.websocket)
+            && let Some(line) = websocket::message_line(flow, &message)
+        {
+            let text = self.message_text(line, &message, detail);
+            self.printer.flow(self.stream, text);
+        }
+        Step::Continue
     }
 
     fn data(&self, flow: &mut Flow, piece: Piece<'_>) -> Step {
@@ -164,6 +224,12 @@ impl Interceptor for FlowPrinter {
             Form::Json { process } => {
                 let mut out = String::with_capacity(768);
                 json::flow_line(&mut out, flow, outcome, process);
+                Text::Ready(out)
+            }
+            Form::Lines { .. } if flow.websocket.is_some() && opens_websocket(flow) => {
+                let mut out = String::new();
+                websocket::end_line(&mut out, flow, self.style);
+                line::error_line(&mut out, outcome, self.style);
                 Text::Ready(out)
             }
             Form::Lines { detail } => self.text(flow, outcome, detail),

@@ -3,28 +3,34 @@
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use tollgate_flow::{Flow, Outcome, OutcomeKind};
+use tollgate_flow::{Flow, FlowKind, Outcome};
 
 /// Appends the object and a line end. `process` looks the client's process up.
 ///
 /// Names are stable; members may be added. Times are RFC 3339 in UTC, durations milliseconds, sizes bytes.
 pub fn flow_line(out: &mut String, flow: &Flow, outcome: &Outcome, process: bool) {
     let connection = &flow.connection;
+    let is_http = flow.kind == FlowKind::Http;
+    let response = flow.response.as_deref().filter(|_| is_http);
     let line = Line {
         id: flow.id.to_string(),
-        r#type: "http",
+        r#type: match flow.kind {
+            FlowKind::Tcp => "tcp",
+            FlowKind::Udp => "udp",
+            _ => "http",
+        },
         started: timestamp(flow.timing.started),
         connection: connection.id.0,
         client: connection.client.to_string(),
-        method: lossy(flow.request.method()),
-        url: flow.url(),
-        version: flow.request.version.as_str(),
+        mode: connection.mode().to_owned(),
+        user: connection.user().map(ToString::to_string),
+        method: is_http.then(|| lossy(flow.request.method())),
+        url: is_http.then(|| flow.url()),
+        target: flow.request.target.to_string(),
+        version: is_http.then(|| flow.request.version.as_str()),
         request_bytes: flow.request.body_size,
-        status: flow.response.as_ref().map(|response| response.status()),
-        response_version: flow
-            .response
-            .as_ref()
-            .map(|response| response.version.as_str()),
+        status: response.map(|response| response.status()),
+        response_version: response.map(|response| response.version.as_str()),
         response_bytes: flow.response.as_ref().map(|response| response.body_size),
         content_type: flow
             .response
@@ -44,19 +50,26 @@ pub fn flow_line(out: &mut String, flow: &Flow, outcome: &Outcome, process: bool
         }),
         upstream: flow.upstream.as_ref().map(|upstream| Upstream {
             address: upstream.address.to_string(),
+            via: upstream.via.as_ref().map(ToString::to_string),
             tls: upstream.tls_version.map(|version| version.to_string()),
             alpn: upstream.alpn.as_deref().map(lossy),
             unverified: upstream.unverified,
             connect: millis(upstream.connect_time),
             handshake: millis(upstream.handshake_time),
         }),
-        outcome: match outcome.kind {
-            OutcomeKind::Completed => "completed",
-            OutcomeKind::Answered => "answered",
-            OutcomeKind::Upgraded => "upgraded",
-            OutcomeKind::Dropped => "dropped",
-            OutcomeKind::Failed => "failed",
-        },
+        websocket: flow.websocket.as_ref().map(|websocket| WebSocket {
+            client_messages: websocket.client_messages,
+            origin_messages: websocket.origin_messages,
+            closed_by: websocket.close.as_ref().map(|close| close.by.to_string()),
+            close_code: websocket.close.as_ref().and_then(|close| close.code),
+        }),
+        outcome: outcome.kind.as_str(),
+        screen: flow
+            .metadata
+            .iter()
+            .filter(|(name, _)| name == "screen")
+            .map(|(_, note)| note.clone())
+            .collect(),
         error: outcome.error.as_ref().map(|error| Error {
             side: error.side.to_string(),
             class: error.class.code(),
@@ -93,9 +106,16 @@ struct Line {
     client: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<Process>,
-    method: String,
-    url: String,
-    version: &'static str,
+    mode: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
+    target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'static str>,
     request_bytes: u64,
     status: Option<u16>,
     response_version: Option<&'static str>,
@@ -105,8 +125,21 @@ struct Line {
     durations: Durations,
     tls: Option<Tls>,
     upstream: Option<Upstream>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    websocket: Option<WebSocket>,
     outcome: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    screen: Vec<String>,
     error: Option<Error>,
+}
+
+/// What the flow was upgraded to.
+#[derive(Serialize)]
+struct WebSocket {
+    client_messages: u64,
+    origin_messages: u64,
+    closed_by: Option<String>,
+    close_code: Option<u16>,
 }
 
 /// Since the request head had been read.
@@ -129,6 +162,8 @@ struct Tls {
 #[derive(Serialize)]
 struct Upstream {
     address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    via: Option<String>,
     tls: Option<String>,
     alpn: Option<String>,
     unverified: bool,

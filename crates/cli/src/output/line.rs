@@ -2,19 +2,26 @@
 
 use std::fmt::Write as _;
 
-use tollgate_flow::{Flow, HeaderList, HttpVersion, Outcome};
+use tollgate_flow::{Flow, FlowKind, HeaderList, HttpVersion, Outcome};
 
 use super::style::{Colour, Style, harmless};
 
 /// Appends the request line: `127.0.0.1:1234: GET https://host/path HTTP/2.0`. A URL longer than `url_width` characters is cut.
 pub fn request_line(out: &mut String, flow: &Flow, style: Style, url_width: Option<usize>) {
-    let method = String::from_utf8_lossy(flow.request.method());
+    let method = match flow.kind {
+        FlowKind::Tcp => "TCP".into(),
+        FlowKind::Udp => "UDP".into(),
+        _ => String::from_utf8_lossy(flow.request.method()),
+    };
     let colour = match &*method {
         "GET" => Colour::Green,
         "DELETE" => Colour::Red,
         _ => Colour::Magenta,
     };
-    let mut url = flow.url();
+    let mut url = match flow.kind {
+        FlowKind::Http => flow.url(),
+        _ => flow.request.target.to_string(),
+    };
     if let Some(width) = url_width
         && let Some((end, _)) = url.char_indices().nth(width)
     {
@@ -37,13 +44,11 @@ pub fn response_line(out: &mut String, flow: &Flow, style: Style, aligned: bool)
     let Some(response) = &flow.response else {
         return;
     };
+    if flow.kind != FlowKind::Http {
+        return stream_line(out, flow, style, aligned);
+    }
     let status = response.status();
-    let colour = match status {
-        200..=299 => Some(Colour::Green),
-        300..=399 => Some(Colour::Magenta),
-        400..=599 => Some(Colour::Red),
-        _ => None,
-    };
+    let colour = status_colour(status);
     let version = if shows_versions(flow) {
         format!("{} ", response.version.as_str())
     } else {
@@ -59,7 +64,7 @@ pub fn response_line(out: &mut String, flow: &Flow, style: Style, aligned: bool)
     style.bold(out, &status.to_string(), colour);
     out.push(' ');
     let reason = match response.version {
-        HttpVersion::Http2 => standard_reason(status).into(),
+        HttpVersion::Http2 | HttpVersion::Http3 => standard_reason(status).into(),
         _ => String::from_utf8_lossy(response.reason()),
     };
     if !reason.is_empty() {
@@ -68,6 +73,32 @@ pub fn response_line(out: &mut String, flow: &Flow, style: Style, aligned: bool)
     }
     style.bold(out, &pretty_size(response.body_size), None);
     out.push('\n');
+}
+
+/// Appends the response line of what is not HTTP: ` << 1.2k sent, 17.5k received`.
+fn stream_line(out: &mut String, flow: &Flow, style: Style, aligned: bool) {
+    if aligned {
+        let pad = flow.connection.client.to_string().len().saturating_sub(2);
+        let _ = write!(out, "{:pad$}", "");
+    }
+    let received = flow.response.as_ref().map_or(0, |r| r.body_size);
+    style.bold(out, " <<", None);
+    let _ = writeln!(
+        out,
+        " {} sent, {} received",
+        pretty_size(flow.request.body_size),
+        pretty_size(received)
+    );
+}
+
+/// The colour of a status code.
+pub fn status_colour(status: u16) -> Option<Colour> {
+    match status {
+        200..=299 => Some(Colour::Green),
+        300..=399 => Some(Colour::Magenta),
+        400..=599 => Some(Colour::Red),
+        _ => None,
+    }
 }
 
 /// Appends the error line: ` << upstream: connection refused`; nothing for a flow without one.
@@ -121,10 +152,10 @@ fn shows_versions(flow: &Flow) -> bool {
         .response
         .as_ref()
         .map_or(request, |response| response.version);
-    request == HttpVersion::Http2 || request != response
+    request >= HttpVersion::Http2 || request != response
 }
 
-/// The reason phrase of a status code, which HTTP/2 leaves out (RFC 9110 section 15, and the registry).
+/// The reason phrase of a status code, which HTTP/2 and HTTP/3 leave out (RFC 9110 section 15, and the registry).
 fn standard_reason(status: u16) -> &'static str {
     match status {
         200 => "OK",

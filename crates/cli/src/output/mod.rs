@@ -8,7 +8,9 @@ mod flows;
 mod json;
 mod line;
 mod log;
+mod record;
 mod style;
+mod websocket;
 
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::sync::Arc;
@@ -23,6 +25,7 @@ pub use flows::FlowPrinter;
 pub use json::timestamp;
 pub use line::pretty_size;
 pub use log::{Verbosity, install as install_log};
+pub use record::{record_json, record_lines};
 pub use style::Style;
 
 /// Lines that may wait for the terminal.

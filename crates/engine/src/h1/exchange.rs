@@ -20,6 +20,7 @@ use crate::metrics::Counters;
 use crate::pool::UpConn;
 use crate::reply;
 use crate::timer::Timer;
+use crate::via::Forward;
 
 use super::body::{ClientBody, PumpError, pump};
 use super::failure::{client_anomaly, client_gone, dropped, upstream_io};
@@ -68,6 +69,8 @@ pub(super) struct Exchange<'a> {
     pub(super) run: &'a Run,
     pub(super) keep_alive: bool,
     pub(super) spare: &'a mut Option<Box<Response>>,
+    /// Set where a proxy reads the request.
+    pub(super) forward: Option<Forward<'a>>,
 }
 
 /// What an exchange waits for.
@@ -109,12 +112,9 @@ impl Exchange<'_> {
         // The head and what is here of the body leave in one write.
         let first = {
             let shared = SharedFlow::new(&mut *flow);
-            let mut body = self.run.body(
-                &shared,
-                Direction::Request,
-                limits.decoded_bytes,
-                self.counters,
-            );
+            let mut body = self
+                .run
+                .body(&shared, Direction::Request, limits, self.counters);
             let start = self.send_start(client, up, request, &mut body, edits);
             timer.within(timeouts.idle, start).await
         };
@@ -148,6 +148,7 @@ impl Exchange<'_> {
                 }
                 false
             }
+            Err(Start::Proxy(error)) => return upstream_failed(error),
             Err(Start::Anomaly(anomaly)) => {
                 let error = client_anomaly(anomaly);
                 return ExchangeEnd {
@@ -188,12 +189,9 @@ impl Exchange<'_> {
         );
         let mut response = pin!(response);
         let end = if streaming {
-            let mut body = self.run.body(
-                &shared,
-                Direction::Request,
-                limits.decoded_bytes,
-                self.counters,
-            );
+            let mut body = self
+                .run
+                .body(&shared, Direction::Request, limits, self.counters);
             // Pieces that left with the head went through another decoder: the body is offered
             // whole to one of them only.
             let pump = pump(
@@ -380,12 +378,18 @@ impl Exchange<'_> {
         let mut head = Vec::new();
         let untouched = {
             let flow = body.flow();
-            let untouched = flow
-                .request
-                .head
-                .as_raw()
-                .is_some_and(|raw| raw.len() == request.head_len);
-            if !untouched || edits || request.collected.is_some() {
+            let untouched = self.forward.is_none()
+                && flow
+                    .request
+                    .head
+                    .as_raw()
+                    .is_some_and(|raw| raw.len() == request.head_len);
+            if let Some(forward) = &self.forward {
+                let request = &flow.request;
+                forward
+                    .write_head(&request.head, &request.target, &mut head)
+                    .map_err(Start::Proxy)?;
+            } else if !untouched || edits || request.collected.is_some() {
                 flow.request.head.write_to(&mut head);
             }
             untouched
@@ -445,6 +449,7 @@ impl Exchange<'_> {
 
 pub(super) enum Start {
     Upstream(io::Error),
+    Proxy(FlowError),
     Anomaly(Anomaly),
 }
 

@@ -1,10 +1,13 @@
 //! What this hop reads in a request's head, and what it takes off it.
 
+use std::sync::Arc;
+
 use tollgate_flow::{ErrorClass, Flow, FlowError, HttpVersion, Scheme, Side, Target};
 use tollgate_wire::headers::HeaderList;
 use tollgate_wire::http1::{RequestHead, Version};
 
 use crate::policy::{Action, Policy};
+use crate::sandwich::{self, Ticket, Tickets};
 
 use super::Mode;
 use super::failure::client_anomaly;
@@ -12,12 +15,15 @@ use super::failure::client_anomaly;
 pub(super) enum Prepared {
     Request,
     Connect(Target),
+    /// A request that the scanner gives back.
+    Returned(Arc<Ticket>),
 }
 
 /// Finds out where a request goes, and takes off what is meant for this hop only.
 pub(super) fn prepare(
     mode: &Mode,
     request: &mut tollgate_flow::Request,
+    tickets: &Tickets,
 ) -> Result<Prepared, (u16, FlowError)> {
     let bad = |message: &str| {
         (
@@ -41,14 +47,55 @@ pub(super) fn prepare(
             check_host(&request.head)?;
             absolute_form(request).map_err(bad)?;
         }
+        Mode::Return => {
+            check_host(&request.head)?;
+            if request.head.method() == b"CONNECT" {
+                return Err((
+                    403,
+                    FlowError::new(
+                        Side::Client,
+                        ErrorClass::Unauthenticated,
+                        "only the scanner's requests are taken here",
+                    ),
+                ));
+            }
+            absolute_form(request).map_err(bad)?;
+            let ticket = tickets
+                .redeem(&mut request.head.headers, &request.target)
+                .map_err(|error| (403, error))?;
+            request.target = ticket.target.clone();
+            request.scheme = ticket.scheme;
+            if let Some(host) = &ticket.host {
+                let renamed = request.head.headers.set(b"Host", host);
+                renamed.map_err(|_| bad("the Host header can't be put back"))?;
+            }
+            strip_hop_by_hop(&mut request.head.headers);
+            return Ok(Prepared::Returned(ticket));
+        }
         Mode::Fixed(fixed) => {
             check_host(&request.head)?;
             if request.target != fixed.target {
                 request.target = fixed.target.clone();
             }
             request.scheme = fixed.scheme;
+            if let Some(host) = &fixed.host_header {
+                request
+                    .head
+                    .headers
+                    .set(b"Host", host.as_bytes())
+                    .map_err(|_| bad("the Host header can't be replaced"))?;
+            }
+            if let Some(authorization) = &fixed.authorization {
+                request
+                    .head
+                    .headers
+                    .set(b"Authorization", authorization.as_bytes())
+                    .map_err(|_| bad("the Authorization header can't be replaced"))?;
+            }
         }
     }
+    // Nobody but us gives receipts.
+    request.head.headers.remove(sandwich::FIELD);
     strip_hop_by_hop(&mut request.head.headers);
     Ok(Prepared::Request)
 }
@@ -66,7 +113,7 @@ pub(super) fn refused(
     request: &tollgate_flow::Request,
 ) -> Option<Target> {
     let is_blocked = |target: &Target| policy.decide(&[target]) == Action::Block;
-    if let Mode::Proxy = mode {
+    if let Mode::Proxy | Mode::Return = mode {
         return is_blocked(&request.target).then(|| request.target.clone());
     }
     if policy.block.is_empty() {

@@ -6,12 +6,15 @@ use bytes::Bytes;
 use tollgate_flow::{
     Direction, ErrorClass, FlowError, HttpVersion, Interest, Outcome, Response, Side,
 };
+use tollgate_wire::headers::HeaderList;
 use tollgate_wire::http1::{self, Framing, HeadLimits, Parsed, Version};
 
 use crate::body::Body;
 use crate::hooks::{Run, SharedFlow, Verdict, lock};
 use crate::io::{End, ReadHalf, WriteHalf};
 use crate::metrics::Counters;
+use crate::visible;
+use crate::websocket;
 
 use super::body::{PumpError, Reframed, pump};
 use super::exchange::{
@@ -61,8 +64,23 @@ impl ResponseRelay<'_> {
         };
         let upstream_keeps = response.head.keep_alive() && framing != Framing::UntilClose;
         let pin = is_connection_bound(&response.head.headers, "www-authenticate");
+        let hides = visible::applies(self.config, &lock(flow).request.target);
+        if hides {
+            visible::strip_list(&mut response.head.headers, self.counters);
+        }
+        let is_dns = hides && visible::is_dns(status, response.head.headers.get("content-type"));
         let upgraded =
             status == 101 || (self.method == Method::Connect && (200..300).contains(&status));
+        if status == 101 {
+            let request = lock(flow);
+            let (asked, answered) = (request.request.headers(), &response.head.headers);
+            if websocket::is_websocket(asked) || websocket::is_websocket(answered) {
+                let edits = self.run.wants(Interest::EDIT_MESSAGES);
+                if let Err(error) = websocket::check_answer(asked, answered, edits) {
+                    return upstream_failed(error);
+                }
+            }
+        }
         {
             let mut flow = lock(flow);
             let elapsed = flow.timing.start.elapsed();
@@ -73,8 +91,34 @@ impl ResponseRelay<'_> {
         let mut body = Body::new(framing, self.config.limits.trailer_bytes);
         let mut collected: Option<Bytes> = None;
         let mut prefix: Option<Vec<u8>> = None;
-        if self.run.wants(Interest::RESPONSE_BODY) && !upgraded && !is_stream(&lock(flow)) {
-            match self.collect(rd, head_len, &mut body).await {
+        let limit = self.config.limits.body_limit;
+        if is_dns && !upgraded && !body.is_done() {
+            match self
+                .collect(rd, head_len, &mut body, visible::DNS_BYTES)
+                .await
+            {
+                Ok(Collected::Whole(bytes)) => {
+                    let mut flow = lock(flow);
+                    if let Some(response) = &mut flow.response {
+                        let bytes = self.strip_answer(&mut response.head.headers, bytes);
+                        response.body_size = bytes.len() as u64;
+                        response.trailers = body.trailers().cloned();
+                        if self.run.watches(Direction::Response)
+                            && !self.run.wants(Interest::RESPONSE_BODY)
+                        {
+                            // They are shown it as pieces.
+                            prefix = Some(bytes.into());
+                        } else {
+                            response.put_collected_body(bytes.clone());
+                            collected = Some(bytes);
+                        }
+                    }
+                }
+                Ok(Collected::TooLarge(start)) => prefix = Some(start),
+                Err(error) => return upstream_failed(error),
+            }
+        } else if self.run.wants(Interest::RESPONSE_BODY) && !upgraded && !is_stream(&lock(flow)) {
+            match self.collect(rd, head_len, &mut body, limit).await {
                 Ok(Collected::Whole(bytes)) => {
                     let mut flow = lock(flow);
                     if let Some(response) = &mut flow.response {
@@ -303,11 +347,28 @@ impl ResponseRelay<'_> {
         }
     }
 
+    /// Takes out of an answer of DNS what leads clients away from us.
+    fn strip_answer(&self, headers: &mut HeaderList, body: Bytes) -> Bytes {
+        let codings = headers.get_all("content-encoding");
+        let Some(answer) = visible::strip_answer(&body, codings, self.counters) else {
+            return body;
+        };
+        if answer.is_decoded {
+            headers.remove("content-encoding");
+            if headers.contains("content-length") {
+                let length = answer.body.len().to_string();
+                let _ = headers.set(b"Content-Length", length.as_bytes());
+            }
+        }
+        answer.body
+    }
+
     pub(super) async fn collect(
         &self,
         rd: &mut ReadHalf,
         head_len: usize,
         body: &mut Body,
+        limit: usize,
     ) -> Result<Collected, FlowError> {
         let mut whole = Vec::new();
         rd.consume(head_len);
@@ -317,7 +378,7 @@ impl ResponseRelay<'_> {
                 .map_err(upstream_anomaly)?;
             rd.consume(n);
             self.progress.fetch_add(1, Ordering::Relaxed);
-            if whole.len() > self.config.limits.body_limit {
+            if whole.len() > limit {
                 return Ok(Collected::TooLarge(whole));
             }
             if body.is_done() {
@@ -358,7 +419,7 @@ impl ResponseRelay<'_> {
         let mut hooks = self.run.body(
             flow,
             Direction::Response,
-            self.config.limits.decoded_bytes,
+            &self.config.limits,
             self.counters,
         );
         let result = if let Some(prefix) = prefix {

@@ -1,9 +1,10 @@
 //! What h2 reads and writes.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tollgate_flow::ConnectionInfo;
@@ -30,6 +31,9 @@ pub(super) struct Gathering {
     pub(super) worker: Arc<Worker>,
     /// The client's connection; `None` on an upstream one.
     pub(super) client: Option<Arc<ConnectionInfo>>,
+    /// Whether the first bytes that came can be HTTP/2; and who waits to know.
+    first: Option<bool>,
+    waits: Option<Waker>,
 }
 
 /// Most bytes that are gathered before they leave in the middle of a turn.
@@ -49,6 +53,8 @@ impl Io {
             gathered: Buffer::default(),
             worker: Arc::clone(worker),
             client: client.map(Arc::clone),
+            first: None,
+            waits: None,
         })));
         (Self(outlet.clone()), outlet)
     }
@@ -57,6 +63,21 @@ impl Io {
 impl Outlet {
     pub(super) fn lock(&self) -> MutexGuard<'_, Gathering> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the peer speaks HTTP/2, as its first bytes show; false where it closes instead.
+    pub(super) async fn first_bytes(&self) -> bool {
+        poll_fn(|cx| {
+            let mut io = self.lock();
+            match io.first {
+                Some(speaks) => Poll::Ready(speaks),
+                None => {
+                    io.waits = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
     }
 
     /// Sends what was gathered in this turn. A socket that is full wakes the task; one that failed
@@ -108,9 +129,21 @@ impl AsyncRead for Io {
     ) -> Poll<io::Result<()>> {
         let mut io = self.0.lock();
         let rd = &mut io.conn.rd;
-        if rd.data().is_empty() && ready!(rd.poll_fill(cx))? == 0 {
-            return Poll::Ready(Ok(()));
+        if rd.data().is_empty() {
+            let filled = ready!(rd.poll_fill(cx));
+            if io.first.is_none() {
+                // A server begins with SETTINGS, which begin with their length.
+                let begins = io.conn.rd.data().first() == Some(&0);
+                io.first = Some(begins);
+                if let Some(waits) = io.waits.take() {
+                    waits.wake();
+                }
+            }
+            if filled? == 0 {
+                return Poll::Ready(Ok(()));
+            }
         }
+        let rd = &mut io.conn.rd;
         let n = rd.data().len().min(buf.remaining());
         buf.put_slice(rd.data().get(..n).unwrap_or_default());
         rd.consume(n);

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use tollgate_flow::{ProcessInfo, ProcessResolver};
 
 /// The descriptions of this many processes are kept.
@@ -42,17 +42,54 @@ const MAX_ARGUMENTS: usize = 1024;
 /// only once it listens, and the port is ours, does it open the port to its siblings.
 /// From then on the kernel would also let in a stranger of the same user that asks for
 /// `SO_REUSEPORT` itself; another proxy doesn't, because its first socket is exclusive too.
-pub(super) fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
-    let first = super::bind_and_listen(super::socket_to_bind(address)?, address)?;
+pub(super) fn bind_tcp(
+    address: SocketAddr,
+    workers: usize,
+    transparent: bool,
+) -> io::Result<Vec<TcpListener>> {
+    let socket = super::socket_to_bind(address)?;
+    if transparent {
+        make_transparent(&socket, address);
+    }
+    let first = super::bind_and_listen(socket, address)?;
     let address = first.local_addr()?;
     SockRef::from(&first).set_reuse_port(true)?;
     let mut listeners = vec![first];
     for _ in 1..workers {
         let socket = super::socket_to_bind(address)?;
         socket.set_reuse_port(true)?;
+        if transparent {
+            make_transparent(&socket, address);
+        }
         listeners.push(super::bind_and_listen(socket, address)?);
     }
     Ok(listeners)
+}
+
+/// Lets a listener take connections to addresses that are not ours (TPROXY). That needs
+/// `CAP_NET_ADMIN`; without it the listener still takes what REDIRECT sends.
+fn make_transparent(socket: &Socket, address: SocketAddr) {
+    // `[::]` takes IPv4 as well.
+    let set = socket.set_ip_transparent_v4(true);
+    let set = if address.is_ipv6() {
+        set.and(socket.set_ip_transparent_v6(true))
+    } else {
+        set
+    };
+    if let Err(error) = set {
+        tracing::debug!(%error, "TPROXY needs CAP_NET_ADMIN; REDIRECT works without");
+    }
+}
+
+/// Where a connection was going before the kernel gave it to us.
+pub(super) fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let redirected = match socket.local_addr().ok()?.as_socket()? {
+        SocketAddr::V4(_) => socket.original_dst_v4(),
+        SocketAddr::V6(local) if local.ip().to_ipv4_mapped().is_some() => socket.original_dst_v4(),
+        SocketAddr::V6(_) => socket.original_dst_v6(),
+    };
+    redirected.ok().and_then(|address| address.as_socket())
 }
 
 /// Sets `IP_BIND_ADDRESS_NO_PORT`, see ip(7).
@@ -670,7 +707,7 @@ mod tests {
     #[test]
     fn connections_spread_over_the_listeners() {
         const CONNECTIONS: usize = 96;
-        let listeners = bind_tcp(LOOPBACK, 3).unwrap();
+        let listeners = bind_tcp(LOOPBACK, 3, false).unwrap();
         let address = listeners[0].local_addr().unwrap();
         let clients: Vec<_> = (0..CONNECTIONS)
             .map(|_| TcpStream::connect(address).unwrap())
@@ -692,14 +729,14 @@ mod tests {
         let socket = super::super::socket_to_bind(LOOPBACK).unwrap();
         socket.set_reuse_port(true).unwrap();
         let theirs = super::super::bind_and_listen(socket, LOOPBACK).unwrap();
-        let error = bind_tcp(theirs.local_addr().unwrap(), 2).unwrap_err();
+        let error = bind_tcp(theirs.local_addr().unwrap(), 2, false).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]
     fn a_restart_gets_the_port_although_connections_linger() {
         let _alone = nobody_starts();
-        let listeners = bind_tcp(LOOPBACK, 2).unwrap();
+        let listeners = bind_tcp(LOOPBACK, 2, false).unwrap();
         let address = listeners[0].local_addr().unwrap();
         let client = TcpStream::connect(address).unwrap();
         let deadline = Instant::now() + MANY_SECONDS;
@@ -712,10 +749,10 @@ mod tests {
         };
         drop(listeners);
         // Once while the connection is open, and once when it waits out its end on our side.
-        drop(bind_tcp(address, 2).unwrap());
+        drop(bind_tcp(address, 2, false).unwrap());
         drop(accepted);
         drop(client);
-        bind_tcp(address, 2).unwrap();
+        bind_tcp(address, 2, false).unwrap();
     }
 
     #[test]

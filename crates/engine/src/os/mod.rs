@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use tollgate_flow::ProcessResolver;
 
 #[cfg(target_os = "linux")]
@@ -35,9 +35,23 @@ const BACKLOG: i32 = 4096;
 /// # Errors
 /// [`io::ErrorKind::AddrInUse`] when anybody listens on the port already, another proxy (also of
 /// this process) included; and whatever else the operating system says.
-pub(crate) fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+///
+/// A `transparent` listener also takes connections to addresses that are not ours, where the
+/// kernel hands it such (Linux, TPROXY).
+pub(crate) fn bind_tcp(
+    address: SocketAddr,
+    workers: usize,
+    transparent: bool,
+) -> io::Result<Vec<TcpListener>> {
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-    platform::bind_tcp(address, workers.max(1))
+    platform::bind_tcp(address, workers.max(1), transparent)
+}
+
+/// Where a connection was going before the kernel gave it to us: by REDIRECT, whose table knows,
+/// or by TPROXY, where it is what we are called by. `None` when it came straight to us, and where
+/// that can't be known.
+pub(crate) fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+    platform::original_destination(stream)
 }
 
 /// To be called before `socket` is bound to an address with port 0 in order to connect from that
@@ -109,7 +123,7 @@ mod tests {
     #[test]
     fn one_listener_for_each_worker_on_one_port() {
         for (workers, expected) in [(0, 1), (1, 1), (3, 3)] {
-            let listeners = bind_tcp(LOOPBACK, workers).unwrap();
+            let listeners = bind_tcp(LOOPBACK, workers, false).unwrap();
             assert_eq!(listeners.len(), expected);
             let address = listeners[0].local_addr().unwrap();
             assert_ne!(address.port(), 0);
@@ -123,12 +137,12 @@ mod tests {
 
     #[test]
     fn a_port_that_is_listened_on_is_in_use() {
-        let ours = bind_tcp(LOOPBACK, 3).unwrap();
+        let ours = bind_tcp(LOOPBACK, 3, false).unwrap();
         let theirs = TcpListener::bind(LOOPBACK).unwrap();
         for taken in [&ours[0], &theirs] {
             let address = taken.local_addr().unwrap();
             for workers in [1, 3] {
-                let error = bind_tcp(address, workers).unwrap_err();
+                let error = bind_tcp(address, workers, false).unwrap_err();
                 assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{address}");
             }
         }
@@ -140,10 +154,10 @@ mod tests {
     #[test]
     fn ipv4_mapped_is_ipv4_and_unspecified_ipv6_takes_both() {
         let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
-        let listeners = bind_tcp(SocketAddr::new(mapped.into(), 0), 2).unwrap();
+        let listeners = bind_tcp(SocketAddr::new(mapped.into(), 0), 2, false).unwrap();
         assert!(listeners[0].local_addr().unwrap().is_ipv4());
 
-        let both = match bind_tcp(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0), 2) {
+        let both = match bind_tcp(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0), 2, false) {
             Ok(both) => both,
             // A machine may have no IPv6; this half then has nothing to show.
             Err(error) => {
@@ -153,7 +167,12 @@ mod tests {
         };
         let port = both[0].local_addr().unwrap().port();
         TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
-        let error = bind_tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), 2).unwrap_err();
+        let error = bind_tcp(
+            SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
+            2,
+            false,
+        )
+        .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 

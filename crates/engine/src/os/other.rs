@@ -4,18 +4,33 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use tollgate_flow::ProcessResolver;
 
 /// One listener that the workers share: `SO_REUSEPORT` either isn't there, or it gives all
 /// connections to the last listener instead of spreading them.
-pub(super) fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+pub(super) fn bind_tcp(
+    address: SocketAddr,
+    workers: usize,
+    transparent: bool,
+) -> io::Result<Vec<TcpListener>> {
+    if transparent {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "transparent mode is not on this platform",
+        ));
+    }
     let first = super::bind_and_listen(super::socket_to_bind(address)?, address)?;
     let mut listeners = (1..workers)
         .map(|_| first.try_clone())
         .collect::<io::Result<Vec<_>>>()?;
     listeners.push(first);
     Ok(listeners)
+}
+
+/// Not on this platform.
+pub(super) fn original_destination(_stream: &TcpStream) -> Option<SocketAddr> {
+    None
 }
 
 /// Not on this platform.

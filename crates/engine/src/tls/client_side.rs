@@ -49,6 +49,23 @@ impl ClientSide {
     }
 }
 
+#[cfg(feature = "http3")]
+impl ClientSide {
+    /// The configuration for a handshake over QUIC, whose leaf is found while it goes on. `None`:
+    /// QUIC is TLS 1.3 only, and that is not allowed.
+    pub fn quic(
+        &self,
+        resolver: Arc<dyn ResolvesServerCert>,
+        alpn: &[u8],
+    ) -> Option<quinn::crypto::rustls::QuicServerConfig> {
+        let mut config = self.all.clone();
+        config.alpn_protocols = vec![alpn.to_vec()];
+        config.cert_resolver = resolver;
+        // Only fails where the version is missing.
+        config.try_into().ok()
+    }
+}
+
 /// The rustls names of the versions within bounds.
 pub(crate) fn protocol_versions(versions: TlsVersions) -> Vec<&'static SupportedProtocolVersion> {
     [

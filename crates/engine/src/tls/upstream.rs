@@ -41,6 +41,14 @@ pub(crate) struct UpstreamHandshake {
     pub exception: Option<Arc<Exception>>,
 }
 
+/// What one handshake over QUIC is made with.
+#[cfg(feature = "http3")]
+pub(crate) struct QuicHandshake {
+    pub config: ClientConfig,
+    /// Says, after the handshake, what was wrong with the certificate.
+    pub noted: Arc<Noted>,
+}
+
 impl Upstream {
     /// Loads roots and client certificates; fails on any file that can't be used.
     pub fn new(tls: &TlsConfig) -> Result<Self, ConfigError> {
@@ -122,6 +130,28 @@ impl Upstream {
             config: Arc::new(config),
             exception: Some(exception),
         })
+    }
+
+    /// The configuration for a handshake over QUIC. Its library only tells that a handshake failed:
+    /// what the verification said is noted here. So no session is resumed, which rustls would only
+    /// do for the same verifier.
+    #[cfg(feature = "http3")]
+    pub fn quic_handshake(
+        &self,
+        target: &Target,
+        alpn: &[Vec<u8>],
+    ) -> Result<QuicHandshake, ConfigError> {
+        let mut config = self.build(alpn, self.client_cert(target).as_deref())?;
+        let noted = Arc::new(Noted {
+            verifier: Reporting(Arc::clone(&self.verifier)),
+            accept: self.is_exception(target),
+            error: Mutex::new(None),
+        });
+        config
+            .dangerous()
+            .set_certificate_verifier(Arc::clone(&noted) as Arc<dyn ServerCertVerifier>);
+        config.resumption = Resumption::disabled();
+        Ok(QuicHandshake { config, noted })
     }
 
     fn is_exception(&self, target: &Target) -> bool {
@@ -260,6 +290,87 @@ impl ServerCertVerifier for Exception {
             *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
         }
         Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}
+
+/// A verifier for one handshake over QUIC: remembers what was wrong, and accepts it where the host
+/// is an exception.
+#[cfg(feature = "http3")]
+#[derive(Debug)]
+pub(crate) struct Noted {
+    verifier: Reporting,
+    accept: bool,
+    error: Mutex<Option<Error>>,
+}
+
+#[cfg(feature = "http3")]
+impl Noted {
+    /// Why the certificate was not accepted.
+    pub fn refusal(&self) -> Option<Error> {
+        self.error().filter(|_| !self.accept)
+    }
+
+    /// What is wrong with the certificate that was accepted.
+    pub fn problem(&self) -> Option<CertificateProblem> {
+        self.error().filter(|_| self.accept).map(|e| match &e {
+            Error::InvalidCertificate(e) => certificate_problem(e),
+            _ => CertificateProblem::Invalid,
+        })
+    }
+
+    fn error(&self) -> Option<Error> {
+        self.error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+#[cfg(feature = "http3")]
+impl ServerCertVerifier for Noted {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self
+            .verifier
+            .verify_server_cert(end_entity, intermediates, name, ocsp, now);
+        match verified {
+            Err(error) => {
+                *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+                match self.accept {
+                    true => Ok(ServerCertVerified::assertion()),
+                    false => Err(error),
+                }
+            }
+            verified => verified,
+        }
     }
 
     fn verify_tls12_signature(

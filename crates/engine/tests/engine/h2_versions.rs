@@ -5,30 +5,65 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::HeaderMap;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tollgate_engine::{Config, UpstreamHttp};
 use tollgate_flow::{HttpVersion, Interest};
 
 use crate::support::http2::{self, Call, H2Origin, response, run, send};
+#[cfg(feature = "http3")]
+use crate::support::http3::{self, H3Origin};
 use crate::support::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
     H1,
     H2,
+    #[cfg(feature = "http3")]
+    H3,
 }
+#[cfg(feature = "http3")]
+use Version::H3;
 use Version::{H1, H2};
 
-const PAIRS: [(Version, Version); 4] = [(H1, H1), (H1, H2), (H2, H1), (H2, H2)];
+/// Client, origin.
+const PAIRS: &[(Version, Version)] = &[
+    (H1, H1),
+    (H1, H2),
+    (H2, H1),
+    (H2, H2),
+    #[cfg(feature = "http3")]
+    (H1, H3),
+    #[cfg(feature = "http3")]
+    (H2, H3),
+    #[cfg(feature = "http3")]
+    (H3, H1),
+    #[cfg(feature = "http3")]
+    (H3, H2),
+    #[cfg(feature = "http3")]
+    (H3, H3),
+];
 
 /// A configuration in which this client meets this origin.
 fn config_for(client: Version, origin: Version) -> Config {
     let mut config = config();
-    config.upstream_http = match (client, origin) {
-        (H1, H2) => UpstreamHttp::Http2,
-        (H2, H1) => UpstreamHttp::Http1,
-        _ => UpstreamHttp::Mirror,
+    config.upstream_http = match origin {
+        _ if client == origin => UpstreamHttp::Mirror,
+        H1 => UpstreamHttp::Http1,
+        H2 => UpstreamHttp::Http2,
+        #[cfg(feature = "http3")]
+        H3 => UpstreamHttp::Http3,
     };
     config
+}
+
+/// The same with a way for the client to this site.
+fn config_to(site: &Site, client: Version, origin: Version) -> Config {
+    let config = config_for(client, origin);
+    match client {
+        H1 | H2 => config,
+        #[cfg(feature = "http3")]
+        H3 => http3::in_front_of(config, &site.authority()),
+    }
 }
 
 type Fields = Vec<(String, String)>;
@@ -102,6 +137,8 @@ struct Site {
 enum Either {
     H1(Origin),
     H2(H2Origin),
+    #[cfg(feature = "http3")]
+    H3(H3Origin),
 }
 
 impl Site {
@@ -129,6 +166,11 @@ impl Site {
                 let answer = answer.clone();
                 async move { answer_h2(call, answer).await }
             })),
+            #[cfg(feature = "http3")]
+            H3 => Either::H3(H3Origin::serve(move |call| {
+                let answer = answer.clone();
+                async move { answer_h3(call, answer).await }
+            })),
         };
         Self { origin, seen }
     }
@@ -137,6 +179,8 @@ impl Site {
         match &self.origin {
             Either::H1(origin) => origin.authority(),
             Either::H2(origin) => origin.authority(),
+            #[cfg(feature = "http3")]
+            Either::H3(origin) => origin.authority(),
         }
     }
 
@@ -278,6 +322,41 @@ async fn answer_h2(mut call: Call, answer: impl Fn(Message) -> Message) -> Resul
     stream.send_trailers(to_map(&answer.trailers))
 }
 
+#[cfg(feature = "http3")]
+async fn answer_h3(
+    mut call: http3::Call,
+    answer: impl Fn(Message) -> Message,
+) -> Result<(), h3::error::StreamError> {
+    let (body, trailers) = call.body().await?;
+    let answer = answer(Message {
+        method: call.head.method.to_string(),
+        path: call.head.uri.path_and_query().unwrap().to_string(),
+        host: call.head.uri.authority().unwrap().to_string(),
+        fields: from_map(&call.head.headers),
+        body,
+        trailers: trailers.as_ref().map(from_map).unwrap_or_default(),
+        ..Message::default()
+    });
+    let stream = &mut call.stream;
+    for (status, fields) in &answer.interim {
+        let mut interim = response(*status, &[]);
+        *interim.headers_mut() = to_map(fields);
+        stream.send_response(interim).await?;
+    }
+    let mut head = response(answer.status, &[]);
+    *head.headers_mut() = to_map(&answer.fields);
+    stream.send_response(head).await?;
+    if call.head.method != "HEAD" {
+        if !answer.body.is_empty() {
+            stream.send_data(answer.body.into()).await?;
+        }
+        if !answer.trailers.is_empty() {
+            stream.send_trailers(to_map(&answer.trailers)).await?;
+        }
+    }
+    stream.finish().await
+}
+
 /// Sends a request as a client of this version, on a connection of its own.
 fn ask(proxy: &TestProxy, version: Version, site: &Site, mut request: Message) -> Message {
     request.host = site.authority();
@@ -338,6 +417,43 @@ fn ask(proxy: &TestProxy, version: Version, site: &Site, mut request: Message) -
             };
             tokio::join!(download, upload).0
         }),
+        #[cfg(feature = "http3")]
+        H3 => run(async {
+            let client = proxy.h3(&request.host).await;
+            let mut head = client.request(&request.method, &request.path);
+            *head.headers_mut().unwrap() = to_map(&request.fields);
+            let (mut stream, mut answer) = client.begin(head).await.unwrap();
+            let upload = async {
+                if !request.body.is_empty() {
+                    stream.send_data(request.body.into()).await.unwrap();
+                }
+                if !request.trailers.is_empty() {
+                    let trailers = to_map(&request.trailers);
+                    stream.send_trailers(trailers).await.unwrap();
+                }
+                stream.finish().await.unwrap();
+            };
+            let download = async {
+                let mut interim = Vec::new();
+                let head = loop {
+                    let (head, ()) = answer.recv_response().await.unwrap().into_parts();
+                    if !head.status.is_informational() {
+                        break head;
+                    }
+                    interim.push((head.status.as_u16(), from_map(&head.headers)));
+                };
+                let answer = http3::rest(head, answer).await.unwrap();
+                Message {
+                    status: answer.status,
+                    fields: from_map(&answer.headers),
+                    body: answer.body,
+                    trailers: answer.trailers.as_ref().map(from_map).unwrap_or_default(),
+                    interim,
+                    ..Message::default()
+                }
+            };
+            tokio::join!(download, upload).0
+        }),
     }
 }
 
@@ -346,14 +462,14 @@ fn for_all(
     answer: impl Fn(&Message) -> Message + Clone + Send + Sync + 'static,
     test: impl Fn(&dyn Fn(Message) -> Message, &Site, (Version, Version)),
 ) {
-    for (client, origin) in PAIRS {
+    for &(client, origin) in PAIRS {
         let site = Site::new(origin, answer.clone());
         let recorder = Recorder::new(Interest::END);
         // With and without somebody who looks: heads take different ways.
         let watched = Recorder::new(Interest::HEADS | Interest::DATA);
         for interceptors in [[recorder.clone()], [watched.clone()]] {
             let proxy = start_with(
-                config_for(client, origin),
+                config_to(&site, client, origin),
                 interceptors.map(|r| r as Arc<dyn tollgate_flow::Interceptor>),
             );
             let ask = |request| ask(&proxy, client, &site, request);
@@ -473,7 +589,7 @@ fn a_request_without_a_body_gets_none() {
 fn large_bodies_pass_both_ways_byte_for_byte() {
     const SIZE: usize = 10 << 20;
     let body = pattern(SIZE);
-    for (client, origin) in PAIRS {
+    for &(client, origin) in PAIRS {
         let down = body.clone();
         let up = body.clone();
         let site = Site::new(origin, move |request| {
@@ -483,7 +599,7 @@ fn large_bodies_pass_both_ways_byte_for_byte() {
             assert_same(&request.body, &up);
             Message::response(200).body("got it")
         });
-        let proxy = start(config_for(client, origin));
+        let proxy = start(config_to(&site, client, origin));
         let answer = ask(&proxy, client, &site, Message::request("GET", "/"));
         assert_same(&answer.body, &body);
         let request = Message::request("POST", "/").body(body.clone());
@@ -589,7 +705,7 @@ fn crumbs_of_a_cookie_are_one_field_in_http1() {
                 .field("cookie", "b=2")
                 .field("accept", "*/*")
                 .field("cookie", "c=3");
-            if pair.0 == H2 {
+            if pair.0 != H1 {
                 ask(request);
                 let seen = site.last();
                 let cookies: Vec<_> = seen
@@ -600,7 +716,7 @@ fn crumbs_of_a_cookie_are_one_field_in_http1() {
                     .collect();
                 match pair.1 {
                     H1 => assert_eq!(cookies, ["a=1; b=2; c=3"]),
-                    H2 => assert_eq!(cookies, ["a=1", "b=2", "c=3"]),
+                    _ => assert_eq!(cookies, ["a=1", "b=2", "c=3"]),
                 }
             }
         },
@@ -643,11 +759,96 @@ fn what_belongs_to_a_connection_does_not_cross() {
                     assert_eq!(seen.get(name), None, "{client:?} to {origin:?}");
                 }
             }
-            if origin == H1 && client == H2 {
+            if origin == H1 && client != H1 {
                 for name in ["connection", "keep-alive", "x-hop", "transfer-encoding"] {
                     assert_eq!(answer.get(name), None, "{client:?} of {origin:?}");
                 }
             }
+        },
+    );
+}
+
+#[test]
+fn alternatives_of_http3_are_hidden_from_those_who_don_t_speak_it() {
+    const BOTH: &str = r#"h3=":443"; ma=86400, h2="alt.example:8443""#;
+    for_all(
+        |request| match request.path.as_str() {
+            "/both" => Message::response(200).field("alt-svc", BOTH),
+            "/only" => Message::response(200).field("alt-svc", r#"h3-29=":443""#),
+            _ => Message::response(200).field("alt-svc", "clear"),
+        },
+        |ask, _, (client, origin)| {
+            let hides = client == H1 || client == H2;
+            let both = ask(Message::request("GET", "/both"));
+            let expected = if hides {
+                r#"h2="alt.example:8443""#
+            } else {
+                BOTH
+            };
+            assert_eq!(both.get("alt-svc"), Some(expected), "{client:?} {origin:?}");
+            let only = ask(Message::request("GET", "/only"));
+            assert_eq!(
+                only.get("alt-svc").is_none(),
+                hides,
+                "{client:?} {origin:?}"
+            );
+            let none = ask(Message::request("GET", "/none"));
+            assert_eq!(none.get("alt-svc"), Some("clear"));
+        },
+    );
+}
+
+/// An answer of DNS: an HTTPS record of the root with `alpn=h3,h2`.
+const DNS: &[u8] = b"\0\0\x80\0\0\0\0\x01\0\0\0\0\0\0\x41\0\x01\0\0\x0e\x10\0\x0d\
+    \0\x01\0\0\x01\0\x06\x02h3\x02h2";
+
+#[test]
+fn answers_of_dns_don_t_lead_to_http3() {
+    let gzip = |data: &[u8]| {
+        use std::io::Write;
+        let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        out.write_all(data).unwrap();
+        out.finish().unwrap()
+    };
+    let coded = gzip(DNS);
+    for_all(
+        move |request| {
+            let answer = Message::response(200).field("content-type", "application/dns-message");
+            let length = |bytes: &[u8]| bytes.len().to_string();
+            match request.path.as_str() {
+                "/length" => answer.field("content-length", &length(DNS)).body(DNS),
+                "/coded" => answer
+                    .field("content-encoding", "gzip")
+                    .field("content-length", &length(&coded))
+                    .body(coded.clone()),
+                "/other" => Message::response(200).body(DNS),
+                // Longer than any message.
+                "/long" => answer.body(pattern(200_000)),
+                _ => answer.body(DNS).trailer("x-after", "1"),
+            }
+        },
+        |ask, _, pair| {
+            let mut stripped = DNS.to_vec();
+            let at = stripped.len() - 5;
+            stripped[at..at + 2].copy_from_slice(&[0x0a, 0x0a]);
+            for path in ["/length", "/coded", "/chunked"] {
+                let answer = ask(Message::request("GET", path));
+                assert_eq!(answer.body, stripped, "{path} {pair:?}");
+                assert_eq!(answer.get("content-encoding"), None);
+                if path != "/chunked" {
+                    let length = answer.get("content-length").map(str::to_owned);
+                    let chunked = answer.get("transfer-encoding") == Some("chunked");
+                    assert!(
+                        chunked || length == Some(stripped.len().to_string()),
+                        "{path} {pair:?}: {:?}",
+                        answer.fields
+                    );
+                }
+            }
+            let other = ask(Message::request("GET", "/other"));
+            assert_eq!(other.body, DNS, "{pair:?}");
+            let long = ask(Message::request("GET", "/long"));
+            assert_same(&long.body, &pattern(200_000));
         },
     );
 }
@@ -943,7 +1144,7 @@ fn the_rest_of_an_http1_upload_that_was_answered_early_is_no_request() {
 
 #[test]
 fn flows_name_the_versions_of_both_sides() {
-    for (client, origin) in PAIRS {
+    for &(client, origin) in PAIRS {
         let versions = Arc::new(Mutex::new(Vec::new()));
         let keep = Arc::clone(&versions);
         let hook = Hook::new(Interest::HEADS).on_response(move |flow| {
@@ -952,11 +1153,13 @@ fn flows_name_the_versions_of_both_sides() {
             tollgate_flow::Step::Continue
         });
         let site = Site::new(origin, |_| Message::response(200));
-        let proxy = start_with(config_for(client, origin), [hook.shared()]);
+        let proxy = start_with(config_to(&site, client, origin), [hook.shared()]);
         ask(&proxy, client, &site, Message::request("GET", "/"));
         let name = |version| match version {
             H1 => HttpVersion::Http11,
             H2 => HttpVersion::Http2,
+            #[cfg(feature = "http3")]
+            H3 => HttpVersion::Http3,
         };
         let seen = versions.lock().unwrap().clone();
         assert_eq!(seen, [(name(client), name(origin))]);
@@ -986,14 +1189,64 @@ fn http2_without_tls_reaches_plain_origins() {
         let answer = call("CONNECT", authority.clone()).await;
         assert!(answer.status >= 400);
     });
-    let received = String::from_utf8(origin.received_all()).unwrap();
+    // It was asked first whether it speaks HTTP/2, too, and didn't know what that is.
+    let received = origin.received();
+    assert!(received[0].starts_with(b"PRI * HTTP/2.0\r\n"));
+    assert_eq!(received.len(), 2);
     assert_eq!(
-        received,
+        String::from_utf8_lossy(&received[1]),
         format!(
             "GET /plain HTTP/1.1\r\nhost: {}\r\n\r\n",
             origin.authority()
         )
     );
+}
+
+#[test]
+fn http2_without_tls_in_a_tunnel_is_http2_at_the_origin() {
+    let proxy = start(config());
+    run(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = listener.local_addr().unwrap().to_string();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&accepted);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((request, mut respond))) = connection.accept().await {
+                        let answer = http2::response(200, &[]);
+                        let mut body = respond.send_response(answer, false).unwrap();
+                        let uri = request.uri().to_string();
+                        body.send_data(uri.into(), true).unwrap();
+                    }
+                });
+            }
+        });
+        let mut stream = tokio::net::TcpStream::connect(proxy.handle.local_addr())
+            .await
+            .unwrap();
+        let connect = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+        stream.write_all(connect.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let (send, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        for path in ["/1", "/2"] {
+            let uri = format!("http://{authority}{path}");
+            let request = http::Request::get(&uri).body(()).unwrap();
+            let mut send: h2::client::SendRequest<Bytes> = send.clone().ready().await.unwrap();
+            let (answer, _) = send.send_request(request, true).unwrap();
+            let answer = http2::answer(answer).await.unwrap();
+            assert_eq!((answer.status, answer.text()), (200, uri));
+        }
+        // The connection that proved the origin alive is the one that is used.
+        assert_eq!(accepted.load(Ordering::SeqCst), 1);
+    });
 }
 
 #[test]
@@ -1043,10 +1296,14 @@ fn a_reader_that_stops_stops_the_sender() {
                     Ok(())
                 }
             })),
+            #[cfg(feature = "http3")]
+            H3 => unreachable!("see the tests of HTTP/3"),
         };
         let authority = match &origin {
             Either::H1(origin) => origin.authority(),
             Either::H2(origin) => origin.authority(),
+            #[cfg(feature = "http3")]
+            Either::H3(origin) => origin.authority(),
         };
         let proxy = start(config_for(client_version, origin_version));
         run(async {

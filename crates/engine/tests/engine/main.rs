@@ -13,8 +13,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod body_messages;
 mod fidelity;
 mod framing;
+#[cfg(feature = "http2")]
+mod h2_conformance;
 #[cfg(feature = "http2")]
 mod h2_floods;
 #[cfg(feature = "http2")]
@@ -23,8 +26,13 @@ mod h2_hooks;
 mod h2_streams;
 #[cfg(feature = "http2")]
 mod h2_versions;
+#[cfg(feature = "http2")]
+mod h2_websocket;
+#[cfg(feature = "http3")]
+mod h3;
 mod interceptors;
 mod lifecycle;
+mod modes;
 mod predecessors;
 mod routing;
 mod smuggling;
@@ -32,3 +40,6 @@ mod timeouts;
 mod tls_failures;
 mod tls_records;
 mod upstream;
+mod visible;
+mod ways_out;
+mod websocket;

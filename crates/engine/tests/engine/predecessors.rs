@@ -516,7 +516,7 @@ fn a_port_in_use_is_an_error_of_start() {
     let first = start(config());
     let address = first.handle.local_addr();
     let mut config = config();
-    config.listen = vec![tollgate_engine::Listen::Tcp(address)];
+    config.listen = vec![tollgate_engine::Listen::Tcp(address).into()];
     match try_start(config, []) {
         Err(ProxyError::Bind { address: named, .. }) => assert_eq!(named, address.to_string()),
         Err(other) => panic!("{other}"),

@@ -342,7 +342,7 @@ fn a_unix_socket_serves_like_a_port() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("proxy.sock");
     let mut config = config();
-    config.listen.push(Listen::Unix(path.clone()));
+    config.listen.push(Listen::Unix(path.clone()).into());
     let proxy = start(config);
     let mut socket = std::os::unix::net::UnixStream::connect(&path).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();

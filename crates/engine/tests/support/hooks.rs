@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use tollgate_flow::{
     ClientHello, ConnectDecision, ConnectionId, ConnectionInfo, Direction, Flow, Interceptor,
-    Interest, OnFailure, Outcome, Piece, Step, Target, TlsDecision, TlsFailure, UpstreamInfo,
+    Interest, Message, OnFailure, Outcome, Piece, Step, Target, TlsDecision, TlsFailure,
+    UpstreamInfo, WebSocket,
 };
 
 use super::PATIENCE;
@@ -21,6 +22,10 @@ pub enum Event {
     Request(String),
     Response(u16),
     Data(Direction, Vec<u8>, bool),
+    /// Direction, sequence, kind and content of a message.
+    Message(Direction, u64, String, Vec<u8>),
+    /// The last state of a flow that became a WebSocket, or whose messages could not be read.
+    Stream(Option<WebSocket>, Vec<(String, String)>),
     End(String, Outcome, Option<Arc<UpstreamInfo>>),
 }
 
@@ -122,9 +127,33 @@ impl Recorder {
             Event::Response(status) => format!("response {status}"),
             Event::Data(Direction::Request, _, last) => format!("request data {last}"),
             Event::Data(Direction::Response, _, last) => format!("response data {last}"),
+            Event::Message(direction, _, kind, _) => format!("{direction:?} message {kind}"),
+            Event::Stream(..) => "stream".to_owned(),
             Event::End(path, outcome, _) => format!("end {path} {:?}", outcome.kind),
         };
         self.events().iter().map(word).collect()
+    }
+
+    /// Waits for `n` messages: direction, kind and content.
+    #[track_caller]
+    pub fn messages(&self, n: usize) -> Vec<(Direction, String, String)> {
+        self.wait(n, |event| match event {
+            Event::Message(direction, _, kind, data) => {
+                let data = String::from_utf8_lossy(data).into_owned();
+                Some((*direction, kind.clone(), data))
+            }
+            _ => None,
+        })
+    }
+
+    /// Waits for the end of a flow with messages: its WebSocket and its marks.
+    #[track_caller]
+    pub fn stream(&self) -> (Option<WebSocket>, Vec<(String, String)>) {
+        let ended = |event: &Event| match event {
+            Event::Stream(websocket, marks) => Some((websocket.clone(), marks.clone())),
+            _ => None,
+        };
+        self.wait(1, ended).remove(0)
     }
 
     fn record(&self, event: Event) {
@@ -174,7 +203,21 @@ impl Interceptor for Recorder {
         ));
         Step::Continue
     }
+    fn message(&self, _: &mut Flow, message: Message<'_>) -> Step {
+        let injected = if message.injected { "injected " } else { "" };
+        self.record(Event::Message(
+            message.direction,
+            message.sequence,
+            format!("{injected}{}", message.kind.code()),
+            message.data.to_vec(),
+        ));
+        Step::Continue
+    }
     fn end(&self, flow: &Flow, outcome: &Outcome) {
+        if self.interest.contains(Interest::MESSAGES) {
+            let websocket = flow.websocket.as_deref().cloned();
+            self.record(Event::Stream(websocket, flow.metadata.clone()));
+        }
         self.record(Event::End(
             path(flow),
             outcome.clone(),
@@ -185,6 +228,7 @@ impl Interceptor for Recorder {
 
 type OnFlow = Box<dyn Fn(&mut Flow) -> Step + Send + Sync>;
 type OnPiece = Box<dyn Fn(&mut Flow, Piece<'_>) -> Step + Send + Sync>;
+type OnMessage = Box<dyn Fn(&mut Flow, Message<'_>) -> Step + Send + Sync>;
 type OnConnect = Box<dyn Fn(&Target) -> ConnectDecision + Send + Sync>;
 type OnTls = Box<dyn Fn(&ClientHello, &ConnectionInfo) -> TlsDecision + Send + Sync>;
 
@@ -196,6 +240,7 @@ pub struct Hook {
     request: Option<OnFlow>,
     response: Option<OnFlow>,
     data: Option<OnPiece>,
+    message: Option<OnMessage>,
     connect: Option<OnConnect>,
     tls: Option<OnTls>,
 }
@@ -227,6 +272,15 @@ impl Hook {
         f: impl Fn(&mut Flow, Piece<'_>) -> Step + Send + Sync + 'static,
     ) -> Self {
         self.data = Some(Box::new(f));
+        self
+    }
+
+    /// In `message`.
+    pub fn on_message(
+        mut self,
+        f: impl Fn(&mut Flow, Message<'_>) -> Step + Send + Sync + 'static,
+    ) -> Self {
+        self.message = Some(Box::new(f));
         self
     }
 
@@ -294,5 +348,10 @@ impl Interceptor for Hook {
         self.data
             .as_ref()
             .map_or(Step::Continue, |f| f(flow, piece))
+    }
+    fn message(&self, flow: &mut Flow, message: Message<'_>) -> Step {
+        self.message
+            .as_ref()
+            .map_or(Step::Continue, |f| f(flow, message))
     }
 }

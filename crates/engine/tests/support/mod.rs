@@ -8,6 +8,8 @@
 mod hooks;
 #[cfg(feature = "http2")]
 pub mod http2;
+#[cfg(feature = "http3")]
+pub mod http3;
 mod origin;
 mod proxy;
 mod tls;

@@ -18,7 +18,7 @@ pub struct TestProxy {
 /// One worker (so that the pool is one), on a free port, trusting the origins of the tests.
 pub fn config() -> Config {
     let mut config = Config::default();
-    config.listen = vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())];
+    config.listen = vec![Listen::Tcp("127.0.0.1:0".parse().unwrap()).into()];
     config.workers = 1;
     config.tls.roots = Roots::Files(vec![origin_authority().pem.clone()]);
     config

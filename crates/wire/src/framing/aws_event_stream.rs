@@ -64,6 +64,43 @@ impl AwsEventStreamMessage<'_> {
             .find(|(known, _)| known == name)
             .map(|(_, value)| value)
     }
+
+    /// Appends the message as it goes over the wire, with lengths and both checksums made anew.
+    ///
+    /// A message that was read is written back byte for byte.
+    ///
+    /// # Errors
+    /// [`FramingError::InvalidHeaders`] if a name is empty or over 255 bytes, a value over 65 535, or
+    /// all headers over 128 KiB; [`FramingError::InvalidLength`] if the message is over 4 GiB.
+    /// Nothing is appended then.
+    pub fn write_to(&self, out: &mut Vec<u8>) -> Result<(), FramingError> {
+        let start = out.len();
+        self.try_write(out).inspect_err(|_| out.truncate(start))
+    }
+
+    fn try_write(&self, out: &mut Vec<u8>) -> Result<(), FramingError> {
+        let mut block = Vec::new();
+        for (name, value) in &self.headers {
+            put_header(&mut block, name, value).ok_or(FramingError::InvalidHeaders)?;
+        }
+        if block.len() > MAX_HEADERS {
+            return Err(FramingError::InvalidHeaders);
+        }
+        let total = (PRELUDE + MESSAGE_CRC + block.len()).saturating_add(self.payload.len());
+        let lengths = [total, block.len()].map(u32::try_from);
+        let [Ok(total), Ok(headers)] = lengths else {
+            return Err(FramingError::InvalidLength);
+        };
+        let mut message = Vec::with_capacity(block.len() + self.payload.len() + 16);
+        message.extend_from_slice(&total.to_be_bytes());
+        message.extend_from_slice(&headers.to_be_bytes());
+        message.extend_from_slice(&crc32(&message).to_be_bytes());
+        message.extend_from_slice(&block);
+        message.extend_from_slice(self.payload);
+        message.extend_from_slice(&crc32(&message).to_be_bytes());
+        out.extend_from_slice(&message);
+        Ok(())
+    }
 }
 
 /// `application/vnd.amazon.eventstream`, the framing of streamed AWS answers (Bedrock, Transcribe,
@@ -234,6 +271,36 @@ fn take_header(block: &mut &[u8]) -> Option<(String, HeaderValue)> {
         _ => return None,
     };
     Some((name, value))
+}
+
+/// The inverse of [`take_header`]; `None` if a length doesn't fit its field.
+fn put_header(block: &mut Vec<u8>, name: &str, value: &HeaderValue) -> Option<()> {
+    let length = u8::try_from(name.len()).ok().filter(|length| *length > 0)?;
+    block.push(length);
+    block.extend_from_slice(name.as_bytes());
+    let mut put = |kind: u8, bytes: &[u8]| {
+        block.push(kind);
+        block.extend_from_slice(bytes);
+    };
+    match value {
+        HeaderValue::Bool(true) => put(0, &[]),
+        HeaderValue::Bool(false) => put(1, &[]),
+        HeaderValue::Byte(value) => put(2, &value.to_be_bytes()),
+        HeaderValue::Short(value) => put(3, &value.to_be_bytes()),
+        HeaderValue::Int(value) => put(4, &value.to_be_bytes()),
+        HeaderValue::Long(value) => put(5, &value.to_be_bytes()),
+        HeaderValue::Bytes(value) => {
+            put(6, &u16::try_from(value.len()).ok()?.to_be_bytes());
+            block.extend_from_slice(value);
+        }
+        HeaderValue::String(value) => {
+            put(7, &u16::try_from(value.len()).ok()?.to_be_bytes());
+            block.extend_from_slice(value.as_bytes());
+        }
+        HeaderValue::Timestamp(value) => put(8, &value.to_be_bytes()),
+        HeaderValue::Uuid(value) => put(9, value),
+    }
+    Some(())
 }
 
 fn take<'a>(from: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {

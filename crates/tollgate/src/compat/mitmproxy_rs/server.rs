@@ -202,7 +202,7 @@ fn build(
             .map_err(|_| BuildError::ListenHost(config.proxy_host.clone()))?,
     };
     let mut engine = tollgate_engine::Config::default();
-    engine.listen = vec![Listen::Tcp(SocketAddr::new(host, config.proxy_port))];
+    engine.listen = vec![Listen::Tcp(SocketAddr::new(host, config.proxy_port)).into()];
     engine.tls.insecure = config.ssl_insecure;
     engine.limits.body_limit = config.max_body_bytes;
     let proxy = tollgate_engine::Proxy::builder()

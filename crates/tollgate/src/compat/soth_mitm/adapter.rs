@@ -290,7 +290,7 @@ impl<H: InterceptHandler> Interceptor for Adapter<H> {
             return Step::respond(Reply::new(403).text("destination_not_allowed"));
         }
         let mut meta = self.meta(&connection, &flow.connection);
-        let lane = if flow.request.version == HttpVersion::Http2 {
+        let lane = if flow.request.version >= HttpVersion::Http2 {
             let id = random_uuid();
             Arc::make_mut(&mut meta).connection_id = id;
             let lane = Lane::open(&self.handler, &self.shared, id);
