@@ -92,11 +92,14 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
             }
         };
         if args.json {
-            let mut line = json!({"id": record.id, "format": args.format.as_str()});
-            match String::from_utf8(text) {
-                Ok(text) => line["text"] = text.into(),
-                Err(error) => line["base64"] = STANDARD.encode(error.as_bytes()).into(),
-            }
+            let (id, format) = (&record.id, args.format.as_str());
+            let line = match String::from_utf8(text) {
+                Ok(text) => json!({"id": id, "format": format, "text": text}),
+                Err(error) => {
+                    let bytes = STANDARD.encode(error.as_bytes());
+                    json!({"id": id, "format": format, "base64": bytes})
+                }
+            };
             writeln!(out, "{line}")?;
         } else {
             // As mitmproxy puts them between messages.
@@ -298,7 +301,7 @@ impl Input {
         match self.format {
             FileFormat::Mitm => {
                 let mut reader = FlowReader::new(self.reader);
-                while let Some(next) = reader.next() {
+                for next in reader.by_ref() {
                     match next {
                         Ok(record) => {
                             if !take(record, &mut progress) {

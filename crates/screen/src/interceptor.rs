@@ -17,11 +17,11 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tollgate_flow::record::FINDING;
 use tollgate_flow::{
     Bytes, Direction, Flow, FlowId, FlowKind, Interceptor, Interest, OnFailure, Outcome, Piece,
     Reply, Step,
 };
-use tollgate_flow::record::FINDING;
 use tollgate_wire::coding::{Decoder, OutputLimit};
 
 use crate::gate::{

@@ -36,9 +36,12 @@ fn host_line(received: &[u8]) -> String {
         .to_owned()
 }
 
-/// Keeps what ended: kind, target, bytes each way, mode, user.
+/// What ended: kind, target, bytes each way, and how.
+type End = (FlowKind, String, u64, u64, OutcomeKind);
+
+/// Keeps what ended.
 #[derive(Default)]
-struct Ends(Mutex<Vec<(FlowKind, String, u64, u64, OutcomeKind)>>);
+struct Ends(Mutex<Vec<End>>);
 
 impl Interceptor for Ends {
     fn interest(&self, _: &Flow) -> Interest {
