@@ -30,6 +30,8 @@ pub struct Flows {
     folder: Option<PathBuf>,
     dir: SegmentDir,
     connection: Arc<Mutex<Connection>>,
+    /// Which file the connection is to, where there is one and the platform tells.
+    file: Mutex<Option<(u64, u64)>>,
     news: Option<Arc<News>>,
     /// The block that was read last: flows are mostly read one after the other.
     last: Mutex<Option<Arc<Block>>>,
@@ -112,6 +114,7 @@ impl Flows {
         news: Option<Arc<News>>,
     ) -> Self {
         Self {
+            file: Mutex::new(folder.as_deref().and_then(schema::identity)),
             folder,
             dir,
             connection,
@@ -376,6 +379,16 @@ impl Flows {
         work: impl Fn(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut connection = lock(&self.connection);
+        if let Some(folder) = &self.folder {
+            let mut file = lock(&self.file);
+            let now = schema::identity(folder);
+            // One that was renamed reads well, and never changes again.
+            if now.is_some() && *file != now {
+                *connection = schema::open_for_reading(folder)?;
+                *file = now;
+                *lock(&self.last) = None;
+            }
+        }
         match (work(&connection), &self.folder) {
             (Err(error), Some(folder)) if error.is_database_unusable() => {
                 match schema::open_for_reading(folder) {

@@ -49,6 +49,21 @@ pub(crate) fn database_path(folder: &Path) -> PathBuf {
     folder.join("flows.db")
 }
 
+/// What tells a folder's database from one that stood in its place before.
+pub(crate) fn identity(folder: &Path) -> Option<(u64, u64)> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let file = fs::metadata(database_path(folder)).ok()?;
+        Some((file.dev(), file.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = folder;
+        None
+    }
+}
+
 /// Opens the database of a folder to write, makes it if it isn't there, and brings its schema up to date.
 pub(crate) fn open(folder: &Path) -> Result<Connection, StoreError> {
     let path = database_path(folder);
