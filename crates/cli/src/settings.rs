@@ -19,6 +19,7 @@ use crate::args::{
 use crate::mitm_options::MitmOptions;
 use crate::output::Verbosity;
 use crate::paths::default_data_dir;
+use crate::store::StoreSettings;
 
 /// Everything that the command line decides.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Settings {
     pub output: OutputSettings,
     /// How long connections may take to end.
     pub drain: Duration,
+    /// Whether and how flows are recorded.
+    pub store: StoreSettings,
     /// Things to tell the person at the terminal that are no errors.
     pub warnings: Vec<String>,
 }
@@ -138,6 +141,7 @@ impl Settings {
             authority: AuthoritySource::new(&args.authority, &set, purpose)?,
             output: OutputSettings::new(&args.output, &set, purpose)?,
             drain: args.listen.drain,
+            store: StoreSettings::new(&args.store, &args.authority, purpose)?,
             warnings,
         })
     }
