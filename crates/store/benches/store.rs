@@ -2,6 +2,14 @@
 //!
 //! `TOLLGATE_BENCH_FLOWS=1000000 cargo bench -p tollgate-store` lists and searches a store of a million flows; without
 //! the variable it has 20 000. Making it takes a while, so it is kept in the target folder.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark has nobody to report to"
+)]
 
 use std::hint::black_box;
 use std::path::PathBuf;
