@@ -60,6 +60,10 @@ END
   section 'trust install'
   section 'trust uninstall'
   section 'trust status'
+  section flows
+  section 'flows show'
+  section 'flows delete'
+  section 'flows stats'
   section completions
 } >"$page"
 
