@@ -63,6 +63,10 @@ END
   section convert
   section export
   section filter
+  section flows
+  section 'flows show'
+  section 'flows delete'
+  section 'flows stats'
   section completions
 } >"$page"
 

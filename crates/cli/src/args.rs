@@ -79,6 +79,10 @@ pub enum Command {
     /// The expressions are mitmproxy's: `~d example.com & ~c 500`, `~m post ~t json`. docs/reference/filters.md lists the
     /// operators.
     Filter(FilterArgs),
+    /// List, search, show, follow, export and delete the flows that a proxy has recorded.
+    ///
+    /// Without arguments it lists the newest 50.
+    Flows(Box<FlowsArgs>),
     /// Look for secrets, dangerous commands, injection and exfiltration in text.
     ///
     /// Exit code: 0 if nothing was found, 1 if something was, 2 if something went wrong.
@@ -113,6 +117,8 @@ pub struct ProxyArgs {
     pub listen: ListenArgs,
     #[command(flatten, next_help_heading = "Output")]
     pub output: OutputArgs,
+    #[command(flatten, next_help_heading = "Recording")]
+    pub store: StoreArgs,
     #[command(flatten, next_help_heading = "Certificate authority")]
     pub authority: AuthorityArgs,
     #[command(flatten, next_help_heading = "Which hosts")]
@@ -224,6 +230,144 @@ pub enum ScreenArg {
     Enforce,
     /// Report it.
     Monitor,
+}
+
+/// Whether flows are recorded, and how much of them.
+#[derive(Clone, Debug, Args)]
+pub struct StoreArgs {
+    /// Where flows are recorded, for `tollgate flows`: disk, memory (until the proxy ends), or off [default: disk; for
+    /// `tollgate run`: off].
+    ///
+    /// What passes is recorded as it is, passwords and tokens included, in files that only their owner can read.
+    #[arg(
+        long,
+        value_name = "WHERE",
+        value_enum,
+        env = "TOLLGATE_STORE",
+        hide_possible_values = true
+    )]
+    pub store: Option<StorePlace>,
+    /// The folder of the recorded flows [default: ~/.local/share/tollgate/flows, or flows in --data-dir].
+    #[arg(long, value_name = "DIR", env = "TOLLGATE_STORE_DIR")]
+    pub store_dir: Option<PathBuf>,
+    /// The most that recorded flows may take: 500m, 2g [default: 1g; in memory: 64m]. At the bound the oldest go.
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub store_max_size: Option<u64>,
+    /// How long flows are kept: 12h, 7d; 0 for as long as there is room.
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = age)]
+    pub store_max_age: Duration,
+    /// The most that is recorded of one body or message; the rest passes unrecorded, and the flow is marked.
+    #[arg(long, value_name = "BYTES", default_value = "1m", value_parser = bytes)]
+    pub store_body_limit: u64,
+}
+
+/// `--store`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StorePlace {
+    /// In a folder.
+    Disk,
+    /// In memory.
+    Memory,
+    /// Nowhere.
+    Off,
+}
+
+/// `tollgate flows`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct FlowsArgs {
+    /// What to do instead of listing.
+    #[command(subcommand)]
+    pub command: Option<FlowsCommand>,
+    /// Which flows to list.
+    #[command(flatten)]
+    pub query: FlowsQuery,
+    /// How many, the newest of them [default: 50; with --export: all]; 0 for all.
+    #[arg(short = 'n', long, value_name = "N")]
+    pub number: Option<usize>,
+    /// Go on with the flows that come.
+    #[arg(short, long, conflicts_with = "export")]
+    pub follow: bool,
+    /// Write the flows to this file in place of listing them: .har for HAR, anything else for a flow file of mitmproxy.
+    #[arg(long, value_name = "FILE")]
+    pub export: Option<PathBuf>,
+    /// The folder of the flows.
+    #[command(flatten)]
+    pub folder: FlowsFolder,
+    /// Print one JSON object per line and flow.
+    #[arg(long, conflicts_with = "export")]
+    pub json: bool,
+    /// No colours.
+    #[arg(long)]
+    pub no_color: bool,
+}
+
+/// What to do with recorded flows instead of listing them.
+#[derive(Debug, Subcommand)]
+pub enum FlowsCommand {
+    /// Show one flow with its headers and bodies.
+    Show {
+        /// Its number, or its id or how that begins.
+        #[arg(value_name = "NUMBER|ID")]
+        flow: String,
+        #[command(flatten)]
+        folder: FlowsFolder,
+        /// Print a JSON object, with the bodies (as text, or base64 where they are none).
+        #[arg(long)]
+        json: bool,
+        /// No colours.
+        #[arg(long)]
+        no_color: bool,
+    },
+    /// Delete flows.
+    ///
+    /// A proxy that records into the folder overwrites their bytes within about a second; without one, this command does.
+    Delete {
+        #[command(flatten)]
+        query: FlowsQuery,
+        /// Delete every flow.
+        #[arg(long)]
+        all: bool,
+        /// Only flows that are older: 30min, 12h, 7d.
+        #[arg(long, value_name = "TIME", value_parser = age)]
+        older: Option<Duration>,
+        #[command(flatten)]
+        folder: FlowsFolder,
+        /// Print how many as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how many flows there are and what they take.
+    Stats {
+        #[command(flatten)]
+        folder: FlowsFolder,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Which recorded flows.
+#[derive(Debug, Args)]
+pub struct FlowsQuery {
+    /// A filter expression, such as '~d example.com & ~c 500' (docs/reference/filters.md), or words that URL, headers or
+    /// bodies have: all of them, and word* for a beginning. What begins with ~, ! or ( is an expression.
+    #[arg(value_name = "EXPR|WORD")]
+    pub query: Vec<String>,
+    /// Only flows of the last so long: 10min, 2h, 1d.
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub since: Option<Duration>,
+}
+
+/// Where recorded flows are.
+#[derive(Debug, Args)]
+pub struct FlowsFolder {
+    /// The folder of the recorded flows [default: ~/.local/share/tollgate/flows, or flows in --data-dir].
+    #[arg(long, value_name = "DIR", env = "TOLLGATE_STORE_DIR")]
+    pub store_dir: Option<PathBuf>,
+    /// Tollgate's folder.
+    #[arg(long, value_name = "DIR", env = "TOLLGATE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
 }
 
 /// Which authority to use.
@@ -672,6 +816,44 @@ impl From<clap::Error> for Exit {
     }
 }
 
+/// A number of bytes with a unit: `500m`, `1g`.
+fn bytes(text: &str) -> Result<u64, String> {
+    let units = [
+        ("", 1),
+        ("b", 1),
+        ("k", 1 << 10),
+        ("m", 1 << 20),
+        ("g", 1 << 30),
+        ("t", 1 << 40),
+    ];
+    scaled(text, &units).ok_or_else(|| "expected a number of bytes such as 500m or 1g".to_owned())
+}
+
+/// A time with a unit: `12h`, `7d`.
+fn age(text: &str) -> Result<Duration, String> {
+    let units = [
+        ("", 1),
+        ("s", 1),
+        ("min", 60),
+        ("m", 60),
+        ("h", 3600),
+        ("d", 86_400),
+    ];
+    scaled(text, &units)
+        .map(Duration::from_secs)
+        .ok_or_else(|| "expected a time such as 30min, 12h or 7d".to_owned())
+}
+
+fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, unit) = text.split_at_checked(end)?;
+    let (_, scale) = units.iter().find(|(name, _)| *name == unit)?;
+    digits.parse::<u64>().ok()?.checked_mul(*scale)
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     text.parse()
         .ok()
@@ -733,6 +915,18 @@ mod tests {
         }
         assert!(matches!(read(&["--frobnicate"]), Err(Exit::Clap(_))));
         assert!(matches!(read(&["frobnicate"]), Err(Exit::Clap(_))));
+    }
+
+    #[test]
+    fn sizes_and_times_have_units() {
+        assert_eq!(bytes("500"), Ok(500));
+        assert_eq!(bytes("2G"), Ok(2 << 30));
+        assert_eq!(age("7d"), Ok(Duration::from_secs(604_800)));
+        assert_eq!(age("30min"), Ok(Duration::from_secs(1800)));
+        for text in ["", "g", "1x", "-1", "1.5g", "99999999999999999t"] {
+            assert!(bytes(text).is_err(), "{text}");
+            assert!(age(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -182,7 +182,7 @@ pub fn filter(args: &FilterArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Compiles an expression; an error shows it with a caret below the column.
-fn filter_of(expression: &str) -> anyhow::Result<Filter> {
+pub(crate) fn filter_of(expression: &str) -> anyhow::Result<Filter> {
     let options = FilterOptions {
         case_sensitive: std::env::var_os("MITMPROXY_CASE_SENSITIVE_FILTERS")
             .is_some_and(|v| v == "1"),
@@ -192,7 +192,7 @@ fn filter_of(expression: &str) -> anyhow::Result<Filter> {
 }
 
 /// Whoever reads our output has seen enough: no error.
-fn finish(result: anyhow::Result<()>) -> anyhow::Result<()> {
+pub(crate) fn finish(result: anyhow::Result<()>) -> anyhow::Result<()> {
     match result {
         Err(error) if is_broken_pipe(&error) => Ok(()),
         other => other,
@@ -416,7 +416,7 @@ impl Progress {
 }
 
 /// By name; a flow file unless it says HAR.
-fn output_format(path: &Path, format: Option<FileFormat>) -> anyhow::Result<FileFormat> {
+pub(crate) fn output_format(path: &Path, format: Option<FileFormat>) -> anyhow::Result<FileFormat> {
     if let Some(format) = format {
         return Ok(format);
     }
@@ -432,17 +432,17 @@ fn output_format(path: &Path, format: Option<FileFormat>) -> anyhow::Result<File
 }
 
 /// A file that appears under its name when it is complete, readable for its owner only; or standard output.
-struct Sink {
+pub(crate) struct Sink {
     writer: Writer,
     target: Option<PathBuf>,
     written: Written,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Written {
-    flows: u64,
-    bytes: u64,
-    not_http: u64,
+pub(crate) struct Written {
+    pub flows: u64,
+    pub bytes: u64,
+    pub not_http: u64,
 }
 
 enum Writer {
@@ -480,7 +480,11 @@ impl Write for Output {
 }
 
 impl Sink {
-    fn open(path: &Path, format: FileFormat, input: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) fn open(
+        path: &Path,
+        format: FileFormat,
+        input: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let (output, target) = if path == Path::new("-") {
             (Output::Stdout(io::stdout()), None)
         } else {
@@ -524,7 +528,7 @@ impl Sink {
         })
     }
 
-    fn write(&mut self, record: &Record) -> anyhow::Result<()> {
+    pub(crate) fn write(&mut self, record: &Record) -> anyhow::Result<()> {
         let was_written = match &mut self.writer {
             Writer::Mitm(writer) => writer.write(record).map(|_| true),
             Writer::Har(writer) => writer.write(record),
@@ -536,7 +540,7 @@ impl Sink {
         Ok(())
     }
 
-    fn close(self) -> anyhow::Result<Written> {
+    pub(crate) fn close(self) -> anyhow::Result<Written> {
         let mut written = self.written;
         let output = match self.writer {
             Writer::Mitm(mut writer) => {
@@ -559,21 +563,21 @@ impl Sink {
     }
 }
 
-fn plural(count: u64, word: &str) -> String {
+pub(crate) fn plural(count: u64, word: &str) -> String {
     match count {
         1 => format!("1 {word}"),
         _ => format!("{count} {word}s"),
     }
 }
 
-fn line_to_stdout(line: &str) -> anyhow::Result<()> {
+pub(crate) fn line_to_stdout(line: &str) -> anyhow::Result<()> {
     finish(writeln!(io::stdout(), "{line}").map_err(anyhow::Error::from))
 }
 
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-fn warn(text: &str) {
+pub(crate) fn warn(text: &str) {
     let _ = writeln!(io::stderr(), "warning: {text}");
 }

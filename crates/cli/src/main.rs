@@ -9,6 +9,7 @@ mod args;
 mod authority;
 mod child_env;
 mod files;
+mod flows;
 mod mitm_options;
 mod os;
 mod output;
@@ -19,6 +20,7 @@ mod scan;
 mod serve;
 mod settings;
 mod signals;
+mod store;
 mod transparent;
 
 use std::io::{self, Write};
@@ -53,6 +55,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Convert(args)) => files::convert(&args),
         Some(Command::Export(args)) => files::export(&args),
         Some(Command::Filter(args)) => files::filter(&args),
+        Some(Command::Flows(args)) => flows::flows(&args),
         Some(Command::Scan(args)) => Ok(scan::scan(&args)),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use tollgate_engine::{Handle, Proxy, ProxyBuilder, ProxyError};
 use tollgate_screen::{Screen, Verdict};
+use tollgate_store::{Capture, Store};
 
 use crate::output::{FlowPrinter, Printer, Stream, Style, install_log};
 use crate::settings::{OpenAuthority, Settings};
@@ -24,7 +25,7 @@ pub fn open_output(settings: &Settings) -> anyhow::Result<Printer> {
     Ok(printer)
 }
 
-/// Starts the proxy. When it returns, connections are accepted. Flows are shown on `stream`.
+/// Starts the proxy. When it returns, connections are accepted. Flows are shown on `stream`, and recorded in the store.
 ///
 /// # Errors
 /// What keeps it from starting.
@@ -33,6 +34,7 @@ pub async fn start(
     authority: &OpenAuthority,
     printer: &Printer,
     stream: Stream,
+    store: Option<&Store>,
 ) -> anyhow::Result<Handle> {
     // Two descriptors for each connection: the usual 1024 are soon used up.
     tollgate_engine::raise_file_limit();
@@ -46,9 +48,12 @@ pub async fn start(
         ),
         None => builder,
     };
-    let proxy = show_flows(builder, settings, printer, stream)
-        .build()
-        .map_err(explain)?;
+    let mut builder = show_flows(builder, settings, printer, stream);
+    if let Some(store) = store {
+        // The last one: it records what the others made of the traffic.
+        builder = builder.interceptor(Capture::new(store.sink(), settings.store.limits));
+    }
+    let proxy = builder.build().map_err(explain)?;
     proxy.start().await.map_err(explain)
 }
 

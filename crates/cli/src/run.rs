@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use tokio::process::{Child, Command};
 
 use tollgate_engine::{Endpoint, Listen, Mode};
+use tollgate_store::Store;
 
 use crate::args::RunArgs;
 use crate::child_env::{self, Files};
@@ -33,7 +34,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("can't start")?;
-    let result = runtime.block_on(with_proxy(args, &settings, &authority, &printer));
+    let store = settings.store.open()?;
+    let proxy = with_proxy(args, &settings, &authority, &printer, store.as_ref());
+    let result = runtime.block_on(proxy);
+    // What was recorded last is written before the process ends.
+    drop(store);
     printer.flush();
     result
 }
@@ -43,11 +48,12 @@ async fn with_proxy(
     settings: &Settings,
     authority: &OpenAuthority,
     printer: &Printer,
+    store: Option<&Store>,
 ) -> anyhow::Result<ExitCode> {
     #[cfg(unix)]
     let mut signals = crate::signals::Passed::listen().context("can't listen for signals")?;
     // Standard output is the command's.
-    let handle = proxy::start(settings, authority, printer, Stream::Stderr).await?;
+    let handle = proxy::start(settings, authority, printer, Stream::Stderr, store).await?;
     let address = handle
         .endpoints()
         .into_iter()

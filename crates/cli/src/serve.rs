@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use tollgate_engine::{Endpoint, Handle, Listen, Metrics, Mode};
+use tollgate_store::Store;
 
 use crate::args::ProxyArgs;
 use crate::output::{Printer, Stream, Verbosity, pretty_size};
@@ -27,7 +28,15 @@ pub fn serve(args: &ProxyArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("can't start")?;
-    let result = runtime.block_on(until_stopped(&settings, &authority, &printer));
+    let store = settings.store.open()?;
+    let result = runtime.block_on(until_stopped(
+        &settings,
+        &authority,
+        &printer,
+        store.as_ref(),
+    ));
+    // What was recorded last is written before the process ends.
+    drop(store);
     printer.flush();
     result.map(|()| ExitCode::SUCCESS)
 }
@@ -36,17 +45,22 @@ async fn until_stopped(
     settings: &Settings,
     authority: &OpenAuthority,
     printer: &Printer,
+    store: Option<&Store>,
 ) -> anyhow::Result<()> {
     // Before anything else, so that no signal is missed.
     let mut stop = Stop::listen().context("can't listen for signals")?;
     let started = Instant::now();
-    let handle = proxy::start(settings, authority, printer, Stream::Stdout).await?;
+    let handle = proxy::start(settings, authority, printer, Stream::Stdout, store).await?;
     let quiet = matches!(
         settings.output.verbosity,
         Verbosity::Error | Verbosity::Warn
     );
     if !quiet {
-        printer.notice(banner(&handle, authority));
+        let mut banner = banner(&handle, authority);
+        if let (Some(_), Some(folder)) = (store, settings.store.folder()) {
+            let _ = writeln!(banner, "  flows        {}", folder.display());
+        }
+        printer.notice(banner);
     }
     tokio::select! {
         () = stop.requested() => {}

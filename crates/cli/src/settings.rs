@@ -23,6 +23,7 @@ use crate::mitm_options::MitmOptions;
 use crate::output::Verbosity;
 use crate::paths::default_data_dir;
 use crate::scan;
+use crate::store::StoreSettings;
 
 /// Everything that the command line decides.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub struct Settings {
     pub screen: Option<ScreenSettings>,
     /// How long connections may take to end.
     pub drain: Duration,
+    /// Whether and how flows are recorded.
+    pub store: StoreSettings,
     /// Things to tell the person at the terminal that are no errors.
     pub warnings: Vec<String>,
 }
@@ -178,6 +181,7 @@ impl Settings {
             output: OutputSettings::new(&args.output, &set, purpose)?,
             screen: ScreenSettings::new(&args.screen)?,
             drain: args.listen.drain,
+            store: StoreSettings::new(&args.store, &args.authority, purpose)?,
             warnings,
         })
     }

@@ -14,6 +14,7 @@ pub struct ClientTls {
     /// The client's hello as it came.
     pub hello: Arc<ClientHello>,
     agreed: OnceLock<Agreed>,
+    fingerprints: OnceLock<(String, String)>,
 }
 
 #[derive(Clone, Debug)]
@@ -29,7 +30,23 @@ impl ClientTls {
         Self {
             hello,
             agreed: OnceLock::new(),
+            fingerprints: OnceLock::new(),
         }
+    }
+
+    /// The JA3 fingerprint of the hello. Computed at the first call and remembered, like [`ja4`](Self::ja4).
+    pub fn ja3(&self) -> &str {
+        &self.fingerprints().0
+    }
+
+    /// The JA4 fingerprint of the hello.
+    pub fn ja4(&self) -> &str {
+        &self.fingerprints().1
+    }
+
+    fn fingerprints(&self) -> &(String, String) {
+        self.fingerprints
+            .get_or_init(|| (self.hello.ja3(), self.hello.ja4()))
     }
 
     /// The protocol that was agreed with the client, e.g. `h2`; `None` before the handshake ended

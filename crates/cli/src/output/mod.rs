@@ -9,6 +9,7 @@ mod json;
 mod line;
 mod log;
 mod record;
+mod stored;
 mod style;
 mod websocket;
 
@@ -26,6 +27,7 @@ pub use json::timestamp;
 pub use line::pretty_size;
 pub use log::{Verbosity, install as install_log};
 pub use record::{record_json, record_lines};
+pub use stored::{record_detail, record_detail_json, summary_json, summary_line};
 pub use style::Style;
 
 /// Lines that may wait for the terminal.

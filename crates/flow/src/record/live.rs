@@ -68,10 +68,10 @@ impl Record {
             metadata.note(key, text);
         }
         record.metadata = metadata;
-        let hello = flow.connection.tls().map(|tls| &tls.hello);
+        let tls = flow.connection.tls();
         record.facts = Facts {
-            ja3: hello.map(|hello| hello.ja3()),
-            ja4: hello.map(|hello| hello.ja4()),
+            ja3: tls.map(|tls| tls.ja3().to_owned()),
+            ja4: tls.map(|tls| tls.ja4().to_owned()),
             process: None,
             outcome: outcome.map(|outcome| outcome.kind),
         };

@@ -1,0 +1,505 @@
+//! The interceptor that records what passes.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use tollgate_flow::record::{
+    Body, Content, HttpMessage, Record, StreamMessage, Timestamp, WebSocketData, WebSocketMessage,
+};
+use tollgate_flow::{
+    Direction, Flow, FlowId, FlowKind, Interceptor, Interest, Message, MessageKind, OnFailure,
+    Outcome, Piece, Step,
+};
+
+use crate::segment::lock;
+use crate::sink::FlowSink;
+
+/// Flows in flight are spread over so many tables, so that workers seldom meet at a lock.
+const SHARDS: usize = 16;
+
+/// The key in a record's metadata that says how many messages were not kept, or were cut.
+pub const CUT_MESSAGES: &str = "cut_messages";
+
+/// How much of what passes is kept. At a limit the rest passes unrecorded, and the record says so: bodies by
+/// [`Body::cut_from`], messages by a note in the metadata under `cut_messages`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CaptureLimits {
+    /// The most that is kept of one body, of one message of a WebSocket, and of each direction over TCP or UDP, in bytes.
+    /// Default: 1 MiB.
+    pub body_bytes: usize,
+    /// The most messages (WebSocket, TCP, UDP) that are kept of one flow. Default: 4096.
+    pub messages: usize,
+    /// The most bytes that all flows in flight may hold together. Default: 64 MiB.
+    pub in_flight_bytes: usize,
+}
+
+impl Default for CaptureLimits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 1 << 20,
+            messages: 4096,
+            in_flight_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Records every flow when it ends: heads as they are then, bodies as on the wire (still content-coded), messages of
+/// WebSockets, and what passes over TCP and UDP.
+///
+/// Add it as the last interceptor, and it records what the others made of the traffic. It never holds traffic up.
+///
+/// ```
+/// use tollgate_store::{Capture, CaptureLimits, Place, Store, StoreConfig};
+///
+/// let store = Store::open(StoreConfig::new(Place::Memory))?;
+/// let capture = Capture::new(store.sink(), CaptureLimits::default());
+/// // Proxy::builder().interceptor(capture) …
+/// # let _ = capture;
+/// # Ok::<(), tollgate_store::StoreError>(())
+/// ```
+#[derive(Debug)]
+pub struct Capture {
+    sink: FlowSink,
+    limits: CaptureLimits,
+    shards: [Mutex<HashMap<FlowId, InFlight>>; SHARDS],
+    in_flight: AtomicUsize,
+    cut: Arc<AtomicU64>,
+}
+
+/// What is held of a flow that has not ended.
+#[derive(Debug, Default)]
+struct InFlight {
+    request: Part,
+    response: Part,
+    messages: Vec<Captured>,
+    cut_messages: u64,
+    closed: Option<Closed>,
+}
+
+#[derive(Debug, Default)]
+struct Part {
+    data: Vec<u8>,
+    seen: bool,
+    cut: bool,
+}
+
+#[derive(Debug)]
+struct Captured {
+    direction: Direction,
+    opcode: u8,
+    injected: bool,
+    content: Bytes,
+    at: SystemTime,
+}
+
+#[derive(Debug)]
+struct Closed {
+    by: Direction,
+    code: Option<u16>,
+    reason: String,
+    at: SystemTime,
+}
+
+impl Capture {
+    /// Records into a sink.
+    pub fn new(sink: FlowSink, limits: CaptureLimits) -> Self {
+        Self {
+            sink,
+            limits,
+            shards: Default::default(),
+            in_flight: AtomicUsize::new(0),
+            cut: Arc::default(),
+        }
+    }
+
+    /// A counter of bodies and messages that were cut, or not kept, at a limit.
+    pub fn cut_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.cut)
+    }
+
+    fn shard(&self, id: FlowId) -> &Mutex<HashMap<FlowId, InFlight>> {
+        // The low bits of an id are its random ones.
+        let at = (id.0 % SHARDS as u128) as usize;
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "a remainder by the number of shards"
+        )]
+        &self.shards[at]
+    }
+
+    /// How many of `wanted` bytes there is room for among all flows in flight; that many are taken.
+    fn reserve(&self, wanted: usize) -> usize {
+        let mut granted = 0;
+        let _ = self
+            .in_flight
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                granted = wanted.min(self.limits.in_flight_bytes.saturating_sub(used));
+                Some(used + granted)
+            });
+        granted
+    }
+
+    fn count_cut(&self) {
+        self.cut.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn body(&self, id: FlowId, piece: Piece<'_>) {
+        let mut shard = lock(self.shard(id));
+        let flow = shard.entry(id).or_default();
+        let part = match piece.direction {
+            Direction::Request => &mut flow.request,
+            Direction::Response => &mut flow.response,
+        };
+        part.seen = true;
+        if part.cut {
+            return;
+        }
+        let room = self.limits.body_bytes.saturating_sub(part.data.len());
+        let kept = self.reserve(piece.data.len().min(room));
+        part.data
+            .extend_from_slice(piece.data.get(..kept).unwrap_or_default());
+        if kept < piece.data.len() {
+            part.cut = true;
+            self.count_cut();
+        }
+    }
+
+    /// A piece of a stream, which is a message of the record.
+    fn stream_piece(&self, id: FlowId, piece: Piece<'_>) {
+        let mut shard = lock(self.shard(id));
+        let flow = shard.entry(id).or_default();
+        let passed: usize = flow
+            .messages
+            .iter()
+            .filter(|message| message.direction == piece.direction)
+            .map(|message| message.content.len())
+            .sum();
+        let room = self.limits.body_bytes.saturating_sub(passed);
+        self.keep(flow, piece.direction, 0, false, piece.data, room);
+    }
+
+    fn keep(
+        &self,
+        flow: &mut InFlight,
+        direction: Direction,
+        opcode: u8,
+        injected: bool,
+        data: &[u8],
+        room: usize,
+    ) {
+        let kept = if flow.messages.len() < self.limits.messages {
+            self.reserve(data.len().min(room))
+        } else {
+            0
+        };
+        if kept < data.len() {
+            flow.cut_messages += 1;
+            self.count_cut();
+        }
+        if kept > 0 || (data.is_empty() && flow.messages.len() < self.limits.messages) {
+            flow.messages.push(Captured {
+                direction,
+                opcode,
+                injected,
+                content: Bytes::copy_from_slice(data.get(..kept).unwrap_or_default()),
+                at: SystemTime::now(),
+            });
+        }
+    }
+
+    fn take(&self, id: FlowId) -> InFlight {
+        let flow = lock(self.shard(id)).remove(&id).unwrap_or_default();
+        let messages: usize = flow.messages.iter().map(|m| m.content.len()).sum();
+        let held = flow.request.data.len() + flow.response.data.len() + messages;
+        if held > 0 {
+            self.in_flight.fetch_sub(held, Ordering::Relaxed);
+        }
+        flow
+    }
+
+    fn complete(&self, record: &mut Record, flow: &Flow, captured: InFlight) {
+        if captured.cut_messages > 0 {
+            record
+                .metadata
+                .set(CUT_MESSAGES, captured.cut_messages.to_string().as_str());
+        }
+        match &mut record.content {
+            Content::Http(http) => {
+                let size = flow.request.body_size;
+                self.put(&mut http.request.message, captured.request, size);
+                if let (Some(recorded), Some(live)) = (&mut http.response, &flow.response) {
+                    self.put(&mut recorded.message, captured.response, live.body_size);
+                }
+                if !captured.messages.is_empty() || captured.closed.is_some() {
+                    http.websocket = Some(websocket(captured.messages, captured.closed));
+                }
+            }
+            Content::Tcp(messages) | Content::Udp(messages) => {
+                *messages = captured
+                    .messages
+                    .into_iter()
+                    .map(|message| StreamMessage {
+                        from_client: message.direction == Direction::Request,
+                        content: message.content,
+                        timestamp: message.at.into(),
+                    })
+                    .collect();
+            }
+            Content::Dns(_) => {}
+        }
+    }
+
+    /// What was captured, or else what an interceptor had collected or replied, within the limit.
+    fn put(&self, message: &mut HttpMessage, part: Part, size: u64) {
+        if part.seen {
+            let kept = part.data.len() as u64;
+            message.body = if part.cut {
+                Body::kept(part.data, size.max(kept + 1))
+            } else {
+                Body::whole(part.data)
+            };
+        } else if let Some(data) = &message.body.data
+            && data.len() > self.limits.body_bytes
+        {
+            let whole = data.len() as u64;
+            message.body = Body::kept(data.slice(..self.limits.body_bytes), whole);
+            self.count_cut();
+        }
+    }
+}
+
+impl Interceptor for Capture {
+    fn name(&self) -> &str {
+        "capture"
+    }
+
+    fn on_failure(&self) -> OnFailure {
+        OnFailure::Open
+    }
+
+    fn interest(&self, flow: &Flow) -> Interest {
+        let all = Interest::DATA | Interest::END;
+        if flow.request.headers().has_token("upgrade", "websocket") {
+            all | Interest::MESSAGES
+        } else {
+            all
+        }
+    }
+
+    fn data(&self, flow: &mut Flow, piece: Piece<'_>) -> Step {
+        if !piece.data.is_empty() {
+            match flow.kind {
+                FlowKind::Http => self.body(flow.id, piece),
+                _ => self.stream_piece(flow.id, piece),
+            }
+        }
+        Step::Continue
+    }
+
+    fn message(&self, flow: &mut Flow, message: Message<'_>) -> Step {
+        let opcode = match message.kind {
+            MessageKind::Text => 1,
+            MessageKind::Binary => 2,
+            MessageKind::Close { code } => {
+                let mut shard = lock(self.shard(flow.id));
+                // The first side to say so closes; the other one answers.
+                shard
+                    .entry(flow.id)
+                    .or_default()
+                    .closed
+                    .get_or_insert_with(|| Closed {
+                        by: message.direction,
+                        code,
+                        reason: String::from_utf8_lossy(message.data).into_owned(),
+                        at: SystemTime::now(),
+                    });
+                return Step::Continue;
+            }
+            _ => return Step::Continue,
+        };
+        let mut shard = lock(self.shard(flow.id));
+        let held = shard.entry(flow.id).or_default();
+        let room = self.limits.body_bytes;
+        self.keep(
+            held,
+            message.direction,
+            opcode,
+            message.injected,
+            message.data,
+            room,
+        );
+        Step::Continue
+    }
+
+    fn end(&self, flow: &Flow, outcome: &Outcome) {
+        let captured = self.take(flow.id);
+        let mut record = Record::from_flow(flow, Some(outcome));
+        self.complete(&mut record, flow, captured);
+        // What is dropped is counted by the store.
+        let _ = self.sink.record(record);
+    }
+}
+
+fn websocket(messages: Vec<Captured>, closed: Option<Closed>) -> WebSocketData {
+    WebSocketData {
+        messages: messages
+            .into_iter()
+            .map(|message| WebSocketMessage {
+                opcode: message.opcode,
+                from_client: message.direction == Direction::Request,
+                content: message.content,
+                timestamp: message.at.into(),
+                dropped: false,
+                injected: message.injected,
+            })
+            .collect(),
+        closed_by_client: closed
+            .as_ref()
+            .map(|closed| closed.by == Direction::Request),
+        close_code: closed.as_ref().and_then(|closed| closed.code),
+        close_reason: closed.as_ref().map(|closed| closed.reason.clone()),
+        timestamp_end: closed.map(|closed| Timestamp::from(closed.at)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Place, Query, Store, StoreConfig};
+    use tollgate_flow::{ConnectionId, ConnectionInfo, HeaderList, Response};
+
+    fn flow(id: u128) -> Flow {
+        let address = "127.0.0.1:9".parse().unwrap();
+        let connection = ConnectionInfo::new(ConnectionId(1), address, address, None);
+        let mut flow = Flow::new(Arc::new(connection));
+        flow.id = FlowId(id);
+        flow.timing.started = SystemTime::now();
+        flow
+    }
+
+    fn piece(direction: Direction, data: &[u8]) -> Piece<'_> {
+        Piece {
+            direction,
+            data,
+            last: data.is_empty(),
+        }
+    }
+
+    fn records(store: &Store) -> Vec<Record> {
+        store.flush();
+        let rows = store.flows().list(&Query::all()).unwrap();
+        rows.iter()
+            .map(|row| store.flows().read(row).unwrap().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn bodies_are_kept_up_to_the_limits_and_marked() {
+        let store = Store::open(StoreConfig::new(Place::Memory)).unwrap();
+        let capture = Capture::new(
+            store.sink(),
+            CaptureLimits {
+                body_bytes: 10,
+                in_flight_bytes: 25,
+                ..CaptureLimits::default()
+            },
+        );
+        let mut first = flow(1);
+        first.response = Some(Box::new(Response::default()));
+        let _ = capture.data(&mut first, piece(Direction::Request, b"12345"));
+        let _ = capture.data(&mut first, piece(Direction::Request, b"6789012"));
+        first.request.body_size = 12;
+        let _ = capture.data(&mut first, piece(Direction::Response, b"abc"));
+        first.response.as_mut().unwrap().body_size = 3;
+        // 13 of 25 bytes are held: of this one there is room for 10 by its own limit, of the next for 2.
+        let mut second = flow(2);
+        let _ = capture.data(&mut second, piece(Direction::Request, b"0123456789"));
+        second.request.body_size = 10;
+        let mut third = flow(3);
+        let _ = capture.data(&mut third, piece(Direction::Request, b"0123"));
+        third.request.body_size = 4;
+        for flow in [&first, &second, &third] {
+            capture.end(flow, &Outcome::COMPLETED);
+        }
+        assert_eq!(capture.in_flight.load(Ordering::Relaxed), 0);
+        assert_eq!(capture.cut_counter().load(Ordering::Relaxed), 2);
+        let records = records(&store);
+        let body = |n: usize| &records[n].as_http().unwrap().request.message.body;
+        assert_eq!(*body(0), Body::kept("1234567890", 12));
+        assert_eq!(*body(1), Body::whole("0123456789"));
+        assert_eq!(*body(2), Body::kept("01", 4));
+        let response = records[0].as_http().unwrap().response.as_ref().unwrap();
+        assert_eq!(response.message.body, Body::whole("abc"));
+        let rows = store.flows().list(&Query::all()).unwrap();
+        assert_eq!(
+            rows.iter().map(|row| row.is_cut).collect::<Vec<_>>(),
+            [true, false, true]
+        );
+    }
+
+    #[test]
+    fn a_websocket_is_recorded_with_its_messages() {
+        let store = Store::open(StoreConfig::new(Place::Memory)).unwrap();
+        let limits = CaptureLimits {
+            messages: 2,
+            ..CaptureLimits::default()
+        };
+        let capture = Capture::new(store.sink(), limits);
+        let mut socket = flow(1);
+        assert!(!capture.interest(&socket).contains(Interest::MESSAGES));
+        let headers: &mut HeaderList = socket.request.headers_mut();
+        headers.append(b"Upgrade", b"websocket").unwrap();
+        assert!(capture.interest(&socket).contains(Interest::MESSAGES));
+        let message = |kind, data: &'static str| Message {
+            direction: Direction::Response,
+            sequence: 0,
+            kind,
+            data: data.as_bytes(),
+            injected: false,
+        };
+        for kind in [
+            MessageKind::Text,
+            MessageKind::Ping,
+            MessageKind::Binary,
+            MessageKind::Text,
+        ] {
+            let _ = capture.message(&mut socket, message(kind, "hi"));
+        }
+        let close = MessageKind::Close { code: Some(1000) };
+        let _ = capture.message(&mut socket, message(close, "bye"));
+        capture.end(&socket, &Outcome::COMPLETED);
+        let records = records(&store);
+        let socket = records[0].as_http().unwrap().websocket.as_ref().unwrap();
+        assert_eq!(socket.messages.len(), 2);
+        assert_eq!(socket.messages[1].opcode, 2);
+        assert_eq!(socket.close_code, Some(1000));
+        assert_eq!(socket.closed_by_client, Some(false));
+        assert_eq!(records[0].metadata.get(CUT_MESSAGES), Some(&"1".into()));
+    }
+
+    #[test]
+    fn a_stream_is_recorded_piece_by_piece() {
+        let store = Store::open(StoreConfig::new(Place::Memory)).unwrap();
+        let limits = CaptureLimits {
+            body_bytes: 5,
+            ..CaptureLimits::default()
+        };
+        let capture = Capture::new(store.sink(), limits);
+        let mut stream = flow(1);
+        stream.kind = FlowKind::Tcp;
+        let _ = capture.data(&mut stream, piece(Direction::Request, b"abc"));
+        let _ = capture.data(&mut stream, piece(Direction::Response, b"123"));
+        let _ = capture.data(&mut stream, piece(Direction::Request, b"def"));
+        capture.end(&stream, &Outcome::COMPLETED);
+        let records = records(&store);
+        let Content::Tcp(messages) = &records[0].content else {
+            panic!("not TCP")
+        };
+        let contents: Vec<_> = messages.iter().map(|m| &m.content[..]).collect();
+        assert_eq!(contents, [&b"abc"[..], b"123", b"de"]);
+        assert!(store.flows().list(&Query::all()).unwrap()[0].is_cut);
+    }
+}

@@ -1,0 +1,222 @@
+//! Segments: files of blocks, one frame after the other. They only grow, except that deleted blocks are overwritten.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::block::{Block, HEADER_BYTES, Header};
+
+/// What a segment begins with.
+const MAGIC: &[u8; 8] = b"TGSEG\0\0\x01";
+
+/// Where the first frame begins.
+pub(crate) const FIRST_FRAME: u64 = MAGIC.len() as u64;
+
+/// All segments of a store.
+#[derive(Clone, Debug)]
+pub(crate) enum SegmentDir {
+    Disk(PathBuf),
+    Memory(Arc<Mutex<BTreeMap<u64, Shared>>>),
+}
+
+type Shared = Arc<Mutex<Vec<u8>>>;
+
+/// One segment, open.
+#[derive(Debug)]
+pub(crate) enum Segment {
+    File(File),
+    Memory(Shared),
+}
+
+impl SegmentDir {
+    /// Makes a segment with nothing but its beginning.
+    pub fn create(&self, id: u64) -> io::Result<Segment> {
+        let mut segment = match self {
+            Self::Disk(folder) => {
+                let mut options = OpenOptions::new();
+                options.read(true).write(true).create(true).truncate(true);
+                Segment::File(private(&mut options).open(path(folder, id))?)
+            }
+            Self::Memory(all) => {
+                let data = Shared::default();
+                lock(all).insert(id, Arc::clone(&data));
+                Segment::Memory(data)
+            }
+        };
+        if let Err(error) = segment.write_at(0, MAGIC) {
+            let _ = self.remove(id);
+            return Err(error);
+        }
+        Ok(segment)
+    }
+
+    /// Opens a segment to read it, and to write to it if `write` says so.
+    pub fn open(&self, id: u64, write: bool) -> io::Result<Segment> {
+        match self {
+            Self::Disk(folder) => {
+                let mut options = OpenOptions::new();
+                options.read(true).write(write);
+                Ok(Segment::File(options.open(path(folder, id))?))
+            }
+            Self::Memory(all) => match lock(all).get(&id) {
+                Some(data) => Ok(Segment::Memory(Arc::clone(data))),
+                None => Err(io::ErrorKind::NotFound.into()),
+            },
+        }
+    }
+
+    pub fn remove(&self, id: u64) -> io::Result<()> {
+        match self {
+            Self::Disk(folder) => match fs::remove_file(path(folder, id)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            },
+            Self::Memory(all) => {
+                lock(all).remove(&id);
+                Ok(())
+            }
+        }
+    }
+
+    /// The numbers of all segments, in order.
+    pub fn list(&self) -> io::Result<Vec<u64>> {
+        let mut ids = match self {
+            Self::Disk(folder) => {
+                let mut ids = Vec::new();
+                for entry in fs::read_dir(folder)? {
+                    let name = entry?.file_name();
+                    let name = name.to_string_lossy();
+                    let number: Option<u64> = name
+                        .strip_prefix("segment-")
+                        .and_then(|rest| rest.strip_suffix(".tgs"))
+                        .and_then(|number| number.parse().ok());
+                    ids.extend(number);
+                }
+                ids
+            }
+            Self::Memory(all) => lock(all).keys().copied().collect(),
+        };
+        ids.sort_unstable();
+        Ok(ids)
+    }
+}
+
+impl Segment {
+    pub fn len(&self) -> io::Result<u64> {
+        match self {
+            Self::File(file) => Ok(file.metadata()?.len()),
+            Self::Memory(data) => Ok(lock(data).len() as u64),
+        }
+    }
+
+    /// Writes at a place, which is at most the end.
+    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::File(file) => {
+                file.seek(SeekFrom::Start(offset))?;
+                file.write_all(bytes)
+            }
+            Self::Memory(data) => {
+                let mut data = lock(data);
+                let offset = usize::try_from(offset).map_err(io::Error::other)?;
+                let end = offset + bytes.len();
+                if data.len() < end {
+                    data.resize(end, 0);
+                }
+                match data.get_mut(offset..end) {
+                    Some(slot) => slot.copy_from_slice(bytes),
+                    None => return Err(io::ErrorKind::InvalidInput.into()),
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads exactly so many bytes. What a file doesn't hold is not reserved.
+    pub fn read_at(&mut self, offset: u64, length: u64) -> io::Result<Vec<u8>> {
+        match self {
+            Self::File(file) => {
+                file.seek(SeekFrom::Start(offset))?;
+                let mut bytes = Vec::with_capacity(length.min(1 << 20) as usize);
+                file.take(length).read_to_end(&mut bytes)?;
+                if (bytes.len() as u64) < length {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                Ok(bytes)
+            }
+            Self::Memory(data) => {
+                let data = lock(data);
+                let slice = usize::try_from(offset).ok().and_then(|begin| {
+                    let end = begin.checked_add(usize::try_from(length).ok()?)?;
+                    data.get(begin..end)
+                });
+                let slice = slice.ok_or(io::ErrorKind::UnexpectedEof)?;
+                Ok(slice.to_vec())
+            }
+        }
+    }
+
+    pub fn truncate(&mut self, length: u64) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.set_len(length),
+            Self::Memory(data) => {
+                lock(data).truncate(usize::try_from(length).unwrap_or(usize::MAX));
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether it begins as segments do.
+    pub fn is_segment(&mut self) -> bool {
+        self.read_at(0, FIRST_FRAME)
+            .is_ok_and(|begin| begin == MAGIC)
+    }
+
+    /// Goes over the frames from `offset` on and hands out each whole block. Answers where the good ones end.
+    pub fn scan(
+        &mut self,
+        mut offset: u64,
+        mut found: impl FnMut(u64, u64, Block),
+    ) -> io::Result<u64> {
+        let end = self.len()?;
+        while let Some(header) = self.header(offset)? {
+            let length = header.frame_bytes();
+            if end.saturating_sub(offset) < length {
+                break;
+            }
+            if header.block != 0 {
+                match Block::parse(&self.read_at(offset, length)?) {
+                    Ok(block) => found(offset, length, block),
+                    Err(_) => break,
+                }
+            }
+            offset += length;
+        }
+        Ok(offset)
+    }
+
+    fn header(&mut self, offset: u64) -> io::Result<Option<Header>> {
+        match self.read_at(offset, HEADER_BYTES as u64) {
+            Ok(bytes) => Ok(Header::parse(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn path(folder: &Path, id: u64) -> PathBuf {
+    folder.join(format!("segment-{id:08}.tgs"))
+}
+
+/// For its owner's eyes only, where the platform has that.
+pub(crate) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
+}
+
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

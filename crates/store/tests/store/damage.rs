@@ -1,0 +1,177 @@
+//! Databases and segments that are not what was written.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tollgate_flow::record::Record;
+use tollgate_store::{Query, State};
+
+use crate::support::{everything, fill, open, readable, record};
+
+fn segments(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "tgs"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+fn copy(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, to.path().join(path.file_name().unwrap())).unwrap();
+    }
+    to
+}
+
+fn recorded(flows: u64) -> (tempfile::TempDir, Vec<Record>) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    // In small batches, for many blocks.
+    for n in 0..flows / 20 {
+        fill(&store, n * 20..(n + 1) * 20);
+    }
+    let expected = everything(&store);
+    drop(store);
+    (folder, expected)
+}
+
+/// Whatever was done to it: it opens, nothing panics, what is read is what was recorded, and it records.
+fn is_usable(folder: &Path, expected: &[Record], what: &str) -> Vec<Record> {
+    let store = open(folder);
+    let before = readable(&store);
+    for found in &before {
+        assert!(expected.contains(found), "{what}");
+    }
+    store.sink().record(record(9999)).unwrap();
+    store.flush();
+    assert_eq!(store.stats().state, State::Recording, "{what}");
+    let after = readable(&store);
+    assert_eq!(after.last(), Some(&record(9999)), "{what}");
+    before
+}
+
+#[test]
+fn a_database_that_is_none_is_set_aside_and_made_anew_from_the_segments() {
+    let (folder, expected) = recorded(100);
+    for content in [
+        &b"this is no database, but is long enough to be taken for one"[..],
+        b"",
+    ] {
+        let folder = copy(folder.path());
+        fs::write(folder.path().join("flows.db"), content).unwrap();
+        let store = open(folder.path());
+        assert_eq!(everything(&store), expected);
+        let aside = store.stats().set_aside;
+        // An empty file is as good as none.
+        assert_eq!(aside.len(), usize::from(!content.is_empty()));
+        for path in aside {
+            assert_eq!(fs::read(path).unwrap(), content);
+        }
+    }
+}
+
+#[test]
+fn a_database_that_is_damaged_in_any_page_does_no_harm() {
+    let (folder, expected) = recorded(200);
+    let database = fs::read(folder.path().join("flows.db")).unwrap();
+    assert_eq!(database.len() % 4096, 0);
+    for page in 0..database.len() / 4096 {
+        let at = page * 4096;
+        for (what, damaged) in [
+            ("flipped", {
+                let mut bytes = database.clone();
+                for byte in &mut bytes[at..at + 100] {
+                    *byte ^= 0x55;
+                }
+                bytes
+            }),
+            ("cut", database[..at].to_vec()),
+        ] {
+            let folder = copy(folder.path());
+            fs::write(folder.path().join("flows.db"), damaged).unwrap();
+            // As after a crash, when the database is checked.
+            is_usable(folder.path(), &expected, &format!("{what} at page {page}"));
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_is_damaged_anywhere_costs_its_blocks_only() {
+    let (folder, expected) = recorded(200);
+    let path = &segments(folder.path())[0];
+    let segment = fs::read(path).unwrap();
+    for at in (0..segment.len()).step_by(701) {
+        for cut in [false, true] {
+            let folder = copy(folder.path());
+            let mut bytes = segment.clone();
+            if cut {
+                bytes.truncate(at);
+            } else {
+                bytes[at] ^= 0x10;
+            }
+            fs::write(folder.path().join(path.file_name().unwrap()), bytes).unwrap();
+            let what = format!("byte {at}, cut: {cut}");
+            let found = is_usable(folder.path(), &expected, &what);
+            if !cut && at > 8 {
+                assert!(
+                    found.len() >= expected.len() - 20,
+                    "{what}: {}",
+                    found.len()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn segments_without_a_database_are_enough_and_are_cut_at_damage() {
+    let (folder, expected) = recorded(200);
+    fs::remove_file(folder.path().join("flows.db")).unwrap();
+    let path = &segments(folder.path())[0];
+    let segment = fs::read(path).unwrap();
+    for at in (0..segment.len()).step_by(977) {
+        let folder = copy(folder.path());
+        let path = folder.path().join(path.file_name().unwrap());
+        fs::write(&path, &segment[..at]).unwrap();
+        let found = is_usable(folder.path(), &expected, &format!("cut at {at}"));
+        assert_eq!(found, expected[..found.len()], "cut at {at}");
+    }
+    // A segment that was lost is no reason not to open.
+    let folder = copy(folder.path());
+    fs::remove_file(folder.path().join(path.file_name().unwrap())).unwrap();
+    assert_eq!(is_usable(folder.path(), &expected, "lost"), []);
+}
+
+#[test]
+fn a_database_that_breaks_while_it_is_used_is_set_aside_then() {
+    let (folder, _) = recorded(100);
+    let store = open(folder.path());
+    fill(&store, 100..120);
+    // Bytes that are overwritten may hide behind a cache for long; a table that is gone does not.
+    let other = rusqlite::Connection::open(folder.path().join("flows.db")).unwrap();
+    other.execute_batch("DROP TABLE blocks").unwrap();
+    drop(other);
+    fill(&store, 120..150);
+    assert_eq!(store.stats().set_aside.len(), 1);
+    assert_eq!(store.stats().lost, 0);
+    let found = everything(&store);
+    assert_eq!(found, (0..150).map(record).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_database_that_another_program_keeps_locked_is_set_aside() {
+    let (folder, expected) = recorded(40);
+    let other = rusqlite::Connection::open(folder.path().join("flows.db")).unwrap();
+    other
+        .execute_batch("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE; CREATE TABLE x(y)")
+        .unwrap();
+    let store = open(folder.path());
+    assert_eq!(store.stats().set_aside.len(), 1);
+    assert_eq!(everything(&store), expected);
+    fill(&store, 40..50);
+    assert_eq!(store.flows().list(&Query::all()).unwrap().len(), 50);
+}
