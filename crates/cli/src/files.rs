@@ -449,6 +449,8 @@ enum Writer {
 
 enum Output {
     Stdout(io::Stdout),
+    /// A device or a pipe, which is not to be replaced by a file.
+    Device(File),
     File(NamedTempFile, u64),
 }
 
@@ -456,6 +458,7 @@ impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Stdout(stdout) => stdout.write(bytes),
+            Self::Device(device) => device.write(bytes),
             Self::File(file, size) => {
                 let count = file.write(bytes)?;
                 *size += count as u64;
@@ -467,6 +470,7 @@ impl Write for Output {
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Stdout(stdout) => stdout.flush(),
+            Self::Device(device) => device.flush(),
             Self::File(file, _) => file.flush(),
         }
     }
@@ -492,13 +496,23 @@ impl Sink {
             if input.is_some_and(same) {
                 bail!("{shown} is the input, too");
             }
-            let folder = match path.parent() {
-                Some(folder) if folder != Path::new("") => folder,
-                _ => Path::new("."),
-            };
-            let file =
-                NamedTempFile::new_in(folder).with_context(|| format!("can't write {shown}"))?;
-            (Output::File(file, 0), Some(path.to_owned()))
+            let failed = || format!("can't write {shown}");
+            if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+                let device = File::options()
+                    .write(true)
+                    .open(path)
+                    .with_context(failed)?;
+                (Output::Device(device), None)
+            } else {
+                // Behind a link, the file that it leads to.
+                let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+                let folder = match path.parent() {
+                    Some(folder) if folder != Path::new("") => folder,
+                    _ => Path::new("."),
+                };
+                let file = NamedTempFile::new_in(folder).with_context(failed)?;
+                (Output::File(file, 0), Some(path))
+            }
         };
         let output = BufWriter::with_capacity(256 * 1024, output);
         Ok(Self {

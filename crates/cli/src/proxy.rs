@@ -1,9 +1,11 @@
 //! Starts the proxy with what the command line decided, and says in one line why it could not.
 
 use std::io::{self, ErrorKind, IsTerminal as _};
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use tollgate_engine::{Handle, Proxy, ProxyBuilder, ProxyError};
+use tollgate_screen::{Screen, Verdict};
 use tollgate_store::{Capture, Store};
 
 use crate::output::{FlowPrinter, Printer, Stream, Style, install_log};
@@ -39,6 +41,13 @@ pub async fn start(
     let builder = Proxy::builder()
         .config(settings.config.clone())
         .authority(authority.authority.clone());
+    // Before whoever shows flows: what is shown is what became of them.
+    let builder = match &settings.screen {
+        Some(screen) => builder.interceptor(
+            Screen::new(screen.scanner.clone(), screen.config.clone()).on_verdict(Arc::new(report)),
+        ),
+        None => builder,
+    };
     let mut builder = show_flows(builder, settings, printer, stream);
     if let Some(store) = store {
         // The last one: it records what the others made of the traffic.
@@ -46,6 +55,23 @@ pub async fn start(
     }
     let proxy = builder.build().map_err(explain)?;
     proxy.start().await.map_err(explain)
+}
+
+/// Puts a verdict into the log, with what would allow what it refuses.
+fn report(verdict: &Verdict) {
+    let word = if verdict.refused { "refused" } else { "seen" };
+    for finding in &verdict.findings {
+        tracing::warn!(
+            flow = %verdict.flow,
+            target = verdict.target,
+            severity = finding.severity.as_str(),
+            "{word}: {} in {} ({}); to let it pass: {}",
+            finding.rule,
+            verdict.place,
+            finding.excerpt,
+            finding.allow_hint()
+        );
+    }
 }
 
 /// Nothing to show: no interceptor, and no cost.

@@ -161,16 +161,29 @@ fn code(found: bool) -> ExitCode {
 }
 
 fn scanner(args: &ScanArgs) -> anyhow::Result<Scanner> {
+    build(&args.rules, &args.known_secrets, &args.canary, &args.allow)
+}
+
+/// A scanner with the built-in rules, these packs, and these values to look for.
+///
+/// # Errors
+/// A pack or a source that can't be read.
+pub fn build(
+    rules: &[PathBuf],
+    known_secrets: &[String],
+    canary: &[String],
+    allow: &[String],
+) -> anyhow::Result<Scanner> {
     let mut builder = Scanner::builder();
-    for path in &args.rules {
+    for path in rules {
         let name = path.display().to_string();
         let toml = std::fs::read_to_string(path).with_context(|| name.clone())?;
         builder = builder.pack(RulePack::gitleaks(&toml, &name)?);
     }
-    for rule in &args.allow {
+    for rule in allow {
         builder = builder.allow(rule);
     }
-    builder = builder.known(known::collect(&args.known_secrets, &args.canary)?);
+    builder = builder.known(known::collect(known_secrets, canary)?);
     Ok(builder.build()?)
 }
 
@@ -187,7 +200,11 @@ fn read(scanner: &Scanner, kind: Kind, mut from: impl Read) -> io::Result<Vec<Fi
         if n == 0 {
             break;
         }
-        scanner.feed(&mut state, buffer.get(..n).unwrap_or_default(), &mut findings);
+        scanner.feed(
+            &mut state,
+            buffer.get(..n).unwrap_or_default(),
+            &mut findings,
+        );
         findings.truncate(MAX_FINDINGS + 1);
     }
     scanner.finish(&mut state, &mut findings);

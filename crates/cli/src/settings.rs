@@ -12,13 +12,17 @@ use tollgate_engine::{
     TlsVersions, UpstreamHttp, ViaRule,
 };
 use tollgate_flow::{Credentials, OnFailure, TlsVersion, UpstreamProxy};
+use tollgate_screen::scan::Scanner;
+use tollgate_screen::{Enforcement, ScreenConfig};
 
 use crate::args::{
-    AuthorityArgs, ListenAt, OutputArgs, ProxyArgs, ProxyProtocolArg, UpstreamHttpArg,
+    AuthorityArgs, ListenAt, OutputArgs, ProxyArgs, ProxyProtocolArg, ScreenArg, ScreenArgs,
+    UpstreamHttpArg,
 };
 use crate::mitm_options::MitmOptions;
 use crate::output::Verbosity;
 use crate::paths::default_data_dir;
+use crate::scan;
 use crate::store::StoreSettings;
 
 /// Everything that the command line decides.
@@ -30,6 +34,8 @@ pub struct Settings {
     pub authority: AuthoritySource,
     /// What is shown.
     pub output: OutputSettings,
+    /// What looks at what passes.
+    pub screen: Option<ScreenSettings>,
     /// How long connections may take to end.
     pub drain: Duration,
     /// Whether and how flows are recorded.
@@ -60,6 +66,39 @@ pub struct OutputSettings {
     pub verbosity: Verbosity,
     /// Whether colours are forbidden.
     pub no_color: bool,
+}
+
+/// What looks at what passes.
+#[derive(Clone, Debug)]
+pub struct ScreenSettings {
+    /// What it looks for.
+    pub scanner: Scanner,
+    /// What follows.
+    pub config: ScreenConfig,
+}
+
+impl ScreenSettings {
+    fn new(args: &ScreenArgs) -> anyhow::Result<Option<Self>> {
+        let Some(mode) = args.screen else {
+            return Ok(None);
+        };
+        let mut config = ScreenConfig::default();
+        config.enforcement = match mode {
+            ScreenArg::Enforce => Enforcement::Enforce,
+            ScreenArg::Monitor => Enforcement::Monitor,
+        };
+        config.stream_at_once = args.read_only_tools.clone();
+        if args.screen_fail_open {
+            config.on_failure = OnFailure::Open;
+        }
+        let scanner = scan::build(
+            &args.screen_rules,
+            &args.known_secrets,
+            &[],
+            &args.screen_allow,
+        )?;
+        Ok(Some(Self { scanner, config }))
+    }
 }
 
 /// Where the authority comes from.
@@ -140,6 +179,7 @@ impl Settings {
             config,
             authority: AuthoritySource::new(&args.authority, &set, purpose)?,
             output: OutputSettings::new(&args.output, &set, purpose)?,
+            screen: ScreenSettings::new(&args.screen)?,
             drain: args.listen.drain,
             store: StoreSettings::new(&args.store, &args.authority, purpose)?,
             warnings,

@@ -143,7 +143,10 @@ fn flows_are_exported_and_those_that_cannot_be_are_named() {
         &["export", "raw_response", "--filter", "~http", "--first"],
         &capture(),
     );
-    assert_eq!(text(&done.stdout), "HTTP/1.1 200 OK\r\n\r\nhello");
+    assert_eq!(
+        text(&done.stdout),
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
+    );
     let done = with_input(
         &["export", "raw", "--filter", "~c 500", "--json"],
         &capture(),
@@ -167,6 +170,33 @@ fn a_cut_file_gives_its_good_flows_and_exit_code_1() {
         said.starts_with("warning: standard input: byte ") && said.contains("cut off"),
         "{said}"
     );
+}
+
+#[test]
+fn a_pipe_is_written_to_and_a_link_is_followed() {
+    use std::os::unix::fs::{FileTypeExt as _, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let made = std::process::Command::new("mkfifo")
+        .arg(path("pipe"))
+        .status();
+    assert!(made.unwrap().success());
+    let pipe = path("pipe");
+    let reader = std::thread::spawn(move || fs::read(pipe).unwrap());
+    let done = with_input(&["convert", "-", &path("pipe")], &capture());
+    assert!(done.status.success());
+    assert_eq!(reader.join().unwrap(), capture());
+    let metadata = fs::symlink_metadata(path("pipe")).unwrap();
+    assert!(metadata.file_type().is_fifo());
+    fs::write(path("file"), "").unwrap();
+    symlink(path("file"), path("link")).unwrap();
+    assert!(
+        with_input(&["convert", "-", &path("link")], &capture())
+            .status
+            .success()
+    );
+    assert!(fs::symlink_metadata(path("link")).unwrap().is_symlink());
+    assert_eq!(fs::read(path("file")).unwrap(), capture());
 }
 
 #[test]

@@ -192,8 +192,8 @@ pub enum UpstreamHttp {
     Http1,
     /// HTTP/2 where the origin has it, also for clients that speak HTTP/1.1.
     Http2,
-    /// HTTP/3 to origins with TLS, whatever the client speaks; there is no way back to TCP. Needs
-    /// the feature `http3`.
+    /// HTTP/3 to origins with TLS, whatever the client speaks; there is no way back to TCP, but
+    /// for WebSockets, which go over HTTP/1.1. Needs the feature `http3`.
     Http3,
 }
 
@@ -331,7 +331,7 @@ pub struct Limits {
     /// interceptor. After a larger one observers see no more of that direction, and the wire is
     /// not affected; a WebSocket that may be edited is closed with 1009. Default: 16 MiB.
     pub message_bytes: usize,
-    /// Streams that a client may have open on one HTTP/2 connection. Default: 256.
+    /// Streams that a client may have open on one connection of HTTP/2 or HTTP/3. Default: 256.
     pub h2_streams: u32,
     /// Names in the DNS cache. Default: 4096.
     pub dns_entries: usize,
@@ -365,7 +365,8 @@ pub struct Timeouts {
     pub first_bytes: Duration,
     /// From the first byte of a request head to its last. Default: 30 s; then 408.
     pub request_head: Duration,
-    /// A TCP connection to an origin, DNS included. Default: 10 s; then 504.
+    /// A TCP connection to an origin, DNS included; over HTTP/3 its handshake, too. Default: 10 s;
+    /// then 504.
     pub connect: Duration,
     /// A TLS handshake, on either side. Default: 10 s.
     pub handshake: Duration,

@@ -11,6 +11,7 @@ mod listener;
 mod stream;
 mod upstream;
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use h2::Reason;
@@ -80,6 +81,24 @@ fn reason_of(code: u64) -> Reason {
     match known {
         Some((reason, _)) => *reason,
         None => u32::try_from(code).map_or(Reason::INTERNAL_ERROR, Reason::from),
+    }
+}
+
+/// Which of a connection's bytes have been counted.
+#[derive(Default)]
+struct Counted(std::sync::Mutex<(u64, u64)>);
+
+impl Counted {
+    /// What was received and sent since the last call.
+    fn take(&self, connection: &quinn::Connection) -> (u64, u64) {
+        let stats = connection.stats();
+        let now = (stats.udp_rx.bytes, stats.udp_tx.bytes);
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *counted, now);
+        (
+            now.0.saturating_sub(before.0),
+            now.1.saturating_sub(before.1),
+        )
     }
 }
 

@@ -98,6 +98,11 @@ impl Port {
         }
     }
 
+    /// Whether it takes datagrams.
+    pub fn is_udp(&self) -> bool {
+        self.mode.load().is_datagrams()
+    }
+
     /// Whether this port serves an endpoint's place. Its mode may have been another.
     pub fn is_at(&self, endpoint: &Endpoint) -> bool {
         // A transparent listener is bound differently, and one for QUIC is of another kind.
@@ -220,10 +225,15 @@ impl Acceptor {
         };
         Poll::Ready(accepted.map(|(came, client, local, original)| Accepted {
             came,
-            client,
-            local,
-            original,
+            client: canonical(client),
+            local: canonical(local),
+            original: original.map(canonical),
             port: Arc::clone(&self.port),
         }))
     }
+}
+
+/// A listener for both versions of IP sees IPv4 as a part of IPv6; everybody else, rules and people, sees IPv4.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -392,9 +392,11 @@ impl Shared {
     }
 
     /// Whether dialling an address would reach this proxy. `local` is where the client reached us.
-    pub fn is_ourselves(&self, address: SocketAddr, local: SocketAddr) -> bool {
+    /// A port of UDP is no port of TCP.
+    pub fn is_ourselves(&self, address: SocketAddr, local: SocketAddr, udp: bool) -> bool {
         let ports = self.ports.load();
-        ports.iter().filter_map(|port| port.address).any(|ours| {
+        let ports = ports.iter().filter(|port| port.is_udp() == udp);
+        ports.filter_map(|port| port.address).any(|ours| {
             ours.port() == address.port()
                 && (ours.ip() == address.ip()
                     || (ours.ip().is_unspecified()
@@ -507,8 +509,8 @@ pub struct Shutdown {
 }
 
 impl Handle {
-    /// The address of the first TCP listener, with the real port; the unspecified address when
-    /// there is none.
+    /// The address of the first listener that has one, with the real port; the unspecified address
+    /// when all are Unix sockets.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addrs()
             .first()
@@ -516,7 +518,8 @@ impl Handle {
             .unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
     }
 
-    /// The addresses of all TCP listeners, in the order of the configuration.
+    /// The addresses of all listeners but Unix sockets, in the order of the configuration. Those in
+    /// mode `reverse:http3` are of UDP.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         let ports = self.shared.ports.load();
         ports.iter().filter_map(|port| port.address).collect()

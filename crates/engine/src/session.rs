@@ -131,9 +131,8 @@ impl Session {
                 }
             }
             _ => {
-                let h2c = tls.is_none()
-                    && request.version == HttpVersion::Http2
-                    && self.tries_h2c(&to);
+                let h2c =
+                    tls.is_none() && request.version == HttpVersion::Http2 && self.tries_h2c(&to);
                 Route {
                     h2c,
                     ..self.route(to, tls.cloned(), pinned)
@@ -342,7 +341,7 @@ impl Session {
         let started = Instant::now();
         let local = self.info.local;
         let stream = dial(&shared.dns, target, config, self.counters(), |address| {
-            shared.is_ourselves(address, local)
+            shared.is_ourselves(address, local, false)
         })
         .await?;
         let failed = |e: std::io::Error| {

@@ -331,9 +331,8 @@ fn dials_first(session: &Session, towards: &Towards, decision: ConnectDecision) 
     if session.scanner().is_some() || session.live.config.upstream_http == UpstreamHttp::Http3 {
         return false;
     }
-    match towards.server {
-        Some(server) => return server == ReverseScheme::Tcp,
-        None => {}
+    if let Some(server) = towards.server {
+        return server == ReverseScheme::Tcp;
     }
     // A pooled connection is proof enough that the origin is alive.
     // So is one in use, where their number is bounded and dialling might exceed it.

@@ -124,7 +124,7 @@ pub(crate) async fn tunnel_through(
             ProxyScheme::Socks5 => socks(conn, proxy, target).await,
         }
     };
-    let answer = if limit.is_zero() {
+    if limit.is_zero() {
         work.await
     } else {
         timeout(limit, work).await.unwrap_or_else(|_| {
@@ -134,8 +134,7 @@ pub(crate) async fn tunnel_through(
                 format!("the proxy {proxy} did not connect to {target} within {limit:?}"),
             ))
         })
-    };
-    answer
+    }
 }
 
 fn refused(proxy: &UpstreamProxy, target: &Target, why: impl std::fmt::Display) -> FlowError {

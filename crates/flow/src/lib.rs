@@ -1,8 +1,11 @@
-//! The flow: one recorded exchange, and the traits that touch it.
+//! The flow: one recorded exchange, the traits that touch it, and the formats it is kept in.
 //!
 //! A [`Flow`] is made when a request head has been read and ends in exactly one [`Outcome`].
-//! An [`Interceptor`] observes and edits flows while they pass. This crate does no I/O and knows
-//! no sockets: the engine fills flows in and calls the interceptors.
+//! An [`Interceptor`] observes and edits flows while they pass. This crate does no I/O but a
+//! format's and knows no sockets: the engine fills flows in and calls the interceptors.
+//!
+//! A [`Record`](record::Record) is a flow that was recorded: [`filter`] says which, [`mitm`] and [`har`] read and write
+//! files of them, [`export`] makes commands of one.
 //!
 //! ```
 //! use tollgate_flow::{Flow, Interceptor, Interest, Reply, Step};
@@ -40,9 +43,9 @@ mod step;
 mod text;
 mod tls;
 mod upstream_proxy;
-mod websocket;
 mod url;
 mod value;
+mod websocket;
 
 pub use bytes::Bytes;
 pub use connection::{
@@ -57,5 +60,5 @@ pub use tls::{CertificateProblem, ClientTls, TlsDecision, TlsFailure, TlsFailure
 pub use tollgate_wire::headers::{HeaderList, InvalidHeader};
 pub use tollgate_wire::tls::ClientHello;
 pub use upstream_proxy::{Credentials, InvalidProxy, ProxyScheme, UpstreamProxy, Via};
-pub use websocket::{InjectError, Injected, WebSocket, WebSocketClose, WebSocketHandle};
 pub use value::Value;
+pub use websocket::{InjectError, Injected, WebSocket, WebSocketClose, WebSocketHandle};

@@ -102,10 +102,10 @@ fn parameter<'a>(content_type: &'a str, name: &str) -> Option<&'a str> {
     let pairs = parameters
         .split(';')
         .filter_map(|clause| clause.split_once('='));
-    pairs
-        .filter(|(key, _)| key.trim() == name)
+    let mut found = pairs.rev();
+    found
+        .find(|(key, _)| key.trim() == name)
         .map(|(_, value)| value.trim())
-        .last()
 }
 
 /// Text in a charset as UTF-8; `None` where it is not text in it, or the charset is unknown.

@@ -1,5 +1,11 @@
 //! The filter language against what mitmproxy itself says: `data/filters.json` and `data/patterns.json`, made by
 //! `data/generate.py`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "helpers of tests assert as tests do"
+)]
 
 use serde_json::Value;
 use tollgate_flow::filter::Filter;

@@ -1,5 +1,11 @@
 //! HAR and exports against what mitmproxy makes of the same flows: `data/flows.har`, `data/exports.json` and
 //! `data/browser.mitm`, made by `data/generate.py`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "helpers of tests assert as tests do"
+)]
 
 use serde_json::Value;
 use tollgate_flow::export::{ExportFormat, ExportOptions, export};

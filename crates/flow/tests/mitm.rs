@@ -1,4 +1,10 @@
 //! Flow files against what mitmproxy wrote: `data/flows.mitm`, made by `data/generate.py`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "helpers of tests assert as tests do"
+)]
 
 use tollgate_flow::mitm::{FlowReader, FlowWriter, ReadErrorKind};
 use tollgate_flow::record::Record;

@@ -1,10 +1,11 @@
 //! Pipes a response body from standard input through a gate to standard output, and refuses the
 //! calls whose name or arguments contain one of the given texts:
 //!
-//!     gate DIALECT CONTENT-TYPE [--open] [--at-once TOOL]… [--redact TEXT JSON]… [TEXT]…
+//!     gate DIALECT CONTENT-TYPE [--open] [--keep-alive] [--at-once TOOL]… [--redact TEXT JSON]… [TEXT]…
 //!
-//! `DIALECT` is a name such as `openai_chat`, or `-`. Input is passed on as it arrives. What was
-//! refused goes to standard error, one line of JSON for each call.
+//! `DIALECT` is a name such as `openai_chat`, or `-`. Input is passed on as it arrives; with
+//! `--keep-alive`, a sign of life is written for every piece that is held. What was refused goes to
+//! standard error, one line of JSON for each call.
 
 use std::io::{Read as _, Write as _};
 
@@ -25,17 +26,18 @@ const DIALECTS: [Dialect; 9] = [
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let usage =
-        "usage: gate DIALECT CONTENT-TYPE [--open] [--at-once TOOL] [--redact TEXT JSON] [TEXT]";
+    let usage = "usage: gate DIALECT CONTENT-TYPE [--open] [--keep-alive] [--at-once TOOL] [--redact TEXT JSON] [TEXT]";
     let name = arguments.next().ok_or(usage)?;
     let content_type = arguments.next().ok_or(usage)?;
     let dialect = DIALECTS.into_iter().find(|dialect| dialect.name() == name);
     let mut options = GateOptions::default();
+    let mut keep_alive = false;
     let mut blocked = Vec::new();
     let mut redacted = Vec::new();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--open" => options.on_failure = OnFailure::Open,
+            "--keep-alive" => keep_alive = true,
             "--at-once" => options.stream_at_once.push(arguments.next().ok_or(usage)?),
             "--redact" => {
                 let text = arguments.next().ok_or(usage)?;
@@ -83,6 +85,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     _ => {}
                 }
             }
+        }
+        if keep_alive {
+            out.extend(gate.keep_alive().unwrap_or_default());
         }
         output.write_all(&out)?;
         output.flush()?;

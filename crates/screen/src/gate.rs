@@ -252,7 +252,7 @@ impl Gate {
                 response_id: None,
                 dialect,
                 last: None,
-                in_message: false,
+                faulty: None,
                 ended: false,
                 refused_body: false,
                 options,
@@ -318,7 +318,7 @@ impl Gate {
     /// the kind.
     #[must_use]
     pub fn keep_alive(&self) -> Option<Vec<u8>> {
-        if !self.is_holding() || self.core.in_message {
+        if !self.is_holding() || self.core.faulty.is_some() {
             return None;
         }
         let dialect = self.core.dialect?;
@@ -372,8 +372,8 @@ struct Core {
     dialect: Option<Dialect>,
     /// Format and envelope of the last message.
     last: Option<(Dialect, Envelope)>,
-    /// A piece of a message was passed on whose end hasn't come.
-    in_message: bool,
+    /// What is wrong with the bytes that came last; they may be a piece of a message.
+    faulty: Option<Fault>,
     /// The answer has ended.
     ended: bool,
     /// A refusal was written in the place of the whole body.
@@ -388,7 +388,7 @@ impl Core {
             self.fault(frame, fault, out, events);
             return;
         }
-        self.in_message = false;
+        self.faulty = None;
         let Some(data) = frame.data.as_deref() else {
             // Comments may overtake; brackets and blank lines of other framings may not.
             if self.queue.is_empty() || frame.envelope == Envelope::Sse {
@@ -598,11 +598,11 @@ impl Core {
     ) {
         let passed = self.options.on_failure == OnFailure::Open;
         let failed = GateEvent::Failed { fault, passed };
-        // One event for a message that is passed over in pieces.
-        if events.last() != Some(&failed) {
+        // Once for all the pieces in which messages without fault don't stand.
+        if self.faulty != Some(fault) {
             events.push(failed);
         }
-        self.in_message = true;
+        self.faulty = Some(fault);
         if fault == Fault::Broken {
             self.give_up("the stream is broken", events);
             self.drain(out);

@@ -1,10 +1,14 @@
 //! Screening of what agents send and receive: secrets, dangerous commands, injection, exfiltration.
 //!
-//! Nothing here opens a socket or knows a connection. [`scan`] finds things in logical text; what
-//! follows from a finding is for others to decide.
+//! Nothing here opens a socket or knows a connection. [`scan`] finds things in logical text, [`llm`]
+//! reads what language models are told and answer, [`gate`] holds their tool calls, and [`Screen`]
+//! puts these into a proxy, as an interceptor.
 #![forbid(unsafe_code)]
 
 pub mod gate;
+mod interceptor;
 pub mod llm;
 pub mod scan;
 pub mod shell;
+
+pub use interceptor::{Enforcement, OnVerdict, Place, Screen, ScreenConfig, Verdict};

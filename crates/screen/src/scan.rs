@@ -6,6 +6,7 @@
 
 mod assign;
 mod builtin;
+mod catalogue;
 mod command;
 mod decode;
 pub(crate) mod encoding;
@@ -14,6 +15,7 @@ mod gitleaks;
 mod injection;
 mod known;
 mod literals;
+mod multi;
 mod rule;
 mod scanner;
 mod toolcall;
@@ -25,5 +27,5 @@ pub use finding::{Category, Confidence, Finding, Kind, Range64, Severity};
 pub use gitleaks::{MAX_PACK_BYTES, MAX_PACK_RULES, PackError, RulePack};
 pub use known::{KnownError, KnownSecrets, MAX_KNOWN, MAX_KNOWN_LEN, MIN_KNOWN_LEN};
 pub use rule::{PatternError, RuleInfo};
-pub use url::{Unsafe, unsafe_address, unsafe_host};
 pub use scanner::{BuildError, ScanState, Scanner, ScannerBuilder};
+pub use url::{Unsafe, unsafe_address, unsafe_host};

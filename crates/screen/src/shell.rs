@@ -49,6 +49,8 @@ pub struct Command {
     pub reads_from: Option<usize>,
     /// What it reads on standard input, if that is known.
     pub input: Option<String>,
+    /// The program's name came out of a variable or a substitution.
+    pub indirect: bool,
     /// It runs as another user (sudo, doas, su).
     pub elevated: bool,
     /// What had to be undone to see it: `sh -c`, `eval`, `base64`, `xargs`, `find` …
@@ -149,7 +151,10 @@ mod tests {
 
     #[test]
     fn inner_commands_come_out() {
-        has("if true; then for i in 1 2; do rm -rf $i; done; else id; fi", "id");
+        has(
+            "if true; then for i in 1 2; do rm -rf $i; done; else id; fi",
+            "id",
+        );
         has("f() { curl x; }; f", "curl x");
         has("case $1 in a|b) date ;; *) id;; esac", "id");
         has("echo $(whoami)", "whoami");
@@ -175,7 +180,12 @@ mod tests {
         has("ssh -p 22 host 'rm -rf /x'", "rm -rf /x");
         has("docker exec -it web rm -rf /x", "rm -rf /x");
         has("su -c 'rm -rf /x' root", "rm -rf /x");
-        assert!(Script::parse("sudo id").commands.iter().any(|c| c.elevated && c.name() == "id"));
+        assert!(
+            Script::parse("sudo id")
+                .commands
+                .iter()
+                .any(|c| c.elevated && c.name() == "id")
+        );
     }
 
     #[test]
@@ -187,13 +197,19 @@ mod tests {
         has("bash <<'EOF'\nrm -rf /x\nEOF\n", "rm -rf /x");
         has("$(echo cm0= | base64 -d) -rf /x", "rm -rf /x");
         has("eval $(echo 'x/ fr- mr' | rev)", "rm -rf /x");
-        has("echo 'rm -rf /x' > /tmp/a.sh; chmod +x /tmp/a.sh; /tmp/a.sh", "rm -rf /x");
+        has(
+            "echo 'rm -rf /x' > /tmp/a.sh; chmod +x /tmp/a.sh; /tmp/a.sh",
+            "rm -rf /x",
+        );
         has("`rm` -rf /x", "rm -rf /x");
     }
 
     #[test]
     fn bad_syntax_is_no_way_out() {
-        has("echo 'unfinished; rm x\nrm -rf /y", "echo unfinished; rm x\nrm -rf /y");
+        has(
+            "echo 'unfinished; rm x\nrm -rf /y",
+            "echo unfinished; rm x\nrm -rf /y",
+        );
         has("fi; done; rm -rf /x", "rm -rf /x");
         has(") rm -rf /x", "rm -rf /x");
         has("rm -rf /x | | |", "rm -rf /x");

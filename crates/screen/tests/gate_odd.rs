@@ -13,7 +13,7 @@ use tollgate_screen::gate::{
     Decision, Gate, GateEvent, GateOptions, Messages, OnFailure, repair_request,
 };
 use tollgate_screen::llm::{
-    Arguments, Dialect, Event, Fault, Framing, ResponseReader, TextKind, ToolCall,
+    Arguments, Dialect, Event, Fault, Framing, ResponseReader, RunsAt, TextKind, ToolCall,
 };
 
 const SSE: &str = "text/event-stream";
@@ -918,8 +918,6 @@ fn any_stream() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
     #[test]
     fn any_stream_means_the_same_however_it_is_cut(
         body in any_stream(),
@@ -956,6 +954,31 @@ proptest! {
         prop_assert!(whole.is_some());
         prop_assert_eq!(&whole, &cut);
         prop_assert_eq!(&whole, &bytewise);
+    }
+
+    #[test]
+    fn what_is_refused_is_not_delivered(body in any_stream(), dialect in any_dialect()) {
+        for content_type in [SSE, "application/x-ndjson"] {
+            let options = GateOptions::default();
+            let Some(mut gate) = Gate::for_response(dialect, 200, Some(content_type), options) else {
+                continue;
+            };
+            let (mut out, mut events) = (Vec::new(), Vec::new());
+            gate.feed(&body, &mut out, &mut events);
+            gate.finish(&mut out, &mut events);
+            settle(&mut gate, &mut out, &mut events, 0, &block);
+            let announced = Framing::from_content_type(content_type);
+            let mut reader = ResponseReader::new(dialect, announced);
+            let mut delivered = Vec::new();
+            let mut check = |event| {
+                if let Event::ToolCallStart { runs_at: RunsAt::Client, name, .. } = event {
+                    delivered.push(name);
+                }
+            };
+            reader.feed(&out, &mut check);
+            reader.finish(&mut check);
+            prop_assert!(delivered.is_empty(), "{:?}: {}", delivered, String::from_utf8_lossy(&out));
+        }
     }
 
     #[test]

@@ -187,6 +187,15 @@ fn every_violation_has_its_name() {
 }
 
 #[test]
+fn of_two_things_that_are_wrong_the_first_one_is_named() {
+    // Compressed text that is not UTF-8, and then can't be decompressed: found by fuzzing.
+    let wire = b"\xc1\xb8\x07\xf2\xcdH\x15\0\0ssage-deflate; client_max_window\0\xc9\xce\x07\0";
+    let deflate = PermessageDeflate::default();
+    let (seen, end) = check(wire, Sender::Client, Some(&deflate));
+    assert_eq!((seen, end), failed(WebSocketError::InvalidUtf8));
+}
+
+#[test]
 fn a_message_over_the_limit_is_refused_before_it_is_kept() {
     let limit = 1000;
     let too_large = failed(WebSocketError::TooLarge { limit });

@@ -1,12 +1,14 @@
 """The official SDKs against recorded answers that passed a gate.
 
     gated_streams.py GATE STREAMS [SDK]…
+    gated_streams.py tollgate=PROGRAM STREAMS [SDK]…
 
 GATE is the example binary `gate` of tollgate-screen, STREAMS the folder with the recorded answers. A server imitates
-each provider; what it answers is piped through the gate. For every SDK, streamed and not, with both calls allowed, one
+each provider; what it answers is piped through the gate, or passes a proxy with `--screen` in front of the server, whose
+rules judge the calls. For every SDK, streamed and not, with both calls allowed, one
 of them blocked, and both:
 
-* no exception;
+* no exception, although signs of life are written while a call is held;
 * a blocked call isn't delivered, an allowed one is, with its arguments; the text is there;
 * the text is delivered while the call that follows it hasn't begun to arrive;
 * the next turn, made of what the SDK returned, is one that the provider would take.
@@ -18,6 +20,7 @@ import queue
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 import zlib
@@ -25,6 +28,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 GATE, STREAMS = sys.argv[1], Path(sys.argv[2])
+TOLLGATE = GATE.removeprefix("tollgate=") if GATE.startswith("tollgate=") else None
 TEXT = "Let me look at that \U0001f600."
 BASH, READ = ("bash", {"command": "rm -rf / # A ü"}), ("read_file", {"path": "notes/a.txt"})
 # What the gate blocks, and what must arrive.
@@ -33,6 +37,9 @@ CASES = {
     "one": (["rm -rf"], [READ]),
     "both": (["rm -rf", "notes/a.txt"], []),
 }
+if TOLLGATE:
+    # Nothing but the rules decides there, and they have nothing against the second call.
+    del CASES["both"]
 LIMIT = 30
 
 
@@ -105,27 +112,41 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", turn.content_type)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        gate = subprocess.Popen([GATE, turn.dialect, turn.content_type, *turn.blocked],
+        if TOLLGATE:
+            self.answer(turn, self.write)
+            self.wfile.write(b"0\r\n\r\n")
+            return
+        gate = subprocess.Popen([GATE, turn.dialect, turn.content_type, "--keep-alive", *turn.blocked],
                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         relay = threading.Thread(target=self.relay, args=(gate.stdout,))
         relay.start()
+
+        def feed(message):
+            gate.stdin.write(message)
+            gate.stdin.flush()
+
+        self.answer(turn, feed)
+        gate.stdin.close()
+        relay.join()
+        gate.wait()
+        self.wfile.write(b"0\r\n\r\n")
+
+    def answer(self, turn, feed):
         held_back = len(turn.messages) > 1
         for message in turn.messages:
             if held_back and (b"bash" in message or b"bash" in unwrapped(message)):
                 # The call comes only after the client has read the text before it.
                 held_back = False
                 turn.waited_in_vain = not turn.text_seen.wait(LIMIT)
-            gate.stdin.write(message)
-            gate.stdin.flush()
-        gate.stdin.close()
-        relay.join()
-        gate.wait()
-        self.wfile.write(b"0\r\n\r\n")
+            feed(message)
 
     def relay(self, pipe):
         while piece := pipe.read1(65536):
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-            self.wfile.flush()
+            self.write(piece)
+
+    def write(self, piece):
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        self.wfile.flush()
 
 
 def unwrapped(message):
@@ -492,10 +513,10 @@ def check_history(request):
     return json.dumps(history)
 
 
-def run(server, make, dialect, stream, whole, stream_type, streamed, case):
+def run(server, url, make, dialect, stream, whole, stream_type, streamed, case):
     blocked, expected = CASES[case]
     name, content_type = (stream, stream_type) if streamed else (whole, "application/json")
-    ask = make(server.url)
+    ask = make(url)
     turn = Turn(dialect, content_type, name, blocked)
     server.turns.put(turn)
     told = Told(turn)
@@ -509,22 +530,42 @@ def run(server, make, dialect, stream, whole, stream_type, streamed, case):
     turn.text_seen.set()
     server.turns.put(turn)
     again, _ = ask(streamed, Told(turn), history)
-    assert again == []
+    assert again == (expected if TOLLGATE else []), again
     sent = check_history(turn.request)
     if case != "allowed":
         assert "rm -rf" not in sent.replace('\\"rm -rf\\"', ""), sent
 
 
+class Proxy:
+    """Tollgate in front of the server."""
+
+    def __init__(self, server, screen):
+        self.process = subprocess.Popen(
+            [TOLLGATE, "--mode", f"reverse:{server.url}@127.0.0.1:0", "--screen", screen,
+             "--data-dir", tempfile.mkdtemp(), "--flow-detail", "0"],
+            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for line in self.process.stderr:
+            if " at 127.0.0.1:" in line:
+                self.url = "http://" + line.split(" at ")[1].strip()
+                break
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+
+
 def main():
     wanted = sys.argv[3:] or list(SDKS)
     server, failed = Server(), 0
+    urls = dict.fromkeys(CASES, server.url)
+    proxies = []
+    if TOLLGATE:
+        proxies = [Proxy(server, "monitor"), Proxy(server, "enforce")]
+        urls = {"allowed": proxies[0].url, "one": proxies[1].url}
     for name in wanted:
         dialect, stream, whole, stream_type, make = SDKS[name]
         for streamed in (True, False):
             for case in CASES:
                 label = f"{name} {'streamed' if streamed else 'whole'} {case}"
                 try:
-                    run(server, make, dialect, stream, whole, stream_type, streamed, case)
+                    run(server, urls[case], make, dialect, stream, whole, stream_type, streamed, case)
                     print(f"ok {label}")
                 except Exception:
                     failed += 1
@@ -532,6 +573,9 @@ def main():
                     traceback.print_exc(file=sys.stdout)
                     while not server.turns.empty():
                         server.turns.get()
+    for proxy in proxies:
+        proxy.process.kill()
+        proxy.process.wait()
     print(f"{failed} failed")
     sys.exit(1 if failed else 0)
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use tollgate_flow::record::FINDING;
 use tollgate_flow::{Flow, FlowKind, Outcome};
 
 /// Appends the object and a line end. `process` looks the client's process up.
@@ -64,6 +65,12 @@ pub fn flow_line(out: &mut String, flow: &Flow, outcome: &Outcome, process: bool
             close_code: websocket.close.as_ref().and_then(|close| close.code),
         }),
         outcome: outcome.kind.as_str(),
+        findings: flow
+            .metadata
+            .iter()
+            .filter(|(name, _)| name == FINDING)
+            .map(|(_, note)| note.clone())
+            .collect(),
         error: outcome.error.as_ref().map(|error| Error {
             side: error.side.to_string(),
             class: error.class.code(),
@@ -122,6 +129,8 @@ struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     websocket: Option<WebSocket>,
     outcome: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    findings: Vec<String>,
     error: Option<Error>,
 }
 

@@ -46,7 +46,10 @@ pub(super) fn answer(
         let (id, outcome) = if whole {
             one(scanner, &line)
         } else {
-            (Value::Null, Err(format!("the line is longer than {MAX_LINE} bytes")))
+            (
+                Value::Null,
+                Err(format!("the line is longer than {MAX_LINE} bytes")),
+            )
         };
         let answer = match outcome {
             Ok(findings) => {
@@ -76,7 +79,9 @@ fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<
         }
         any = true;
         let end = buffer.iter().position(|&byte| byte == b'\n');
-        let part = buffer.get(..end.unwrap_or(buffer.len())).unwrap_or_default();
+        let part = buffer
+            .get(..end.unwrap_or(buffer.len()))
+            .unwrap_or_default();
         if line.len() + part.len() > MAX_LINE {
             whole = false;
             line.clear();
@@ -94,7 +99,12 @@ fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<
 fn one(scanner: &Scanner, line: &[u8]) -> (Value, Result<Vec<Finding>, String>) {
     let line: Line = match serde_json::from_slice(line) {
         Ok(line) => line,
-        Err(error) => return (rescued_id(line), Err(format!("not an object of this kind: {error}"))),
+        Err(error) => {
+            return (
+                rescued_id(line),
+                Err(format!("not an object of this kind: {error}")),
+            );
+        }
     };
     let outcome = scan(scanner, &line);
     (line.id, outcome)
@@ -218,13 +228,20 @@ mod tests {
         assert_eq!(answers.len(), 3);
         assert_eq!(answers[0]["id"], 1);
         assert_eq!(answers[0]["findings"][0]["rule"], "aws-access-key-id");
-        assert!(answers[1]["error"].as_str().unwrap().starts_with("not an object"));
+        assert!(
+            answers[1]["error"]
+                .as_str()
+                .unwrap()
+                .starts_with("not an object")
+        );
         assert_eq!(answers[2], json!({ "id": "c", "findings": [] }));
     }
 
     #[test]
     fn a_line_that_makes_no_sense_keeps_its_id() {
-        let answers = answers(b"{\"id\":7,\"kind\":\"sideways\",\"text\":\"\"}\n{\"id\":8,\"text\":3}\n{\"id\":9}");
+        let answers = answers(
+            b"{\"id\":7,\"kind\":\"sideways\",\"text\":\"\"}\n{\"id\":8,\"text\":3}\n{\"id\":9}",
+        );
         for (answer, id) in answers.iter().zip([7, 8, 9]) {
             assert_eq!(answer["id"], id);
             assert!(answer["error"].is_string(), "{answer}");
@@ -242,7 +259,9 @@ mod tests {
         }
         encoder.finish(&mut packed).unwrap();
         let body = encode(&packed);
-        let input = format!("{{\"id\":1,\"body_b64\":\"{body}\",\"content_encoding\":\"gzip\"}}\n{{\"id\":2,\"text\":\"\"}}");
+        let input = format!(
+            "{{\"id\":1,\"body_b64\":\"{body}\",\"content_encoding\":\"gzip\"}}\n{{\"id\":2,\"text\":\"\"}}"
+        );
         let answers = answers(input.as_bytes());
         assert_eq!(answers[0]["error"], "decoded body exceeds its limit");
         assert_eq!(answers[1]["id"], 2);
@@ -254,14 +273,19 @@ mod tests {
         for coding in [Coding::Gzip, Coding::Deflate, Coding::Zstd] {
             let mut packed = Vec::new();
             let mut encoder = Encoder::new(coding).unwrap();
-            encoder.feed(format!("here: {}", token()).as_bytes(), &mut packed).unwrap();
+            encoder
+                .feed(format!("here: {}", token()).as_bytes(), &mut packed)
+                .unwrap();
             encoder.finish(&mut packed).unwrap();
             let input = format!(
                 "{{\"id\":1,\"body_b64\":\"{}\",\"content_encoding\":\"{coding}\"}}",
                 encode(&packed)
             );
             let answers = answers(input.as_bytes());
-            assert_eq!(answers[0]["findings"][0]["rule"], "aws-access-key-id", "{coding}");
+            assert_eq!(
+                answers[0]["findings"][0]["rule"], "aws-access-key-id",
+                "{coding}"
+            );
         }
     }
 

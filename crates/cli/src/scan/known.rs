@@ -23,8 +23,8 @@ pub(super) fn collect(secrets: &[String], canaries: &[String]) -> anyhow::Result
         };
         match source.split_once(':') {
             Some(("env", name)) => {
-                let value =
-                    std::env::var_os(name).with_context(|| format!("{source}: not in the environment"))?;
+                let value = std::env::var_os(name)
+                    .with_context(|| format!("{source}: not in the environment"))?;
                 add(name, value.as_encoded_bytes())?;
             }
             Some(("file", path)) => {
@@ -64,9 +64,18 @@ fn lines(
         let line = line.strip_prefix(b"export ").unwrap_or(line);
         let place = format!("{origin}:{}", number + 1);
         let (name, value) = match line.iter().position(|&byte| byte == b'=') {
-            Some(at) if line.iter().take(at).all(|&b| b.is_ascii_alphanumeric() || b == b'_') && at > 0 => {
+            Some(at)
+                if line
+                    .iter()
+                    .take(at)
+                    .all(|&b| b.is_ascii_alphanumeric() || b == b'_')
+                    && at > 0 =>
+            {
                 let (name, value) = line.split_at(at);
-                (String::from_utf8_lossy(name).into_owned(), value.get(1..).unwrap_or_default())
+                (
+                    String::from_utf8_lossy(name).into_owned(),
+                    value.get(1..).unwrap_or_default(),
+                )
             }
             _ => (place, line),
         };

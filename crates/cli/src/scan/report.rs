@@ -42,7 +42,11 @@ pub(super) fn text(out: &mut impl Write, results: &Results) -> io::Result<()> {
         writeln!(
             out,
             "{name}:{}: {} {} ({} confidence){via}: {}",
-            finding.range.start, finding.severity, finding.rule, finding.confidence, finding.excerpt
+            finding.range.start,
+            finding.severity,
+            finding.rule,
+            finding.confidence,
+            finding.excerpt
         )?;
     }
     Ok(())
@@ -72,7 +76,10 @@ pub(super) fn sarif(out: &mut impl Write, results: &Results) -> io::Result<()> {
     // The order of first appearance is the index; SARIF wants an array in that order.
     let mut names: Vec<(&str, usize)> = rules.iter().map(|(name, at)| (*name, *at)).collect();
     names.sort_by_key(|&(_, at)| at);
-    let driver_rules: Vec<Value> = names.iter().map(|(name, _)| json!({ "id": name })).collect();
+    let driver_rules: Vec<Value> = names
+        .iter()
+        .map(|(name, _)| json!({ "id": name }))
+        .collect();
     let list: Vec<Value> = results
         .iter()
         .map(|(name, finding)| {

@@ -36,7 +36,7 @@ use crate::tls::handshake::HandshakeError;
 use super::connection::{Control, Peer, Role, close, mind};
 use super::stream::{Failure, Receiver, Sender};
 use super::upstream::alert_of;
-use super::{head, transport};
+use super::{Counted, head, transport};
 
 /// Connections whose client has not shown that its address is its own, before that is asked for with
 /// a Retry (RFC 9000 section 8.1.2).
@@ -154,17 +154,29 @@ pub(crate) async fn serve(session: &mut Session, incoming: Incoming, fixed: Fixe
         return;
     };
     let config = Arc::clone(&session.live.config);
-    let control = Control::open(&connection, config.limits.head_bytes).await;
-    if let Ok(control) = control {
-        requests(session, &connection, control, fixed).await;
+    let counted = Counted::default();
+    // A client may not let us, and say nothing.
+    let limit = config.timeouts.handshake;
+    let open = Control::open(&connection, config.limits.head_bytes);
+    match session.timer.within(limit, open).await {
+        Ok(Ok(control)) => requests(session, &connection, control, fixed, &counted).await,
+        Ok(Err(error)) => debug!(client = %session.info.client, %error, "HTTP/3 was not begun"),
+        Err(_) => {
+            session
+                .counters()
+                .failure(Side::Client, ErrorClass::Timeout);
+            close(&connection, code::MISSING_SETTINGS, "no stream is allowed");
+        }
     }
-    let stats = connection.stats();
+    count_bytes(session, &connection, &counted);
+}
+
+fn count_bytes(session: &Session, connection: &quinn::Connection, counted: &Counted) {
+    let (read, sent) = counted.take(connection);
     let counters = session.counters();
-    add_to(&counters.client_bytes_in, stats.udp_rx.bytes);
-    add_to(&counters.client_bytes_out, stats.udp_tx.bytes);
-    session
-        .info
-        .count_bytes(stats.udp_rx.bytes, stats.udp_tx.bytes);
+    add_to(&counters.client_bytes_in, read);
+    add_to(&counters.client_bytes_out, sent);
+    session.info.count_bytes(read, sent);
 }
 
 async fn requests(
@@ -172,6 +184,7 @@ async fn requests(
     connection: &quinn::Connection,
     mut ours: Control,
     fixed: Fixed,
+    counted: &Counted,
 ) {
     let config = Arc::clone(&session.live.config);
     let streams = Arc::new(Streams {
@@ -193,9 +206,8 @@ async fn requests(
     loop {
         let Session { timer, control, .. } = &mut *session;
         let event = poll_fn(|cx| {
-            while let Poll::Ready(Some(_)) = tasks.poll_join_next(cx) {
-                // The time between requests counts from the end of the last one.
-                timer.set(keep_alive);
+            if let Poll::Ready(Some(_)) = tasks.poll_join_next(cx) {
+                return Poll::Ready(Event::Done);
             }
             if draining && tasks.is_empty() {
                 return Poll::Ready(Event::Drained);
@@ -238,6 +250,11 @@ async fn requests(
                 }
                 break;
             }
+            Event::Done => {
+                // The time between requests counts from the end of the last one.
+                session.timer.set(keep_alive);
+                count_bytes(session, connection, counted);
+            }
             Event::Tick if !tasks.is_empty() => session.timer.set(keep_alive),
             Event::Drain | Event::Tick => {
                 draining = true;
@@ -262,6 +279,8 @@ async fn requests(
 
 enum Event {
     Stream(Result<(quinn::SendStream, quinn::RecvStream), ConnectionError>),
+    /// A request has ended.
+    Done,
     Drain,
     Drained,
     Tick,

@@ -31,7 +31,7 @@ use crate::tls::handshake::HandshakeError;
 
 use super::connection::{Control, Peer, Role, mind};
 use super::stream::{Failure, Receiver, Sender};
-use super::{head, transport, varint};
+use super::{Counted, head, transport, varint};
 
 /// Local addresses that a worker's endpoints may be bound to: one for each family, and those of
 /// configurations before.
@@ -77,6 +77,14 @@ struct Handle {
     connection: quinn::Connection,
     peer: Arc<Peer>,
     limits: Limits,
+    counted: Arc<Counted>,
+}
+
+impl Client {
+    /// Adds what passed since the last call to the counters.
+    pub(crate) fn count_bytes(&self, counters: &Counters) {
+        count_bytes(&self.0.connection, &self.0.counted, counters);
+    }
 }
 
 impl Drop for Handle {
@@ -108,28 +116,29 @@ pub(crate) async fn connect(
     if let Some(why) = barred {
         return Err(failed(target, ErrorClass::Connect, why));
     }
-    let limit = config.timeouts.connect;
-    let work = establish(session, target, tls);
-    let established = if limit.is_zero() {
-        work.await?
-    } else {
-        match tokio::time::timeout(limit, work).await {
-            Ok(result) => result?,
-            Err(_) => {
-                let message = format!("nothing came back over UDP within {limit:?}");
-                return Err(failed(target, ErrorClass::Timeout, message));
-            }
+    let retry = &config.retry;
+    let established = match within_limit(session, target, tls).await {
+        Err(UpstreamError::Flow(error))
+            if retry.on_connect_failure
+                && matches!(error.class, ErrorClass::Connect | ErrorClass::Timeout) =>
+        {
+            count(&session.counters().retries);
+            tokio::time::sleep(retry.delay).await;
+            within_limit(session, target, tls).await
         }
+        established => established,
     };
     let Established {
         connection,
         info,
         control,
-    } = established;
+    } = established?;
     let peer = Arc::new(Peer::default());
+    let counted = Arc::new(Counted::default());
     let client = Client(Arc::new(Handle {
         connection: connection.clone(),
         peer: Arc::clone(&peer),
+        counted: Arc::clone(&counted),
         limits: session.live.config.limits.clone(),
     }));
     let shared = Shared::new(Carrier::H3(client), Arc::new(info), route).list(session);
@@ -142,7 +151,7 @@ pub(crate) async fn connect(
         mind(connection.clone(), Role::Client, peer).await;
         let reason = connection.closed().await;
         debug!(error = %reason, "an upstream HTTP/3 connection ended");
-        count_upstream(&connection, &worker.counters);
+        count_bytes(&connection, &counted, &worker.counters);
         state.close();
     });
     Ok(shared)
@@ -152,6 +161,22 @@ struct Established {
     connection: quinn::Connection,
     info: UpstreamInfo,
     control: Control,
+}
+
+async fn within_limit(
+    session: &Session,
+    target: &Target,
+    tls: &RouteTls,
+) -> Result<Established, UpstreamError> {
+    let limit = session.live.config.timeouts.connect;
+    let work = establish(session, target, tls);
+    if limit.is_zero() {
+        return work.await;
+    }
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let message = format!("nothing came back over UDP within {limit:?}");
+        Err(failed(target, ErrorClass::Timeout, message))
+    })
 }
 
 async fn establish(
@@ -164,7 +189,7 @@ async fn establish(
     let counters = session.counters();
     let local = session.info.local;
     let addresses = resolve(&shared.dns, target, config, counters, |address| {
-        shared.is_ourselves(address, local)
+        shared.is_ourselves(address, local, true)
     })
     .await?;
     let broken = |kind, detail: String| {
@@ -412,11 +437,10 @@ fn stream_failed(failure: &Failure, doing: &str) -> StreamFailed {
     }
 }
 
-/// Adds a connection's bytes to the counters, once it has ended.
-fn count_upstream(connection: &quinn::Connection, counters: &Counters) {
-    let stats = connection.stats();
-    add_to(&counters.upstream_bytes_in, stats.udp_rx.bytes);
-    add_to(&counters.upstream_bytes_out, stats.udp_tx.bytes);
+fn count_bytes(connection: &quinn::Connection, counted: &Counted, counters: &Counters) {
+    let (read, sent) = counted.take(connection);
+    add_to(&counters.upstream_bytes_in, read);
+    add_to(&counters.upstream_bytes_out, sent);
 }
 
 /// The TLS alert that a connection ended with.

@@ -408,6 +408,10 @@ impl Exchange<'_> {
             )
         };
         let ended = self.both(request_body, relay_response, &progress).await;
+        #[cfg(feature = "http3")]
+        if let Carrier::H3(client) = &shared.carrier {
+            client.count_bytes(self.counters);
+        }
         if let Some((head, received)) = switched {
             return Some(Ended::Switched(Box::new(Switched {
                 head: ResponseParts::Http(head),

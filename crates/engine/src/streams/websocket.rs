@@ -13,6 +13,7 @@ use tollgate_wire::http1::RequestHead;
 use tollgate_wire::websocket::make_key;
 
 use crate::h1;
+use crate::h2::Received;
 use crate::hooks::{SharedFlow, Verdict};
 use crate::metrics::count;
 use crate::pool::RouteTls;
@@ -26,7 +27,6 @@ use super::convert::{head_from_flow, interceptor_error, parts_of, to_map};
 use super::exchange::{
     Down, Ended, Exchange, Link, Outgoing, Switched, SwitchedTo, by_verdict, failed,
 };
-use crate::h2::Received;
 
 const KEY: &str = "sec-websocket-key";
 const ACCEPT: &str = "sec-websocket-accept";

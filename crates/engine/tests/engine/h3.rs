@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use h3::error::StreamError;
-use quinn::{ConnectionError, ReadError, VarInt};
+use quinn::{ConnectionError, ReadError, TransportConfig, VarInt};
 use tollgate_engine::{Config, HostPattern, UpstreamHttp};
 use tollgate_flow::{
     Direction, ErrorClass, HttpVersion, Interceptor, Interest, OutcomeKind, Reply, Side, Step,
@@ -38,6 +38,12 @@ fn requests_of_many_clients_share_a_connection_to_the_origin() {
             assert_eq!(first.get(path).await.unwrap().text(), path);
             assert_eq!(second.get(path).await.unwrap().text(), path);
         }
+        until("bytes are counted while connections are open", || {
+            let m = proxy.metrics();
+            let client = m.client_bytes_in.min(m.client_bytes_out);
+            client.min(m.upstream_bytes_in).min(m.upstream_bytes_out) > 0
+        })
+        .await;
     });
     assert_eq!(origin.accepted(), 1);
     let metrics = proxy.metrics();
@@ -195,7 +201,7 @@ fn a_client_that_does_not_trust_us_is_named() {
     let proxy = proxy_with(&origin, recorder.clone());
     run(async {
         let stranger = origin_authority().authority.cert_der().clone();
-        let (_endpoint, connecting) = proxy.quic_with(stranger);
+        let (_endpoint, connecting) = proxy.quic_with(stranger, TransportConfig::default());
         assert!(connecting.await.is_err());
     });
     let failure = recorder.tls_failures(1)[0].clone();
@@ -212,8 +218,8 @@ fn what_is_not_to_be_opened_is_refused() {
         change(&mut config);
         let proxy = start(config);
         run(async {
-            let (_endpoint, connecting) =
-                proxy.quic_with(proxy.handle.authority().cert_der().clone());
+            let root = proxy.handle.authority().cert_der().clone();
+            let (_endpoint, connecting) = proxy.quic_with(root, TransportConfig::default());
             assert!(connecting.await.is_err());
         });
         until_blocked(&proxy);
@@ -474,6 +480,49 @@ fn http1_clients_reach_an_origin_that_only_has_http3() {
         );
     }
     assert_eq!(origin.accepted(), 1);
+}
+
+#[test]
+fn http3_does_not_go_around_a_proxy_on_the_way() {
+    let origin = H3Origin::echo_path();
+    let mut config = in_front_of(config(), &origin.authority());
+    let way = format!("http://127.0.0.1:{}", closed_port());
+    config.via.proxy = Some(Arc::new(way.parse().unwrap()));
+    let proxy = start(config);
+    run(async {
+        let client = proxy.h3(&origin.authority()).await;
+        let answer = client.get("/").await.unwrap();
+        assert_eq!(answer.status, 502);
+        assert!(
+            answer.text().contains("carries no UDP"),
+            "{}",
+            answer.text()
+        );
+    });
+    assert_eq!(origin.accepted(), 0);
+}
+
+#[test]
+fn a_client_that_allows_us_no_stream_is_let_go() {
+    let origin = H3Origin::echo_path();
+    let mut config = in_front_of(config(), &origin.authority());
+    config.timeouts.handshake = SHORT;
+    let proxy = start(config);
+    run(async {
+        let mut mute = TransportConfig::default();
+        mute.max_concurrent_uni_streams(VarInt::from_u32(0));
+        let root = proxy.handle.authority().cert_der().clone();
+        let (_endpoint, connecting) = proxy.quic_with(root, mute);
+        let connection = connecting.await.unwrap();
+        let closed = connection.closed().await;
+        assert!(
+            matches!(closed, ConnectionError::ApplicationClosed(_)),
+            "{closed}"
+        );
+    });
+    wait_until("the connection is over", || {
+        proxy.metrics().connections_active == 0
+    });
 }
 
 // What a proper client does not send, by hand.

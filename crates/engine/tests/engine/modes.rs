@@ -631,6 +631,47 @@ fn a_client_can_not_name_itself_past_us() {
     assert_eq!(proxy.metrics().tunnels_total, 0);
 }
 
+/// Keeps both ends of the client's connection.
+#[derive(Default)]
+struct Addresses(Mutex<Vec<SocketAddr>>);
+
+impl Interceptor for Addresses {
+    fn interest(&self, _: &Flow) -> Interest {
+        Interest::END
+    }
+    fn end(&self, flow: &Flow, _: &Outcome) {
+        let connection = &flow.connection;
+        self.0
+            .lock()
+            .unwrap()
+            .extend([connection.client, connection.local]);
+    }
+}
+
+#[test]
+fn a_client_of_ipv4_is_one_at_a_listener_for_both_versions_of_ip_too() {
+    if std::net::TcpListener::bind("[::]:0").is_err() {
+        // A machine may have no IPv6.
+        return;
+    }
+    let origin = Origin::echo_path(Identity::Plain);
+    let mut config = config();
+    config.listen = vec![Listen::Tcp("[::]:0".parse().unwrap()).into()];
+    let addresses = Arc::new(Addresses::default());
+    let proxy = start_with(config, [addresses.clone()]);
+    let port = proxy.handle.local_addr().port();
+    let mut client = Wire::connect(SocketAddr::from(([127, 0, 0, 1], port)));
+    let authority = origin.authority();
+    let request = format!("GET http://{authority}/x HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+    assert_eq!(client.exchange(request).unwrap().text(), "/x");
+    wait_until("the flow has ended", || {
+        addresses.0.lock().unwrap().len() == 2
+    });
+    for address in addresses.0.lock().unwrap().iter() {
+        assert_eq!(address.ip().to_string(), "127.0.0.1");
+    }
+}
+
 #[cfg(feature = "http2")]
 #[test]
 fn http2_without_tls_is_spoken_to_origins_that_know_it() {

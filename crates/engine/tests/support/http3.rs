@@ -12,7 +12,7 @@ use h3::error::StreamError;
 use h3_quinn::{BidiStream, OpenStreams, RecvStream, SendStream};
 use http::{HeaderMap, Request, request};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{Endpoint, EndpointConfig, TokioRuntime};
+use quinn::{Endpoint, EndpointConfig, TokioRuntime, TransportConfig};
 use tokio::sync::oneshot;
 use tollgate_engine::{Config, Endpoint as Listening, Listen, Mode, Reverse, ReverseScheme};
 use tollgate_flow::Target;
@@ -196,20 +196,23 @@ pub struct H3Client {
 impl TestProxy {
     /// A client's endpoint and connection of QUIC to the listener for HTTP/3.
     pub async fn quic(&self) -> (Endpoint, quinn::Connection) {
-        let (endpoint, connecting) = self.quic_with(self.handle.authority().cert_der().clone());
+        let root = self.handle.authority().cert_der().clone();
+        let (endpoint, connecting) = self.quic_with(root, TransportConfig::default());
         let connection = connecting.await.unwrap();
         (endpoint, connection)
     }
 
-    /// The same for a client that trusts another authority.
+    /// The same for a client that trusts another authority, or speaks QUIC another way.
     pub fn quic_with(
         &self,
         root: rustls::pki_types::CertificateDer<'static>,
+        transport: TransportConfig,
     ) -> (Endpoint, quinn::Connecting) {
         let mut tls = client_config_with(&[root], &[&rustls::version::TLS13]);
         tls.alpn_protocols = vec![b"h3".to_vec()];
         let crypto = QuicClientConfig::try_from(tls).unwrap();
-        let config = quinn::ClientConfig::new(Arc::new(crypto));
+        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+        config.transport_config(Arc::new(transport));
         let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = *self.handle.local_addrs().last().unwrap();
         let connecting = endpoint.connect_with(config, address, "localhost").unwrap();

@@ -156,7 +156,7 @@ impl Subject for Flow {
         let upgrade = |response: &crate::Response| {
             response.status() == 101 && response.headers().has_token("upgrade", "websocket")
         };
-        self.response.as_deref().is_some_and(upgrade)
+        self.websocket.is_some() || self.response.as_deref().is_some_and(upgrade)
     }
 
     fn replay(&self) -> Option<Replay> {

@@ -5,19 +5,20 @@ use bytes::Bytes;
 use super::{
     Address, Body, Certificates, ClientConnection, Connection, Content, Facts, HeaderFields,
     HttpExchange, HttpMessage, HttpRequest, HttpResponse, Metadata, Record, RecordError,
-    ServerConnection, Timestamp, Transport, Via,
+    ServerConnection, Timestamp, Transport, Via, WebSocketData,
 };
 use crate::connection::{ConnectionInfo, UpstreamInfo};
 use crate::flow::{Flow, FlowId, FlowKind, HttpVersion, Request, Response, Scheme};
-use crate::outcome::{Outcome, OutcomeKind};
+use crate::outcome::{Outcome, OutcomeKind, Side};
 use crate::upstream_proxy::ProxyScheme;
+use crate::websocket::WebSocket;
 
 impl Record {
     /// Records a flow as it is now; with its outcome, if it has ended.
     ///
     /// Bodies are those that an interceptor had collected ([`Request::body`]); of others only the size is known, and they
     /// are marked as cut. Who captured pieces puts them in: `record.as_http_mut()`, then [`Body::kept`]; for TCP and UDP,
-    /// into [`Content::Tcp`] and [`Content::Udp`].
+    /// into [`Content::Tcp`] and [`Content::Udp`]; messages of a WebSocket, into [`WebSocketData::messages`].
     /// The client's process is not looked up, because that may take a millisecond; `facts.process` is there for it.
     ///
     /// ```
@@ -36,7 +37,10 @@ impl Record {
             FlowKind::Http => Content::Http(Box::new(HttpExchange {
                 request: request(flow, started),
                 response: flow.response.as_deref().map(|r| response(flow, r, started)),
-                websocket: None,
+                websocket: flow
+                    .websocket
+                    .as_deref()
+                    .map(|open| websocket(flow, open, started)),
             })),
             // Their pieces belong to who captured them.
             FlowKind::Tcp => Content::Tcp(Vec::new()),
@@ -133,6 +137,18 @@ fn request_body(request: &Request) -> Body {
         Some(body) => Body::whole(body.clone()),
         None if request.body_size == 0 => Body::whole(Bytes::new()),
         None => Body::not_kept(request.body_size),
+    }
+}
+
+/// Without its messages, which belong to who captured them.
+fn websocket(flow: &Flow, open: &WebSocket, started: Timestamp) -> WebSocketData {
+    let close = open.close.as_ref();
+    WebSocketData {
+        messages: Vec::new(),
+        closed_by_client: close.map(|close| close.by == Side::Client),
+        close_code: close.and_then(|close| close.code),
+        close_reason: close.map(|close| close.reason.clone()),
+        timestamp_end: flow.timing.response_end.map(|end| started.after(end)),
     }
 }
 
@@ -240,7 +256,8 @@ fn upstream_id(upstream: &UpstreamInfo) -> String {
 mod tests {
     use super::*;
     use crate::connection::{ConnectionId, Target};
-    use crate::outcome::{ErrorClass, FlowError, Side};
+    use crate::outcome::{ErrorClass, FlowError};
+    use crate::websocket::WebSocketClose;
     use std::sync::Arc;
     use std::time::{Duration, SystemTime};
     use tollgate_wire::http1::{RequestHead, ResponseHead, Version};
@@ -350,6 +367,23 @@ mod tests {
         };
         let record = Record::from_flow(&flow, Some(&dropped));
         assert_eq!(record.error.unwrap().message, "Connection killed.");
+    }
+
+    #[test]
+    fn the_close_of_a_websocket_is_recorded() {
+        let mut flow = flow();
+        let mut open = WebSocket::new(None);
+        open.close = Some(WebSocketClose {
+            by: Side::Client,
+            code: Some(1001),
+            reason: "going".to_owned(),
+        });
+        flow.websocket = Some(Box::new(open));
+        let record = Record::from_flow(&flow, None);
+        let websocket = record.as_http().unwrap().websocket.as_ref().unwrap();
+        assert_eq!(websocket.closed_by_client, Some(true));
+        assert_eq!(websocket.close_code, Some(1001));
+        assert_eq!(websocket.close_reason.as_deref(), Some("going"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Reads requests: who said what, what tools answered, which tools there are.
 
+use std::ops::Range;
+
 use super::assembler::{some_text, text, text_arguments, value_arguments};
 use super::dialect::Dialect;
 use super::gemini;
@@ -90,6 +92,8 @@ pub fn read_request(dialect: Dialect, body: &[u8]) -> Result<Conversation, JsonE
 #[derive(Default)]
 struct Reader {
     conversation: Conversation,
+    /// The media data found last: not text.
+    opaque: Option<Range<usize>>,
     calls: u32,
 }
 
@@ -144,7 +148,7 @@ impl Reader {
 
     fn text(&mut self, role: Role, value: Value<'_>) {
         let text = value.string();
-        if !text.is_empty() {
+        if !text.is_empty() && self.opaque.as_ref() != Some(&value.span()) {
             self.conversation.parts.push(Part::Text(TextBlock {
                 role,
                 text,
@@ -155,16 +159,17 @@ impl Reader {
 
     /// A block of a message that isn't known to be a call or a result.
     fn block(&mut self, role: Role, value: Value<'_>) {
-        if let Some(media) = media(value) {
+        if let Some(media) = media(value)
+            && self.opaque.as_ref() != Some(&media.span)
+        {
+            self.opaque = Some(media.span.clone());
             self.conversation.parts.push(Part::Media(media));
-            return;
         }
         for (name, member) in value.members() {
-            let name = name.str().unwrap_or_default();
-            match name.as_ref() {
-                "type" | "signature" | "thoughtSignature" | "encrypted_content" | "data" | "id"
-                | "cache_control" | "role" | "status" => {}
-                _ if member.kind() == Kind::String => self.text(role, member),
+            match name.str().unwrap_or_default().as_ref() {
+                "type" | "id" | "role" | "status" | "signature" | "thoughtSignature"
+                | "encrypted_content" | "cache_control" | "format" | "media_type" | "mimeType"
+                | "mime_type" | "detail" => {}
                 _ => self.content(role, member),
             }
         }
@@ -284,11 +289,12 @@ fn media(value: Value<'_>) -> Option<Media> {
         .into_iter()
         .find_map(|name| some_text(source, name));
     let data = source.get("data").or_else(|| source.get("bytes"));
-    if let Some(data) = data.filter(|data| data.kind() == Kind::String)
-        && !media_type
-            .as_deref()
-            .is_some_and(|media| media.starts_with("text/"))
-    {
+    // Without a word that it is media, it is text: documents have their text in `data`, too.
+    let binary = match &media_type {
+        Some(media) => !media.starts_with("text/"),
+        None => source.get("bytes").is_some() || source.get("format").is_some(),
+    };
+    if let Some(data) = data.filter(|data| data.kind() == Kind::String && binary) {
         return Some(Media {
             media_type,
             span: data.span(),
@@ -320,9 +326,12 @@ pub(super) fn all_text(value: Value<'_>) -> String {
 
 fn gather(value: Value<'_>, keys: bool) -> String {
     let mut text = String::new();
+    // The media data found last.
+    let mut opaque = None;
     let mut stack = vec![value];
     while let Some(value) = stack.pop() {
         match value.kind() {
+            Kind::String if opaque.as_ref() == Some(&value.span()) => {}
             Kind::String => {
                 if !text.is_empty() {
                     text.push('\n');
@@ -335,13 +344,14 @@ fn gather(value: Value<'_>, keys: bool) -> String {
                 stack.get_mut(from..).unwrap_or_default().reverse();
             }
             Kind::Object => {
-                let opaque = !keys && media(value).is_some();
+                if !keys && let Some(media) = media(value) {
+                    opaque = Some(media.span);
+                }
                 let from = stack.len();
                 for (name, member) in value.members() {
                     if keys {
                         stack.push(name);
-                    } else if opaque
-                        || name.is("type")
+                    } else if name.is("type")
                         || name.is("signature")
                         || name.is("encrypted_content")
                     {

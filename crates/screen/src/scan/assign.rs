@@ -3,20 +3,83 @@
 
 use std::ops::Range;
 
-use super::finding::{Category, Confidence, Severity};
-use super::scanner::{Pass, Report, Window, own, redact};
+use super::catalogue::own;
+use super::finding::{Confidence, Kind};
+use super::scanner::{Pass, Report, Window, redact};
 use super::verify::{self, placeholder, random_looking, variable, word_for_secret};
 
 /// Words in whose neighbourhood a value is looked for, in lower case.
 pub(super) const WORDS: &[&str] = &[
-    "passw", "passphrase", "_pass", "pass=", "pass:", "pass\"", "pass'", "pwd", "secret", "token", "apikey", "api_key", "api-key",
-    "api key", "accesskey", "access_key", "access-key", "access key", "privatekey", "private_key", "private-key",
-    "authkey", "auth_key", "auth-key", "credential", "encryptionkey", "encryption_key", "encryption-key",
-    "licensekey", "license_key", "license-key", "signingkey", "signing_key", "masterkey", "master_key",
-    "accountkey", "account_key", "sharedkey", "shared_key", "secretkey", "sessionkey", "session_key",
-    "storagekey", "storage_key", "servicekey", "service_key", "clientkey", "client_key", "appkey", "app_key",
-    "insertkey", "querykey", "deploykey", "deploy_key", "webhook_key", "iokey", "io_key", "_api=", "_api'",
-    "authorization", "consumerkey", "consumer_key", "postmark", "_auth", "_key=", "_key:", ".key=", ".key =", "_key\"", "_key'",
+    "passw",
+    "passphrase",
+    "_pass",
+    "pass=",
+    "pass:",
+    "pass\"",
+    "pass'",
+    "pwd",
+    "secret",
+    "token",
+    "apikey",
+    "api_key",
+    "api-key",
+    "api key",
+    "accesskey",
+    "access_key",
+    "access-key",
+    "access key",
+    "privatekey",
+    "private_key",
+    "private-key",
+    "authkey",
+    "auth_key",
+    "auth-key",
+    "credential",
+    "encryptionkey",
+    "encryption_key",
+    "encryption-key",
+    "licensekey",
+    "license_key",
+    "license-key",
+    "signingkey",
+    "signing_key",
+    "masterkey",
+    "master_key",
+    "accountkey",
+    "account_key",
+    "sharedkey",
+    "shared_key",
+    "secretkey",
+    "sessionkey",
+    "session_key",
+    "storagekey",
+    "storage_key",
+    "servicekey",
+    "service_key",
+    "clientkey",
+    "client_key",
+    "appkey",
+    "app_key",
+    "insertkey",
+    "querykey",
+    "deploykey",
+    "deploy_key",
+    "webhook_key",
+    "iokey",
+    "io_key",
+    "_api=",
+    "_api'",
+    "authorization",
+    "consumerkey",
+    "consumer_key",
+    "postmark",
+    "_auth",
+    "_key=",
+    "_key:",
+    ".key=",
+    ".key =",
+    "_key\"",
+    "_key'",
     "connectkey",
 ];
 
@@ -46,36 +109,37 @@ pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, word: Range<usize>) 
         start -= 1;
     }
     let mut end = word.start;
-    while end < text.len() && end - word.start < MAX_NAME && (in_name(byte(end)) || (end < word.end && byte(end) == b' ')) {
+    while end < text.len()
+        && end - word.start < MAX_NAME
+        && (in_name(byte(end)) || (end < word.end && byte(end) == b' '))
+    {
         end += 1;
     }
     let name = window.get(start..end);
-    let Some(says) = meaning(name) else {
+    // The cheap question first.
+    let Some((value, quoted, sure)) = value_after(window, start, end) else {
         return;
     };
-    let Some((value, quoted, sure)) = value_after(window, start, end) else {
+    if value.len() < 4 {
+        return;
+    }
+    let Some(says) = meaning(name) else {
         return;
     };
     let bytes = window.get(value.clone());
     let Some(confidence) = judge(says, name, bytes, quoted, sure) else {
         return;
     };
+    // What documentation shows as an example is no secret where documentation comes from.
+    if pass.kind == Kind::Inbound && verify::contains(bytes, b"EXAMPLE") {
+        return;
+    }
     if pass.told(window, &value) {
         return;
     }
     let rule = match says {
-        Says::Password => own(
-            "assigned-password",
-            "a password is written next to its name",
-            Category::Secret,
-            Severity::High,
-        ),
-        Says::Token => own(
-            "assigned-secret",
-            "a random string is written next to the name of a key, token or secret",
-            Category::Secret,
-            Severity::High,
-        ),
+        Says::Password => own("assigned-password"),
+        Says::Token => own("assigned-secret"),
     };
     pass.emit(
         window,
@@ -95,10 +159,9 @@ fn meaning(name: &[u8]) -> Option<Says> {
     let mut word: Vec<u8> = Vec::new();
     let mut last_lower = false;
     for &byte in name {
-        if !byte.is_ascii_alphanumeric() || (byte.is_ascii_uppercase() && last_lower) {
-            if !word.is_empty() {
-                words.push(std::mem::take(&mut word));
-            }
+        let boundary = !byte.is_ascii_alphanumeric() || (byte.is_ascii_uppercase() && last_lower);
+        if boundary && !word.is_empty() {
+            words.push(std::mem::take(&mut word));
         }
         if byte.is_ascii_alphanumeric() {
             word.push(byte.to_ascii_lowercase());
@@ -114,56 +177,104 @@ fn meaning(name: &[u8]) -> Option<Says> {
             last.iter().all(u8::is_ascii_digit)
                 || matches!(
                     last.as_slice(),
-                    b"value" | b"val" | b"b64" | b"base64" | b"base" | b"raw" | b"string" | b"str"
-                        | b"default" | b"prod" | b"production" | b"dev" | b"test" | b"staging" | b"live"
-                        | b"sandbox" | b"hex" | b"plain" | b"env" | b"text" | b"v1" | b"v2" | b"enc"
+                    b"value"
+                        | b"val"
+                        | b"b64"
+                        | b"base64"
+                        | b"base"
+                        | b"raw"
+                        | b"string"
+                        | b"str"
+                        | b"default"
+                        | b"prod"
+                        | b"production"
+                        | b"dev"
+                        | b"test"
+                        | b"staging"
+                        | b"live"
+                        | b"sandbox"
+                        | b"hex"
+                        | b"plain"
+                        | b"env"
+                        | b"text"
+                        | b"v1"
+                        | b"v2"
+                        | b"enc"
                 )
         })
     {
         words.pop();
     }
     let last = words.last()?.as_slice();
-    let before = words.len().checked_sub(2).and_then(|at| words.get(at));
-    let ends = |tail: &[u8]| last.ends_with(tail);
     // One or two digits at the end don't matter: password1.
     let last = match last {
         [head @ .., b'0'..=b'9'] if head.len() >= 4 => head,
         other => other,
     };
-    let _ = ends;
     let ends = |tail: &[u8]| last.ends_with(tail);
-    if ends(b"password") || ends(b"passwd") || ends(b"passphrase") || ends(b"passwort")
-        || ends(b"pwd") || ends(b"passwordhash")
-        || last == b"pass" || (ends(b"pass") && last.len() <= 8 && !matches!(last, b"bypass" | b"compass"))
+    if ends(b"password")
+        || ends(b"passwd")
+        || ends(b"passphrase")
+        || ends(b"passwort")
+        || ends(b"pwd")
+        || ends(b"passwordhash")
+        || last == b"pass"
+        || (ends(b"pass") && last.len() <= 8 && !matches!(last, b"bypass" | b"compass"))
     {
         return Some(Says::Password);
     }
-    if ends(b"secret") || ends(b"secrets") || ends(b"token") || ends(b"apikey") || ends(b"secretkey") || ends(b"accesskey")
-        || ends(b"privatekey") || ends(b"authkey") || ends(b"licensekey") || ends(b"masterkey")
-        || ends(b"credential") || ends(b"credentials") || ends(b"accountkey") || ends(b"encryptionkey")
-        || ends(b"signingkey") || ends(b"sharedkey") || ends(b"appkey") || ends(b"insertkey")
-        || ends(b"querykey") || ends(b"servicekey") || ends(b"clientkey") || ends(b"deploykey") || ends(b"authorization")
-        || ends(b"connectkey") || ends(b"iokey") || ends(b"postmark") || ends(b"api")
+    if ends(b"secret")
+        || ends(b"secrets")
+        || ends(b"token")
+        || ends(b"apikey")
+        || ends(b"secretkey")
+        || ends(b"accesskey")
+        || ends(b"privatekey")
+        || ends(b"authkey")
+        || ends(b"licensekey")
+        || ends(b"masterkey")
+        || ends(b"credential")
+        || ends(b"credentials")
+        || ends(b"accountkey")
+        || ends(b"encryptionkey")
+        || ends(b"signingkey")
+        || ends(b"sharedkey")
+        || ends(b"appkey")
+        || ends(b"insertkey")
+        || ends(b"querykey")
+        || ends(b"servicekey")
+        || ends(b"clientkey")
+        || ends(b"deploykey")
+        || ends(b"authorization")
+        || ends(b"connectkey")
+        || ends(b"iokey")
+        || ends(b"postmark")
+        || ends(b"api")
     {
         return Some(Says::Token);
     }
     if matches!(last, b"key" | b"keys" | b"auth") {
-        let _ = before;
         return Some(Says::Token);
     }
-    // jenkins_token_id and the like: not.
+    // token_id, secret_name and the like are something else.
     None
 }
 
 /// The value that follows a name: where, whether in quotes, and whether an operator of assignment
 /// stood between.
-fn value_after(window: Window<'_>, name_start: usize, name_end: usize) -> Option<(Range<usize>, bool, bool)> {
+fn value_after(
+    window: Window<'_>,
+    name_start: usize,
+    name_end: usize,
+) -> Option<(Range<usize>, bool, bool)> {
     let text = window.text;
     let byte = |at: usize| text.get(at).copied().unwrap_or(0);
     let mut at = name_end;
     // The name's own closing: quote, bracket, escaped quote, a closing XML quote.
     let mut closed = false;
-    while matches!(byte(at), b'"' | b'\'' | b'`' | b']' | b')') || (byte(at) == b'\\' && matches!(byte(at + 1), b'"' | b'\'')) {
+    while matches!(byte(at), b'"' | b'\'' | b'`' | b']' | b')')
+        || (byte(at) == b'\\' && matches!(byte(at + 1), b'"' | b'\''))
+    {
         closed = true;
         at += 1;
         if at - name_end > 5 {
@@ -180,8 +291,14 @@ fn value_after(window: Window<'_>, name_start: usize, name_end: usize) -> Option
     let mut sure = true;
     let rest = window.get(gap..text.len().min(gap + 12));
     let mut after;
-    if rest.starts_with(b"=>") || rest.starts_with(b":=") || rest.starts_with(b"==") || rest.starts_with(b"!=")
-        || rest.starts_with(b"->") || rest.starts_with(b"?=") || rest.starts_with(b"+=") || rest.starts_with(b"||")
+    if rest.starts_with(b"=>")
+        || rest.starts_with(b":=")
+        || rest.starts_with(b"==")
+        || rest.starts_with(b"!=")
+        || rest.starts_with(b"->")
+        || rest.starts_with(b"?=")
+        || rest.starts_with(b"+=")
+        || rest.starts_with(b"||")
     {
         after = gap + 2;
         if byte(after) == b'=' {
@@ -238,7 +355,9 @@ fn literal(window: Window<'_>, at: usize) -> Option<(Range<usize>, bool)> {
         escaped = true;
         start += 1;
     }
-    if matches!(byte(start), b'r' | b'b' | b'f' | b'u' | b'@' | b'L') && matches!(byte(start + 1), b'"' | b'\'') {
+    if matches!(byte(start), b'r' | b'b' | b'f' | b'u' | b'@' | b'L')
+        && matches!(byte(start + 1), b'"' | b'\'')
+    {
         start += 1;
     }
     let quote = byte(start);
@@ -260,7 +379,12 @@ fn literal(window: Window<'_>, at: usize) -> Option<(Range<usize>, bool)> {
                 }
                 b'\\' => end += 2,
                 b if b == quote => break,
-                b'"' | b'\'' if matches!(byte(start.wrapping_sub(1)), b'"' | b'\'') && byte(end) == byte(start.wrapping_sub(1)) => break,
+                b'"' | b'\''
+                    if matches!(byte(start.wrapping_sub(1)), b'"' | b'\'')
+                        && byte(end) == byte(start.wrapping_sub(1)) =>
+                {
+                    break;
+                }
                 _ => end += 1,
             }
         }
@@ -272,7 +396,8 @@ fn literal(window: Window<'_>, at: usize) -> Option<(Range<usize>, bool)> {
     let mut end = start;
     while end < text.len() && end - start <= MAX_VALUE {
         match byte(end) {
-            b' ' | b'\t' | b'\n' | b'\r' | b'"' | b'\'' | b'`' | b',' | b';' | b'<' | b'>' | b'|' => break,
+            b' ' | b'\t' | b'\n' | b'\r' | b'"' | b'\'' | b'`' | b',' | b';' | b'<' | b'>'
+            | b'|' => break,
             b'&' | b')' | b'}' | b']' if end > start => break,
             b'\\' if matches!(byte(end + 1), b'n' | b'r' | b't' | b'"' | b'\'' | b'\\') => break,
             _ => end += 1,
@@ -315,7 +440,10 @@ fn judge(says: Says, name: &[u8], value: &[u8], quoted: bool, sure: bool) -> Opt
     if value.len() < 4 || placeholder(value) || variable(value) || word_for_secret(value) {
         return None;
     }
-    if value.iter().any(|byte| byte.is_ascii_control()) || value.ends_with(b":") || value == b"not-set" {
+    if value.iter().any(|byte| byte.is_ascii_control())
+        || value.ends_with(b":")
+        || value == b"not-set"
+    {
         return None;
     }
     let lower = value.to_ascii_lowercase();
@@ -331,7 +459,10 @@ fn judge(says: Says, name: &[u8], value: &[u8], quoted: bool, sure: bool) -> Opt
             .collect()
     };
     let (compact_name, compact_value) = (compact(name), compact(value));
-    if compact_value.is_empty() || compact_name.ends_with(&compact_value) || compact_value.ends_with(&compact_name) {
+    if compact_value.is_empty()
+        || compact_name.ends_with(&compact_value)
+        || compact_value.ends_with(&compact_name)
+    {
         return None;
     }
     let random = random_looking(value) || uuid(value);
@@ -344,11 +475,14 @@ fn judge(says: Says, name: &[u8], value: &[u8], quoted: bool, sure: bool) -> Opt
                 return Some(Confidence::Medium);
             }
             let mixed = mixed(value);
-            let plain_word = value.iter().all(|byte| byte.is_ascii_alphabetic() || *byte == b'_');
+            let plain_word = value
+                .iter()
+                .all(|byte| byte.is_ascii_alphabetic() || *byte == b'_');
             let ok = if quoted {
                 sure && !path_or_selector(value) && !(verify::contains(value, b"assword"))
             } else {
-                mixed && !path_or_selector(value) && !code(value) || (sure && plain_word && value.len() >= 6 && shell_style(name))
+                mixed && !path_or_selector(value) && !code(value)
+                    || (sure && plain_word && value.len() >= 6 && shell_style(name))
             };
             ok.then_some(Confidence::Low)
         }
@@ -360,8 +494,10 @@ fn judge(says: Says, name: &[u8], value: &[u8], quoted: bool, sure: bool) -> Opt
                 return Some(Confidence::Medium);
             }
             // Shorter or wordier ones only in quotes, after an operator, with both kinds of characters.
-            let name_secret = verify::contains(&compact_name, b"secret") || verify::contains(&compact_name, b"token");
-            (quoted && sure && name_secret && mixed(value) && value.len() >= 8 && !code(value)).then_some(Confidence::Low)
+            let name_secret = verify::contains(&compact_name, b"secret")
+                || verify::contains(&compact_name, b"token");
+            (quoted && sure && name_secret && mixed(value) && value.len() >= 8 && !code(value))
+                .then_some(Confidence::Low)
         }
     }
 }
@@ -375,9 +511,9 @@ fn shell_style(name: &[u8]) -> bool {
 fn mixed(value: &[u8]) -> bool {
     let letters = value.iter().any(u8::is_ascii_alphabetic);
     let digits = value.iter().any(u8::is_ascii_digit);
-    let marks = value
-        .iter()
-        .any(|byte| byte.is_ascii_punctuation() && !matches!(byte, b'_' | b'-' | b'.' | b':' | b'/'));
+    let marks = value.iter().any(|byte| {
+        byte.is_ascii_punctuation() && !matches!(byte, b'_' | b'-' | b'.' | b':' | b'/')
+    });
     letters && (digits || marks)
 }
 
@@ -389,15 +525,18 @@ fn code(value: &[u8]) -> bool {
         || value.contains(&b'[')
         || value.contains(&b'{')
         || (value.contains(&b'.')
-            && value
-                .split(|&byte| byte == b'.')
-                .all(|part| part.first().is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_')
+            && value.split(|&byte| byte == b'.').all(|part| {
+                part.first()
+                    .is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_')
                     && part.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_')
-                    && !random_looking(part)))
+                    && !random_looking(part)
+            }))
 }
 
 fn call(value: &[u8]) -> bool {
-    value.ends_with(b"(") || verify::contains(value, b"()") || (value.contains(&b'(') && !value.contains(&b'@'))
+    value.ends_with(b"(")
+        || verify::contains(value, b"()")
+        || (value.contains(&b'(') && !value.contains(&b'@'))
 }
 
 fn path_or_selector(value: &[u8]) -> bool {
@@ -406,9 +545,18 @@ fn path_or_selector(value: &[u8]) -> bool {
         return true;
     }
     matches!(first, b'/' | b'.' | b'~')
-        || (matches!(first, b'#' | b'-') && value.iter().skip(1).all(|b| b.is_ascii_lowercase() || *b == b'-'))
+        || (matches!(first, b'#' | b'-')
+            && value
+                .iter()
+                .skip(1)
+                .all(|b| b.is_ascii_lowercase() || *b == b'-'))
         || verify::contains(value, b"/path")
-        || (value.contains(&b'/') && value.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'/' | b'-' | b'_' | b'.')))
+        || (value.contains(&b'/')
+            && value.iter().all(|b| {
+                b.is_ascii_lowercase()
+                    || b.is_ascii_digit()
+                    || matches!(b, b'/' | b'-' | b'_' | b'.')
+            }))
         || value.ends_with(b".txt")
         || value.ends_with(b".json")
         || value.ends_with(b".pem")

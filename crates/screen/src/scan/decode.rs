@@ -4,9 +4,12 @@ use std::ops::Range;
 
 use flate2::{Decompress, FlushDecompress, Status};
 
-use super::finding::{Category, Confidence, Finding, Kind, Range64, Severity};
-use super::scanner::{MAX_DEPTH, Memo, Pass, Report, Window, own, redact};
+use super::catalogue::own;
+use super::command;
+use super::finding::{Confidence, Finding, Kind, Range64, Severity};
+use super::scanner::{MAX_DEPTH, Memo, Pass, Report, Window, redact};
 use super::verify::{self, Base58, base64_digit, hex_digit};
+use crate::shell::Script;
 
 /// A shorter run of an encoding's alphabet holds nothing worth opening.
 const MIN_RUN: usize = 16;
@@ -62,8 +65,33 @@ impl Pass<'_> {
             to: decoded.len(),
         });
         self.memo.inflated = memo.inflated;
+        if matches!(how, "base64" | "hex" | "gzip")
+            && self.kind != Kind::Command
+            && decoded
+                .iter()
+                .all(|b| *b >= b' ' || b.is_ascii_whitespace())
+        {
+            self.encoded_command(window, range.clone(), decoded);
+        }
         for finding in inner {
             self.adopt(finding);
+        }
+    }
+
+    /// A dangerous command that somebody took the trouble to encode.
+    fn encoded_command(&mut self, window: Window<'_>, range: Range<usize>, decoded: &[u8]) {
+        let text = String::from_utf8_lossy(decoded);
+        for danger in command::judge(&Script::parse(&text)) {
+            if danger.severity < Severity::High {
+                continue;
+            }
+            let rule = danger.info();
+            let report = Report {
+                confidence: Confidence::Medium,
+                excerpt: danger.excerpt,
+                score: None,
+            };
+            self.emit(window, &rule, range.clone(), report);
         }
     }
 
@@ -71,14 +99,24 @@ impl Pass<'_> {
     pub(super) fn runs(&mut self, window: Window<'_>) {
         let text = window.text;
         let belongs = |at: usize| text.get(at).is_some_and(|&byte| in_run(byte));
+        // Runs are at least as long as the stride, so a step lands in each.
         let mut at = window.from;
         while at < window.to {
             if !belongs(at) {
                 at += MIN_RUN;
                 continue;
             }
+            // A run of sixteen reaches eight to one side.
+            let after = belongs(at + 4) && belongs(at + 8) && belongs(at + 2) && belongs(at + 6);
+            let before = at < 8
+                || (belongs(at - 4) && belongs(at - 8) && belongs(at - 2) && belongs(at - 6));
+            if !after && !before {
+                at += MIN_RUN;
+                continue;
+            }
             let mut start = at;
-            while start > 0 && belongs(start - 1) && window.from.saturating_sub(start) < RUN_BEHIND {
+            while start > 0 && belongs(start - 1) && window.from.saturating_sub(start) < RUN_BEHIND
+            {
                 start -= 1;
             }
             let mut end = at + 1;
@@ -94,10 +132,43 @@ impl Pass<'_> {
 
     fn run(&mut self, window: Window<'_>, range: Range<usize>) {
         let run = window.get(range.clone());
-        self.account(window, range.clone());
-        if let Some(decoded) = hex(run) {
+        let (mut upper, mut lower, mut digit) = (false, false, false);
+        for byte in run {
+            upper |= byte.is_ascii_uppercase();
+            lower |= byte.is_ascii_lowercase();
+            digit |= byte.is_ascii_digit();
+        }
+        if digit {
+            self.account(window, range.clone());
+        }
+        // Text in base64 has letters of both cases, text in hexadecimal has digits.
+        if !(digit || upper && lower) {
+            return;
+        }
+        if digit && let Some(decoded) = hex(run) {
             self.rescan(window, range, &decoded, "hex");
             return;
+        }
+        if self.kind == Kind::Outbound
+            && (32..=128).contains(&run.len())
+            && self
+                .origin
+                .as_ref()
+                .and_then(|(_, via)| via.last())
+                .is_some_and(|how| matches!(*how, "base64" | "hex" | "gzip"))
+        {
+            let mixed = run.iter().any(u8::is_ascii_uppercase)
+                && run.iter().any(u8::is_ascii_lowercase)
+                && run.iter().any(u8::is_ascii_digit);
+            if mixed && verify::random_looking(run) {
+                let rule = own("encoded-random-string");
+                let report = Report {
+                    confidence: Confidence::Low,
+                    excerpt: redact(run),
+                    score: None,
+                };
+                self.emit(window, &rule, range.clone(), report);
+            }
         }
         if self.depth >= MAX_DEPTH {
             return;
@@ -106,6 +177,9 @@ impl Pass<'_> {
             self.inflate(window, range.clone());
         }
         // PowerShell's -EncodedCommand: UTF-16.
+        if !(upper && lower) {
+            return;
+        }
         let zeros = run.iter().filter(|&&byte| byte == b'A').count();
         if zeros * 4 >= run.len()
             && let Some(wide) = verify::base64(run)
@@ -120,7 +194,7 @@ impl Pass<'_> {
         // Wrapped lines: a long run that a line break cuts goes on in the next line.
         let joined = self.unwrapped(window, &range);
         let run = joined.as_deref().unwrap_or(run);
-        for lead in 0..4 {
+        for lead in (0..4).filter(|&lead| promising(run, lead)) {
             for segment in segments(run, lead) {
                 self.rescan(window, range.clone(), &segment, "base64");
             }
@@ -203,9 +277,9 @@ impl Pass<'_> {
                 break;
             };
             at += next;
+            // Most of them escape nothing: a reference, a line break in a string, a remainder.
             if escape(window.text, at).is_none() {
                 at += 1;
-                // A backslash hides what it escapes.
                 continue;
             }
             let mut start = at;
@@ -232,15 +306,13 @@ impl Pass<'_> {
     /// Percent signs encoded more than once more: nobody's form does that.
     fn multiply_encoded(&mut self, window: Window<'_>, range: Range<usize>, token: &[u8]) {
         if self.kind == Kind::Outbound && verify::contains(token, b"%252525") {
-            let rule = own(
-                "multiply-encoded",
-                "data is percent-encoded three times or more",
-                Category::Exfiltration,
-                Severity::Medium,
-            );
+            let rule = own("multiply-encoded");
             let report = Report {
                 confidence: Confidence::Medium,
-                excerpt: format!("percent-encoding in percent-encoding ({} bytes)", token.len()),
+                excerpt: format!(
+                    "percent-encoding in percent-encoding ({} bytes)",
+                    token.len()
+                ),
                 score: None,
             };
             self.emit(window, &rule, range, report);
@@ -249,11 +321,20 @@ impl Pass<'_> {
 
     fn quoted_printable(&mut self, window: Window<'_>) {
         let block = window.get(window.from..window.to);
+        // A soft line break cuts a word; an assignment at a line's end and base64's padding don't.
         let soft = |at: usize| {
+            let before = at.checked_sub(1).and_then(|at| block.get(at));
             let rest = block.get(at + 1..).unwrap_or_default();
-            rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
+            let after = rest
+                .strip_prefix(b"\r\n")
+                .or_else(|| rest.strip_prefix(b"\n"))
+                .and_then(<[u8]>::first);
+            before.is_some_and(u8::is_ascii_alphanumeric)
+                && after.is_some_and(u8::is_ascii_alphanumeric)
         };
-        let breaks = memchr::memchr_iter(b'=', block).filter(|&at| soft(at)).count();
+        let breaks = memchr::memchr_iter(b'=', block)
+            .filter(|&at| soft(at))
+            .count();
         if breaks == 0 {
             return;
         }
@@ -267,7 +348,9 @@ impl Pass<'_> {
             match (byte, rest) {
                 (b'=', [b'\n', ..]) => at += 2,
                 (b'=', [b'\r', b'\n', ..]) => at += 3,
-                (b'=', [high, low, ..]) if hex_digit(*high).is_some() && hex_digit(*low).is_some() => {
+                (b'=', [high, low, ..])
+                    if hex_digit(*high).is_some() && hex_digit(*low).is_some() =>
+                {
                     plain.push(hex_digit(*high).unwrap_or(0) << 4 | hex_digit(*low).unwrap_or(0));
                     at += 3;
                 }
@@ -286,15 +369,13 @@ impl Pass<'_> {
         // A key of a query or a path may be glued on: wallet=…, /addr/…
         for piece in pieces(run, range.start) {
             let token = window.get(piece.clone());
-            let found = if (40..=112).contains(&token.len()) && matches!(token.first(), Some(b'5' | b'K' | b'L' | b'9' | b'c' | b'x')) {
+            let found = if (40..=112).contains(&token.len())
+                && matches!(token.first(), Some(b'5' | b'K' | b'L' | b'9' | b'c' | b'x'))
+            {
                 match verify::base58check(token) {
-                    Some(Base58::PrivateKey | Base58::ExtendedPrivateKey) => Some((
-                        "wallet-private-key",
-                        "private key of a wallet",
-                        Category::Secret,
-                        Severity::Critical,
-                        Confidence::High,
-                    )),
+                    Some(Base58::PrivateKey | Base58::ExtendedPrivateKey) => {
+                        Some(("wallet-private-key", Confidence::High))
+                    }
                     _ => None,
                 }
             } else {
@@ -318,27 +399,22 @@ impl Pass<'_> {
                 if address || segwit || ethereum {
                     return Some((
                         "wallet-address",
-                        "address of a wallet",
-                        Category::PersonalData,
-                        Severity::Medium,
-                        if ethereum { Confidence::Medium } else { Confidence::High },
+                        if ethereum {
+                            Confidence::Medium
+                        } else {
+                            Confidence::High
+                        },
                     ));
                 }
-                verify::iban(token).then_some((
-                    "iban",
-                    "bank account number (IBAN)",
-                    Category::PersonalData,
-                    Severity::Medium,
-                    Confidence::High,
-                ))
+                verify::iban(token).then_some(("iban", Confidence::High))
             });
-            if let Some((id, description, category, severity, confidence)) = found {
+            if let Some((id, confidence)) = found {
                 let report = Report {
                     confidence,
                     excerpt: redact(token),
                     score: None,
                 };
-                self.emit(window, &own(id, description, category, severity), piece, report);
+                self.emit(window, &own(id), piece, report);
             }
         }
     }
@@ -355,7 +431,7 @@ impl Pass<'_> {
             } else if byte(at + 1).is_ascii_digit() {
                 at + 1
             } else {
-                at += 8;
+                at += 12;
                 continue;
             };
             let part = |b: u8| b.is_ascii_digit() || b == b' ' || b == b'-';
@@ -367,8 +443,14 @@ impl Pass<'_> {
             while end < text.len() && end - digit < 48 && part(byte(end)) {
                 end += 1;
             }
-            self.card(window, start..end);
-            self.spaced_iban(window, start);
+            if end - start >= 9 {
+                self.card(window, start..end);
+                // The bank's code can be letters: the country may stand some groups earlier.
+                let first = start.saturating_sub(24);
+                for place in first..=start {
+                    self.spaced_iban(window, place);
+                }
+            }
             at = end + 1;
         }
     }
@@ -379,8 +461,15 @@ impl Pass<'_> {
         }
         let text = window.get(range.clone());
         // Leading and trailing separators don't belong.
-        let lead = text.iter().take_while(|byte| !byte.is_ascii_digit()).count();
-        let tail = text.iter().rev().take_while(|byte| !byte.is_ascii_digit()).count();
+        let lead = text
+            .iter()
+            .take_while(|byte| !byte.is_ascii_digit())
+            .count();
+        let tail = text
+            .iter()
+            .rev()
+            .take_while(|byte| !byte.is_ascii_digit())
+            .count();
         let range = range.start + lead..range.end.saturating_sub(tail).max(range.start + lead);
         let text = window.get(range.clone());
         let digits: Vec<u8> = text.iter().copied().filter(u8::is_ascii_digit).collect();
@@ -391,25 +480,24 @@ impl Pass<'_> {
             at.and_then(|at| window.text.get(at))
                 .is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.'))
         };
-        if edge(range.start.checked_sub(1)) || window.text.get(range.end).is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_') {
+        if edge(range.start.checked_sub(1))
+            || window
+                .text
+                .get(range.end)
+                .is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_')
+        {
             return;
         }
         let groups: Vec<usize> = text
             .split(|byte| !byte.is_ascii_digit())
             .map(<[u8]>::len)
             .collect();
-        let grouped = match groups.as_slice() {
-            [_] => true,
-            [4, 4, 4, 4] | [4, 6, 5] | [4, 6, 4] | [4, 4, 4, 4, 1..=3] => true,
-            _ => false,
-        };
+        let grouped = matches!(
+            groups.as_slice(),
+            [_] | [4, 4, 4, 4] | [4, 6, 5] | [4, 6, 4] | [4, 4, 4, 4, 1..=3]
+        );
         if grouped && verify::card(&digits) {
-            let rule = own(
-                "payment-card",
-                "payment card number",
-                Category::PersonalData,
-                Severity::High,
-            );
+            let rule = own("payment-card");
             let report = Report {
                 confidence: Confidence::High,
                 excerpt: format!("…({} digits)", digits.len()),
@@ -441,7 +529,10 @@ impl Pass<'_> {
             .split(|&byte| byte == b' ')
             .enumerate()
         {
-            let word = group.iter().take_while(|b| b.is_ascii_uppercase() || b.is_ascii_digit()).count();
+            let word = group
+                .iter()
+                .take_while(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+                .count();
             compact.extend_from_slice(group.get(..word).unwrap_or_default());
             end += word + usize::from(at > 0);
             if word < 4 || word < group.len() {
@@ -449,7 +540,7 @@ impl Pass<'_> {
             }
         }
         if verify::iban(&compact) {
-            let rule = own("iban", "bank account number (IBAN)", Category::PersonalData, Severity::Medium);
+            let rule = own("iban");
             let report = Report {
                 confidence: Confidence::High,
                 excerpt: redact(&compact),
@@ -461,18 +552,33 @@ impl Pass<'_> {
 }
 
 /// The alphabets of base64, both, and of hexadecimal.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a byte can't be outside a table of 256"
+)]
 fn in_run(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_')
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            let b = byte as u8;
+            table[byte] = b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_');
+            byte += 1;
+        }
+        table
+    };
+    TABLE[usize::from(byte)]
 }
 
 /// A run and what is between its slashes.
 fn pieces(run: &[u8], start: usize) -> impl Iterator<Item = Range<usize>> {
     let mut at = start;
-    run.split(|byte| matches!(byte, b'/' | b'+' | b'-' | b'_')).map(move |piece| {
-        let range = at..at + piece.len();
-        at += piece.len() + 1;
-        range
-    })
+    run.split(|byte| matches!(byte, b'/' | b'+' | b'-' | b'_'))
+        .map(move |piece| {
+            let range = at..at + piece.len();
+            at += piece.len() + 1;
+            range
+        })
 }
 
 /// Hexadecimal in one piece or in pairs with a separator.
@@ -481,6 +587,9 @@ fn hex(run: &[u8]) -> Option<Vec<u8>> {
         [_, _, separator @ (b'-' | b'_' | b'/'), ..] => Some(*separator),
         _ => None,
     };
+    if separator.is_none() && !run.iter().skip(2).take(6).all(u8::is_ascii_hexdigit) {
+        return None;
+    }
     let digits: Vec<u8> = match separator {
         Some(separator) => {
             let mut digits = Vec::with_capacity(run.len());
@@ -498,6 +607,9 @@ fn hex(run: &[u8]) -> Option<Vec<u8>> {
         [b'0', b'x' | b'X', rest @ ..] => rest,
         all => all,
     };
+    if !digits.iter().take(8).all(u8::is_ascii_hexdigit) {
+        return None;
+    }
     let mut out = Vec::with_capacity(digits.len() / 2);
     for pair in digits.chunks(2) {
         match pair {
@@ -508,6 +620,33 @@ fn hex(run: &[u8]) -> Option<Vec<u8>> {
         }
     }
     Some(out)
+}
+
+/// Whether three groups in a row decode to printable bytes.
+fn promising(run: &[u8], lead: usize) -> bool {
+    let mut row = 0;
+    for quad in run.get(lead..).unwrap_or_default().chunks_exact(4) {
+        let [a, b, c, d] = quad else {
+            return false;
+        };
+        let text = printable_first(*a) && {
+            let digit = |byte: &u8| u32::from(base64_digit(*byte).unwrap_or(0));
+            let bits = digit(a) << 18 | digit(b) << 12 | digit(c) << 6 | digit(d);
+            [bits >> 16, bits >> 8 & 0xff, bits & 0xff]
+                .iter()
+                .all(|byte| matches!(byte, 0x20..=0x7e | 0x9 | 0xa | 0xd))
+        };
+        row = if text { row + 1 } else { 0 };
+        if row >= 3 {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether a group of base64 that begins with this digit can begin with a printable byte.
+fn printable_first(digit: u8) -> bool {
+    matches!(digit, b'I'..=b'Z' | b'a'..=b'f' | b'C' | b'D')
 }
 
 /// The stretches of a run that are base64 of text, at one of the four alignments.
@@ -525,7 +664,7 @@ fn segments(run: &[u8], lead: usize) -> Vec<Vec<u8>> {
     for quad in rest.chunks(4) {
         // The first byte of a group is printable for fewer than half of the digits: the cheap test.
         let first = quad.first().copied().unwrap_or(0);
-        if !matches!(first, b'I'..=b'Z' | b'a'..=b'f' | b'C' | b'D') {
+        if !printable_first(first) {
             close(&mut text);
             continue;
         }
@@ -542,7 +681,15 @@ fn segments(run: &[u8], lead: usize) -> Vec<Vec<u8>> {
         } else {
             text.extend(whole.iter().take_while(|byte| printable(byte)));
             close(&mut text);
-            text.extend(whole.iter().rev().take_while(|byte| printable(byte)).collect::<Vec<_>>().into_iter().rev());
+            text.extend(
+                whole
+                    .iter()
+                    .rev()
+                    .take_while(|byte| printable(byte))
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .rev(),
+            );
         }
     }
     close(&mut text);
@@ -623,7 +770,9 @@ fn unescape(token: &[u8]) -> (Vec<u8>, &'static str) {
                 how = kind;
                 at += len;
                 let value = match (high_surrogate.take(), value) {
-                    (Some(high), 0xdc00..=0xdfff) => 0x1_0000_u32 + ((high & 0x3ff) << 10) + (value & 0x3ff),
+                    (Some(high), 0xdc00..=0xdfff) => {
+                        0x1_0000_u32 + ((high & 0x3ff) << 10) + (value & 0x3ff)
+                    }
                     (_, 0xd800..=0xdbff) => {
                         high_surrogate = Some(value);
                         continue;

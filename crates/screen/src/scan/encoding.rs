@@ -4,7 +4,11 @@ use super::verify::hex_digit;
 
 /// Base64 of either alphabet, padded or not; line breaks are skipped.
 pub(crate) fn base64(text: &[u8]) -> Option<Vec<u8>> {
-    let compact: Vec<u8> = text.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
+    let compact: Vec<u8> = text
+        .iter()
+        .copied()
+        .filter(|b| !b.is_ascii_whitespace())
+        .collect();
     super::verify::base64(&compact)
 }
 

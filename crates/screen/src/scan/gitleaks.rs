@@ -254,10 +254,19 @@ fn allowlist(raw: &RawAllowlist, file: &str, rule: &str) -> Result<Allowlist, Pa
         rule: rule.to_owned(),
         reason,
     };
-    let all = match raw.condition.as_deref().map(str::to_ascii_uppercase).as_deref() {
+    let all = match raw
+        .condition
+        .as_deref()
+        .map(str::to_ascii_uppercase)
+        .as_deref()
+    {
         None | Some("" | "OR" | "||") => false,
         Some("AND" | "&&") => true,
-        Some(other) => return Err(wrong(format!("the condition {other:?} is neither AND nor OR"))),
+        Some(other) => {
+            return Err(wrong(format!(
+                "the condition {other:?} is neither AND nor OR"
+            )));
+        }
     };
     let target = match raw.regex_target.as_deref() {
         None | Some("" | "secret") => Target::Secret,
@@ -429,13 +438,18 @@ mod tests {
     #[test]
     fn errors_name_file_and_rule() {
         let error = RulePack::gitleaks("[[rules]]\nid='a'\nregex='('\n", "x.toml").unwrap_err();
-        assert!(error.to_string().starts_with("x.toml: rule `a`: the pattern is invalid"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("x.toml: rule `a`: the pattern is invalid"),
+            "{error}"
+        );
         let error = RulePack::gitleaks("[[rules]]\nregex='a'\n", "x.toml").unwrap_err();
         assert_eq!(error.to_string(), "x.toml: rule number 1 has no id");
         let error = RulePack::gitleaks("rules = 3", "x.toml").unwrap_err();
         assert!(matches!(error, PackError::Toml { .. }), "{error}");
-        let error =
-            RulePack::gitleaks("[[rules]]\nid='a'\nregex='(a)'\nsecretGroup=2\n", "x.toml").unwrap_err();
+        let error = RulePack::gitleaks("[[rules]]\nid='a'\nregex='(a)'\nsecretGroup=2\n", "x.toml")
+            .unwrap_err();
         assert!(error.to_string().contains("secretGroup is 2"), "{error}");
     }
 }

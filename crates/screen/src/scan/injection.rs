@@ -11,8 +11,9 @@ use std::sync::OnceLock;
 
 use aho_corasick::AhoCorasick;
 
-use super::finding::{Category, Confidence, Kind, Severity};
-use super::scanner::{Pass, Report, Window, own};
+use super::catalogue::own;
+use super::finding::{Confidence, Kind, Severity};
+use super::scanner::{Pass, Report, Window};
 
 /// From this score on it is a finding.
 const THRESHOLD: u32 = 50;
@@ -25,17 +26,102 @@ const REACH: usize = 90;
 /// Strings that make it worth weighing their surroundings, in lower case.
 pub(super) const ANCHORS: &[&str] = &[
     // Setting aside.
-    "ignor", "disregard", "forget", "overrid", "supersede", "do not follow", "vergiss", "oublie", "olvida", "esquece", "dimentica",
-    "игнорир", "забудь", "忽略", "无视", "無視", "忘记", "忘れ", "무시", "تجاهل", "अनदेखा", "abaikan", "görmezden", "zignoruj", "negeer", "bỏ qua", "เพิกเฉย", "αγνό", "התעלם",
+    "ignor",
+    "disregard",
+    "forget",
+    "overrid",
+    "supersede",
+    "do not follow",
+    "vergiss",
+    "oublie",
+    "olvida",
+    "esquece",
+    "dimentica",
+    "игнорир",
+    "забудь",
+    "忽略",
+    "无视",
+    "無視",
+    "忘记",
+    "忘れ",
+    "무시",
+    "تجاهل",
+    "अनदेखा",
+    "abaikan",
+    "görmezden",
+    "zignoruj",
+    "negeer",
+    "bỏ qua",
+    "เพิกเฉย",
+    "αγνό",
+    "התעלם",
     // Borrowed authority.
-    "<|im_start|>", "[inst]", "<<sys>>", "[system]", "system:", "system_message", "system note", "system update", "system administrator", "<system>", "</system>", "<information>", "### instruction", "new directive", "new instruction", "priority directive",
+    "<|im_start|>",
+    "[inst]",
+    "<<sys>>",
+    "[system]",
+    "system:",
+    "system_message",
+    "system note",
+    "system update",
+    "system administrator",
+    "<system>",
+    "</system>",
+    "<information>",
+    "### instruction",
+    "new directive",
+    "new instruction",
+    "priority directive",
     "important message from",
     // Addressing the model.
-    "you are now", "do anything now", "developer mode", "jailbreak", "unrestricted", "language model", "ai assistant", "ai agent",
+    "you are now",
+    "do anything now",
+    "developer mode",
+    "jailbreak",
+    "unrestricted",
+    "language model",
+    "ai assistant",
+    "ai agent",
     // Demanding an action.
-    "before using", "before you can", "before proceeding", "before summari", "before return", "before calling", "before respond", "before complet", "when the user asks", "call the ", "please call", "use the tool", "always use this tool", "preferred tool", "prepend the", "append the",
-    "include its contents", "send the output", "send its contents", "silently", "do not tell", "don't tell", "do not mention", "don't mention", "without telling", "without asking", "instead, output", "instead output", "execute the following", "execute it", "run the following", "your system prompt", "elevated privileges", "full admin access",
-    "$(cat ", "| bash", "| sh\"", "/etc/shadow", "fill them in without",
+    "before using",
+    "before you can",
+    "before proceeding",
+    "before summari",
+    "before return",
+    "before calling",
+    "before respond",
+    "before complet",
+    "when the user asks",
+    "call the ",
+    "please call",
+    "use the tool",
+    "always use this tool",
+    "preferred tool",
+    "prepend the",
+    "append the",
+    "include its contents",
+    "send the output",
+    "send its contents",
+    "silently",
+    "do not tell",
+    "don't tell",
+    "do not mention",
+    "don't mention",
+    "without telling",
+    "without asking",
+    "instead, output",
+    "instead output",
+    "execute the following",
+    "execute it",
+    "run the following",
+    "your system prompt",
+    "elevated privileges",
+    "full admin access",
+    "$(cat ",
+    "| bash",
+    "| sh\"",
+    "/etc/shadow",
+    "fill them in without",
 ];
 
 /// What a part of the text does.
@@ -89,14 +175,138 @@ const PHRASES: &[(&str, Part, u32)] = &[
 
 /// Words for what is set aside.
 const OBJECTS: &[&str] = &[
-    "instruction", "iunstruction", "prompt", "guideline", "directive", "directions", "your rules", "all rules", "the rules", "previous rules", "system message", "everything above", "everything you", "the above", "context above", "previous context", "safety", "your training", "previous command", "your programming", "restrictions", "previous task", "original task", "the user's request", "the function", "the content", "the text above", "preceding",
-    "anweisung", "vorgaben", "instruccion", "indicacion", "consigne", "instruções", "instrucoes", "istruzion", "инструкц", "указани", "команд", "指示", "指令", "说明", "规则", "命令", "지시", "명령", "التعليمات", "تعليمات", "निर्देश", "instruksi", "talimat", "instrukcj", "polece", "instructies", "hướng dẫn", "คำสั่ง", "οδηγ", "ההוראות", "direktiv", "fonction", "función", "funzione", "funktion", "função",
+    "instruction",
+    "iunstruction",
+    "prompt",
+    "guideline",
+    "directive",
+    "directions",
+    "your rules",
+    "all rules",
+    "the rules",
+    "previous rules",
+    "system message",
+    "everything above",
+    "everything you",
+    "the above",
+    "context above",
+    "previous context",
+    "safety",
+    "your training",
+    "previous command",
+    "your programming",
+    "restrictions",
+    "previous task",
+    "original task",
+    "the user's request",
+    "the function",
+    "the content",
+    "the text above",
+    "preceding",
+    "anweisung",
+    "vorgaben",
+    "instruccion",
+    "indicacion",
+    "consigne",
+    "instruções",
+    "instrucoes",
+    "istruzion",
+    "инструкц",
+    "указани",
+    "команд",
+    "指示",
+    "指令",
+    "说明",
+    "规则",
+    "命令",
+    "지시",
+    "명령",
+    "التعليمات",
+    "تعليمات",
+    "निर्देश",
+    "instruksi",
+    "talimat",
+    "instrukcj",
+    "polece",
+    "instructies",
+    "hướng dẫn",
+    "คำสั่ง",
+    "οδηγ",
+    "ההוראות",
+    "direktiv",
+    "fonction",
+    "función",
+    "funzione",
+    "funktion",
+    "função",
 ];
 
 /// Words that say how far back.
 const EARLIER: &[&str] = &[
-    "previous", "prior", "above", "earlier", "all ", "any ", "your ", "preceding", "foregoing", "existing", "original", "other ", "every", "these", "system", "safety", "the function", "the content",
-    "vorherig", "obigen", "alle ", "bisherig", "précédent", "toutes", "ci-dessus", "anterior", "previa", "todas", "precedent", "tutte", "предыдущ", "все ", "выше", "之前", "以上", "所有", "先前", "前の", "以前", "すべて", "이전", "모든", "위의", "السابقة", "جميع", "पिछले", "सभी", "sebelumnya", "semua", "önceki", "tüm", "poprzedni", "wszystkie", "vorige", "alle", "trước", "ก่อนหน้า", "προηγ", "הקודמות", "la fonction", "la función", "la funzione", "die funktion", "a função",
+    "previous",
+    "prior",
+    "above",
+    "earlier",
+    "all ",
+    "any ",
+    "your ",
+    "preceding",
+    "foregoing",
+    "existing",
+    "original",
+    "other ",
+    "every",
+    "these",
+    "system",
+    "safety",
+    "the function",
+    "the content",
+    "vorherig",
+    "obigen",
+    "alle ",
+    "bisherig",
+    "précédent",
+    "toutes",
+    "ci-dessus",
+    "anterior",
+    "previa",
+    "todas",
+    "precedent",
+    "tutte",
+    "предыдущ",
+    "все ",
+    "выше",
+    "之前",
+    "以上",
+    "所有",
+    "先前",
+    "前の",
+    "以前",
+    "すべて",
+    "이전",
+    "모든",
+    "위의",
+    "السابقة",
+    "جميع",
+    "पिछले",
+    "सभी",
+    "sebelumnya",
+    "semua",
+    "önceki",
+    "tüm",
+    "poprzedni",
+    "wszystkie",
+    "vorige",
+    "alle",
+    "trước",
+    "ก่อนหน้า",
+    "προηγ",
+    "הקודמות",
+    "la fonction",
+    "la función",
+    "la funzione",
+    "die funktion",
+    "a função",
 ];
 
 fn phrases() -> Option<&'static AhoCorasick> {
@@ -119,6 +329,28 @@ pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, anchor: Range<usize>
     if at < pass.memo.weighed {
         return;
     }
+    // A verb that is part of a name sets nothing aside.
+    let word = window.get(anchor.clone());
+    if word.is_ascii() && word.last().is_some_and(u8::is_ascii_alphabetic) && !word.contains(&b' ')
+    {
+        let rest = window.get(anchor.end..window.text.len());
+        let tail = rest.iter().find(|byte| !byte.is_ascii_alphabetic());
+        let before = anchor
+            .start
+            .checked_sub(1)
+            .and_then(|at| window.text.get(at));
+        if matches!(
+            tail,
+            Some(
+                b'_' | b'"' | b'=' | b'(' | b'-' | b']' | b';' | b'!' | b'.' | b')' | b'`' | b'\''
+            )
+        ) || matches!(before, Some(b'_' | b'.' | b'-' | b'[' | b'#' | b'`'))
+        {
+            return;
+        }
+    }
+    // What surrounds an anchor is weighed once.
+    pass.memo.weighed = at + 200;
     let start = anchor.start.saturating_sub(BEHIND);
     let end = window.text.len().min(anchor.end + BEYOND);
     let text = flat(window.get(start..end));
@@ -126,25 +358,30 @@ pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, anchor: Range<usize>
     if score < THRESHOLD {
         return;
     }
-    // The same words aren't weighed again.
-    pass.memo.weighed = at + 256;
     let shown: String = String::from_utf8_lossy(window.get(anchor.start..end))
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(80)
         .collect();
-    let rule = own(
-        "prompt-injection",
-        "text that gives orders to a model",
-        Category::Injection,
-        if score >= 80 { Severity::High } else { Severity::Medium },
-    );
+    let mut rule = own("prompt-injection");
+    if score >= 80 {
+        rule.severity = Severity::High;
+    }
     let report = Report {
-        confidence: if score >= 80 { Confidence::Medium } else { Confidence::Low },
+        confidence: if score >= 80 {
+            Confidence::Medium
+        } else {
+            Confidence::Low
+        },
         excerpt: cut(shown),
         score: Some(u8::try_from(score.min(100)).unwrap_or(100)),
     };
-    pass.emit(window, &rule, anchor.start..end.min(anchor.end + 200), report);
+    pass.emit(
+        window,
+        &rule,
+        anchor.start..end.min(anchor.end + 200),
+        report,
+    );
 }
 
 fn cut(mut text: String) -> String {
@@ -201,8 +438,13 @@ fn weigh(text: &str) -> u32 {
     let mut score = sum + aside;
     if about > 0 {
         // Who writes about attacks quotes them; an order in the same text is still one.
-        let order = worth.get(Part::Order as usize).copied().unwrap_or(0) + worth.get(Part::Authority as usize).copied().unwrap_or(0);
-        let discount = if quoted || order < 20 { about * 2 } else { about / 2 };
+        let order = worth.get(Part::Order as usize).copied().unwrap_or(0)
+            + worth.get(Part::Authority as usize).copied().unwrap_or(0);
+        let discount = if quoted || order < 20 {
+            about * 2
+        } else {
+            about / 2
+        };
         score = score.saturating_sub(discount);
     }
     score
@@ -212,25 +454,80 @@ fn weigh(text: &str) -> u32 {
 /// and since when.
 fn set_aside(text: &str) -> (u32, bool) {
     const VERBS: &[&str] = &[
-        "ignor", "disregard", "forget", "overrid", "supersede", "do not follow", "vergiss", "oublie", "olvida", "esquece", "dimentica",
-        "игнорир", "забудь", "忽略", "无视", "無視", "忘记", "忘れ", "무시", "تجاهل", "अनदेखा", "abaikan", "görmezden", "zignoruj", "negeer", "bỏ qua", "เพิกเฉย", "αγνό", "התעלם",
+        "ignor",
+        "disregard",
+        "forget",
+        "overrid",
+        "supersede",
+        "do not follow",
+        "vergiss",
+        "oublie",
+        "olvida",
+        "esquece",
+        "dimentica",
+        "игнорир",
+        "забудь",
+        "忽略",
+        "无视",
+        "無視",
+        "忘记",
+        "忘れ",
+        "무시",
+        "تجاهل",
+        "अनदेखा",
+        "abaikan",
+        "görmezden",
+        "zignoruj",
+        "negeer",
+        "bỏ qua",
+        "เพิกเฉย",
+        "αγνό",
+        "התעלם",
     ];
     let mut best = (0, false);
     for verb in VERBS {
         for (at, _) in text.match_indices(verb).take(4) {
+            // `override_defaults`, `"ignored":`: names, not orders.
+            let tail = text.get(at + verb.len()..).unwrap_or_default();
+            let end = tail
+                .find(|c: char| !c.is_alphabetic())
+                .and_then(|end| tail.get(end..));
+            if verb.is_ascii()
+                && end.is_some_and(|rest| rest.starts_with(['_', '"', '=', '(', '-']))
+            {
+                continue;
+            }
             // In verb-final languages the object comes first.
             let verb_final = matches!(*verb, "無視" | "忘れ" | "무시" | "अनदेखा" | "görmezden");
-            let from = if verb_final { floor(text, at.saturating_sub(REACH)) } else { at };
+            let from = if verb_final {
+                floor(text, at.saturating_sub(REACH))
+            } else {
+                at
+            };
             let to = floor(text, (at + verb.len() + REACH).min(text.len()));
+            // An order is one sentence.
+            let to = text
+                .get(at..to)
+                .and_then(|near| near.find(". "))
+                .map_or(to, |end| at + end);
             let near = text.get(from..to).unwrap_or_default();
             let object = OBJECTS.iter().any(|word| near.contains(word));
             let earlier = EARLIER.iter().any(|word| near.contains(word));
             if object && earlier {
-                let before = text.get(..at).and_then(|head| head.chars().next_back()).unwrap_or(' ');
+                let before = text
+                    .get(..at)
+                    .and_then(|head| head.chars().next_back())
+                    .unwrap_or(' ');
                 let quoted = matches!(before, '\'' | '"' | '“' | '‘' | '`' | '-');
                 // "should not ignore", "to ignore": a report, not an order.
-                let head = text.get(floor(text, at.saturating_sub(12))..at).unwrap_or_default();
-                let reported = head.ends_with("not ") || head.ends_with("n't ") || head.ends_with("to ") || head.ends_with("who ") || head.ends_with("--");
+                let head = text
+                    .get(floor(text, at.saturating_sub(12))..at)
+                    .unwrap_or_default();
+                let reported = head.ends_with("not ")
+                    || head.ends_with("n't ")
+                    || head.ends_with("to ")
+                    || head.ends_with("who ")
+                    || head.ends_with("--");
                 let weight = if reported { 20 } else { 55 };
                 if weight > best.0 {
                     best = (weight, quoted);

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::finding::{Category, Confidence, Severity};
-use super::scanner::{Pass, Report, Window, own};
+use super::catalogue::own;
+use super::finding::Confidence;
+use super::scanner::{Pass, Report, Window};
 
 /// A shorter value than this can't be told from ordinary text.
 pub const MIN_KNOWN_LEN: usize = 8;
@@ -217,9 +218,9 @@ impl KnownSecrets {
                     continue;
                 };
                 let rule = if *canary {
-                    own("canary", "a canary left its place", Category::KnownSecret, Severity::Critical)
+                    own("canary")
                 } else {
-                    own("known-secret", "a secret that is known here", Category::KnownSecret, Severity::Critical)
+                    own("known-secret")
                 };
                 let how = if needle.how.is_empty() {
                     String::new()
@@ -292,7 +293,9 @@ fn base32(value: &[u8]) -> Vec<u8> {
 fn percent(value: &[u8], everything: bool) -> Vec<u8> {
     let mut out = Vec::new();
     for &byte in value {
-        if !everything && (byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~')) {
+        if !everything
+            && (byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~'))
+        {
             out.push(byte);
         } else {
             out.push(b'%');
@@ -318,7 +321,9 @@ mod tests {
         for finding in &findings {
             assert!(!finding.excerpt.contains("correct horse"), "{finding:?}");
         }
-        findings.iter().any(|finding| &*finding.rule == "known-secret")
+        findings
+            .iter()
+            .any(|finding| &*finding.rule == "known-secret")
     }
 
     #[test]
@@ -346,7 +351,11 @@ mod tests {
             let mut whole = b"x = \"".to_vec();
             whole.extend_from_slice(&text);
             whole.extend_from_slice(b"\" and so on");
-            assert!(found(&scanner, &whole), "{}", String::from_utf8_lossy(&whole));
+            assert!(
+                found(&scanner, &whole),
+                "{}",
+                String::from_utf8_lossy(&whole)
+            );
         }
         assert!(!found(&scanner, b"correct horse/battery+stapl3 and so on"));
     }
@@ -354,8 +363,14 @@ mod tests {
     #[test]
     fn plain_values_are_refused() {
         let mut known = KnownSecrets::new();
-        assert!(matches!(known.add("A", b"short"), Err(KnownError::TooPlain { .. })));
-        assert!(matches!(known.add("A", b"aaaaaaaaaaaa"), Err(KnownError::TooPlain { .. })));
+        assert!(matches!(
+            known.add("A", b"short"),
+            Err(KnownError::TooPlain { .. })
+        ));
+        assert!(matches!(
+            known.add("A", b"aaaaaaaaaaaa"),
+            Err(KnownError::TooPlain { .. })
+        ));
         assert!(known.is_empty());
     }
 }

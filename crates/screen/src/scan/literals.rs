@@ -11,7 +11,7 @@ const MAX_LITERALS: usize = 96;
 /// Literals are cut to this many bytes. A prefix of a required literal is required, too.
 pub(super) const MAX_LITERAL_LEN: usize = 24;
 /// Classes with more members than this are not spelled out.
-const MAX_CLASS: u32 = 12;
+const MAX_CLASS: u32 = 16;
 
 /// The literals of a pattern: every match contains at least one, ASCII case-insensitively.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +65,17 @@ fn required(hir: &Hir) -> Option<Required> {
         HirKind::Repetition(repetition) => {
             if repetition.min == 0 {
                 return None;
+            }
+            // `A{20,24}` demands twenty of them in a row.
+            if let Some([only]) = exact(&repetition.sub).as_deref()
+                && !only.is_empty()
+            {
+                let times = usize::try_from(repetition.min.min(8)).unwrap_or(1);
+                return usable(Required {
+                    literals: vec![only.repeat(times)],
+                    offset_min: 0,
+                    offset_max: Some(0),
+                });
             }
             required(&repetition.sub)
         }
@@ -123,7 +134,23 @@ fn concat(parts: &[Hir]) -> Option<Required> {
                     .collect();
             }
             (open, spelled) => {
-                consider(open.take(), &mut best);
+                let mut closed = open.take();
+                // A repetition starts with what it repeats: `SK[0-9a-f]{32}` demands one digit more.
+                if spelled.is_none()
+                    && let Some(run) = &mut closed
+                    && let HirKind::Repetition(repetition) = part.kind()
+                    && repetition.min >= 1
+                    && let Some(next) = exact(&repetition.sub)
+                    && run.shortest() < 4
+                    && run.literals.len() * next.len() <= MAX_LITERALS
+                {
+                    run.literals = run
+                        .literals
+                        .iter()
+                        .flat_map(|head| next.iter().map(|tail| [head.as_slice(), tail].concat()))
+                        .collect();
+                }
+                consider(closed, &mut best);
                 match spelled {
                     Some(literals) => {
                         *open = Some(Required {

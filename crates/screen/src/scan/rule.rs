@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use regex_automata::meta::Regex;
 use regex_automata::util::captures::Captures;
 use regex_automata::{Anchored, Input};
+use regex_syntax::hir::{Hir, HirKind, Look};
 
 use super::finding::{Category, Severity};
 use super::literals::Required;
@@ -49,7 +50,9 @@ pub enum PatternError {
 /// A pattern that is compiled when it is first needed.
 #[derive(Debug)]
 pub(super) struct Pattern {
-    hir: regex_syntax::hir::Hir,
+    hir: Hir,
+    /// It starts with `\b`.
+    at_word: bool,
     compiled: OnceLock<Option<Regex>>,
 }
 
@@ -63,11 +66,18 @@ impl Pattern {
                 .utf8(false)
                 .build()
                 .parse(pattern)
+                .map_err(|error| one_line(&error.to_string()))
         };
         let hir = parse(false)
             .or_else(|_| parse(true))
-            .map_err(|error| PatternError::Syntax(one_line(&error.to_string())))?;
+            .map_err(PatternError::Syntax)?;
+        let first = match hir.kind() {
+            HirKind::Concat(parts) => parts.first().map(Hir::kind),
+            kind => Some(kind),
+        };
+        let at_word = matches!(first, Some(HirKind::Look(Look::WordAscii)));
         Ok(Pattern {
+            at_word,
             hir,
             compiled: OnceLock::new(),
         })
@@ -102,6 +112,11 @@ impl Pattern {
                     .ok()
             })
             .as_ref()
+    }
+
+    /// Whether a match has to start a word.
+    pub(super) fn starts_at_word(&self) -> bool {
+        self.at_word
     }
 
     pub(super) fn is_match(&self, text: &[u8]) -> bool {
@@ -188,10 +203,22 @@ pub(super) struct Hit {
 impl Rule {
     /// Searches from `from`; `anchored` demands that the match starts right there.
     pub(super) fn find(&self, text: &[u8], from: usize, anchored: bool) -> Option<Hit> {
+        // Cheaper than asking the regex: a match that has to start a word can't start inside one.
+        if anchored && self.pattern.at_word {
+            let word = |at: Option<usize>| {
+                at.and_then(|at| text.get(at))
+                    .is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_')
+            };
+            if word(from.checked_sub(1)) == word(Some(from)) {
+                return None;
+            }
+        }
         let regex = self.pattern.regex()?;
-        let input = Input::new(text)
-            .range(from..)
-            .anchored(if anchored { Anchored::Yes } else { Anchored::No });
+        let input = Input::new(text).range(from..).anchored(if anchored {
+            Anchored::Yes
+        } else {
+            Anchored::No
+        });
         // Most candidates fail, and without groups that is found out faster.
         regex.search_half(&input)?;
         let mut groups: Captures = regex.create_captures();

@@ -4,16 +4,16 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
-
 use super::assign;
-use super::command;
 use super::builtin::SHAPES;
-use super::finding::{Category, Confidence, Finding, Kind, Range64, Severity};
+use super::catalogue;
+use super::command;
+use super::finding::{Confidence, Finding, Kind, Range64};
 use super::gitleaks::RulePack;
 use super::injection;
 use super::known::KnownSecrets;
 use super::literals::MAX_LITERAL_LEN;
+use super::multi::Literals;
 use super::rule::{Pattern, PatternError, Rule, RuleInfo};
 use super::toolcall;
 use super::url;
@@ -28,8 +28,6 @@ const BACK: usize = 512;
 const AHEAD: usize = 1536;
 /// How many recent findings are remembered so that none is told twice.
 const RECENT: usize = 24;
-/// No literal is longer than this.
-const LONGEST: usize = 64;
 /// How deep encodings are opened.
 pub(super) const MAX_DEPTH: u8 = 3;
 
@@ -55,7 +53,7 @@ pub struct Scanner {
 #[derive(Debug)]
 pub(super) struct Inner {
     rules: Vec<Rule>,
-    literals: AhoCorasick,
+    literals: Literals,
     /// What each literal brings into play.
     hooks: Vec<Vec<Hook>>,
     /// Rules whose patterns demand no literal and that have no keywords: they look at every block.
@@ -107,9 +105,6 @@ pub enum BuildError {
         /// What is wrong with it.
         error: PatternError,
     },
-    /// All literals together are too many for one automaton.
-    #[error("the rules have too many literals: {0}")]
-    Literals(String),
 }
 
 impl Default for ScannerBuilder {
@@ -155,15 +150,16 @@ impl ScannerBuilder {
     /// Compiles.
     ///
     /// # Errors
-    /// [`BuildError::Literals`] if the packs are too large together.
+    /// None today; the packs were checked when they were read.
     pub fn build(self) -> Result<Scanner, BuildError> {
         let mut rules: Vec<Rule> = Vec::new();
         if self.builtin {
             for shape in SHAPES {
-                let pattern = Pattern::parse(shape.pattern).map_err(|error| BuildError::Builtin {
-                    rule: shape.id.to_owned(),
-                    error,
-                })?;
+                let pattern =
+                    Pattern::parse(shape.pattern).map_err(|error| BuildError::Builtin {
+                        rule: shape.id.to_owned(),
+                        error,
+                    })?;
                 rules.push(Rule {
                     info: RuleInfo {
                         id: shape.id.into(),
@@ -219,12 +215,7 @@ impl ScannerBuilder {
         for key in toolcall::PATH_KEYS {
             table.add(key.as_bytes().to_vec(), Hook::PathKey);
         }
-        let literals = AhoCorasick::builder()
-            .ascii_case_insensitive(true)
-            .match_kind(MatchKind::Standard)
-            .kind(Some(AhoCorasickKind::DFA))
-            .build(&table.literals)
-            .map_err(|error| BuildError::Literals(error.to_string()))?;
+        let literals = Literals::new(table.literals);
         Ok(Scanner {
             inner: Arc::new(Inner {
                 rules,
@@ -291,7 +282,9 @@ impl ScanState {
     /// The memory that this state takes, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        size_of::<Self>() + self.tail.capacity()
+        size_of::<Self>()
+            + self.tail.capacity()
+            + self.memo.found.capacity() * size_of::<(u32, u32)>()
     }
 }
 
@@ -302,8 +295,10 @@ pub(super) struct Memo {
     next: usize,
     /// How many bytes compressed stretches have become.
     pub(super) inflated: u64,
-    /// Up to where orders to a model were told.
+    /// Up to where orders to a model were weighed.
     pub(super) weighed: u64,
+    /// Room for the literals of a block.
+    found: Vec<(u32, u32)>,
 }
 
 /// A block with its surroundings. What is found in it depends on nothing else.
@@ -349,7 +344,10 @@ impl Scanner {
     /// Never: a test compiles every built-in rule.
     #[must_use]
     pub fn builtin() -> Self {
-        #[expect(clippy::expect_used, reason = "nothing here depends on input; a test builds it")]
+        #[expect(
+            clippy::expect_used,
+            reason = "nothing here depends on input; a test builds it"
+        )]
         ScannerBuilder::default()
             .build()
             .expect("the built-in rules compile")
@@ -361,9 +359,15 @@ impl Scanner {
         ScannerBuilder::default()
     }
 
-    /// Every pattern rule, built in and loaded.
-    pub fn rules(&self) -> impl Iterator<Item = &RuleInfo> {
-        self.inner.rules.iter().map(|rule| &rule.info)
+    /// Every rule: patterns, built in and loaded, and those that are code. Some ids stand there
+    /// more than once, for as many shapes.
+    pub fn rules(&self) -> impl Iterator<Item = RuleInfo> {
+        self.inner
+            .rules
+            .iter()
+            .map(|rule| rule.info.clone())
+            .chain(catalogue::all())
+            .chain(command::all())
     }
 
     /// Begins a stream.
@@ -392,7 +396,9 @@ impl Scanner {
             let (now, later) = rest.split_at_checked(room).unwrap_or((rest, &[]));
             if state.tail.capacity() == 0 {
                 // Small texts don't pay for the whole window.
-                state.tail.reserve_exact(now.len().min(BACK + BLOCK + AHEAD));
+                state
+                    .tail
+                    .reserve_exact(now.len().min(BACK + BLOCK + AHEAD));
             } else if state.tail.capacity() < state.tail.len() + now.len() {
                 let more = BACK + BLOCK + AHEAD - state.tail.len().min(BACK + BLOCK + AHEAD);
                 state.tail.reserve_exact(more.max(now.len()));
@@ -518,12 +524,7 @@ impl Scanner {
         &[]
     }
 
-    fn pass<'a>(
-        &'a self,
-        kind: Kind,
-        memo: &'a mut Memo,
-        out: &'a mut Vec<Finding>,
-    ) -> Pass<'a> {
+    fn pass<'a>(&'a self, kind: Kind, memo: &'a mut Memo, out: &'a mut Vec<Finding>) -> Pass<'a> {
         Pass {
             scanner: &self.inner,
             kind,
@@ -555,28 +556,38 @@ impl Pass<'_> {
     }
 
     fn literals(&mut self, window: Window<'_>) {
-        let end = (window.to + LONGEST).min(window.text.len());
         let scanner = self.scanner;
-        let input = Input::new(window.text).range(window.from..end);
-        for found in scanner.literals.find_overlapping_iter(input) {
-            if found.start() >= window.to {
-                continue;
-            }
-            let hooks = scanner.hooks.get(found.pattern().as_usize());
+        // Collected first: what a literal brings into play needs the pass, too.
+        let mut found = std::mem::take(&mut self.memo.found);
+        found.clear();
+        scanner
+            .literals
+            .find(window.text, window.from, window.to, |literal, start| {
+                found.push((start, literal));
+            });
+        for &(start, literal) in &found {
+            let (start, literal) = (start as usize, literal as usize);
+            let range = start..start + scanner.literals.len_of(literal);
+            let hooks = scanner.hooks.get(literal);
             for hook in hooks.map(Vec::as_slice).unwrap_or_default() {
                 match *hook {
                     Hook::Pattern { rule, least, most } => {
-                        self.pattern(window, rule, found.range(), least, most);
+                        self.pattern(window, rule, range.clone(), least, most);
                     }
-                    Hook::Keyword { rule } => self.keyword(window, rule, found.start()),
-                    Hook::Assign => assign::look(self, window, found.range()),
-                    Hook::Url => url::look(self, window, found.range()),
-                    Hook::Order => injection::look(self, window, found.range()),
-                    Hook::CommandKey => toolcall::command(self, window, found.range()),
-                    Hook::PathKey => toolcall::path(self, window, found.range()),
+                    Hook::Keyword { rule } => self.keyword(window, rule, start),
+                    Hook::Assign => assign::look(self, window, range.clone()),
+                    Hook::Url => url::look(self, window, range.clone()),
+                    Hook::Order => injection::look(self, window, range.clone()),
+                    Hook::CommandKey => toolcall::command(self, window, range.clone()),
+                    Hook::PathKey => toolcall::path(self, window, range.clone()),
                 }
             }
         }
+        found.clear();
+        if found.capacity() > 32 {
+            found = Vec::new();
+        }
+        self.memo.found = found;
     }
 
     /// A literal of a rule's pattern stands at `literal`.
@@ -595,12 +606,28 @@ impl Pass<'_> {
             let Some(start) = literal.start.checked_sub(least) else {
                 return;
             };
-            if let Some(hit) = which.find(window.text, start, true) {
-                self.hit(window, rule, &hit);
+            match which.find(window.text, start, true) {
+                Some(hit) => self.hit(window, rule, &hit),
+                None => self.broken(window, rule, start, literal.end),
             }
             return;
         }
-        let mut from = literal.start.saturating_sub(most);
+        let first = literal.start.saturating_sub(most);
+        let last = literal.start.saturating_sub(least);
+        if which.pattern.starts_at_word() && last - first <= 64 {
+            // Few places can start a match; asking each is cheaper than a search that runs on to
+            // the window's end when there is none.
+            for start in first..=last {
+                if let Some(hit) = which.find(window.text, start, true)
+                    && hit.whole.end >= literal.end
+                {
+                    self.hit(window, rule, &hit);
+                    return;
+                }
+            }
+            return;
+        }
+        let mut from = first;
         while let Some(hit) = which.find(window.text, from, false) {
             if hit.whole.start > literal.start {
                 return;
@@ -610,6 +637,41 @@ impl Pass<'_> {
                 return;
             }
             from = hit.whole.end.max(from + 1);
+        }
+    }
+
+    /// A token that line breaks cut into pieces, each alone on its line: as it would be in one.
+    fn broken(&mut self, window: Window<'_>, rule: usize, start: usize, literal_end: usize) {
+        const MOST: usize = 200;
+        if self.kind != Kind::Outbound || literal_end < start + 3 {
+            return;
+        }
+        let part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        let text = window.get(start..window.text.len().min(start + MOST));
+        let mut joined: Vec<u8> = Vec::new();
+        let mut at = 0;
+        let mut lines = 0;
+        loop {
+            let rest = text.get(at..).unwrap_or_default();
+            let len = rest.iter().take_while(|byte| part(byte)).count();
+            joined.extend_from_slice(rest.get(..len).unwrap_or_default());
+            at += len;
+            if len == 0 || text.get(at) != Some(&b'\n') {
+                break;
+            }
+            at += 1;
+            lines += 1;
+        }
+        if lines == 0 || lines > 4 {
+            return;
+        }
+        let Some(which) = self.scanner.rules.get(rule) else {
+            return;
+        };
+        if let Some(mut hit) = which.find(&joined, 0, true) {
+            hit.secret = start..start + at;
+            hit.whole = hit.secret.clone();
+            self.hit(window, rule, &hit);
         }
     }
 
@@ -651,6 +713,10 @@ impl Pass<'_> {
             return;
         };
         let secret = window.get(hit.secret.clone());
+        // What documentation shows as an example is no secret where documentation comes from.
+        if self.kind == Kind::Inbound && super::verify::contains(secret, b"EXAMPLE") {
+            return;
+        }
         let report = Report {
             confidence,
             excerpt: redact(secret),
@@ -728,7 +794,7 @@ impl Pass<'_> {
     pub(super) fn command(&mut self, window: Window<'_>, range: Range<usize>) {
         let text = String::from_utf8_lossy(window.get(range.clone()));
         for danger in command::judge(&Script::parse(&text)) {
-            let rule = own(danger.rule, danger.description, Category::Command, danger.severity);
+            let rule = danger.info();
             let report = Report {
                 confidence: Confidence::Medium,
                 excerpt: danger.excerpt,
@@ -793,17 +859,36 @@ pub(super) fn redact(secret: &[u8]) -> String {
     format!("{prefix}…({} bytes)", secret.len())
 }
 
-/// A rule that is code, not a pattern.
-pub(super) fn own(
-    id: &'static str,
-    description: &'static str,
-    category: Category,
-    severity: Severity,
-) -> RuleInfo {
-    RuleInfo {
-        id: id.into(),
-        description: description.into(),
-        category,
-        severity,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Short literals are looked for one by one, and rules without any at every block: neither is
+    /// for the built-in rules.
+    #[test]
+    fn built_in_literals_are_long_enough() {
+        for shape in SHAPES {
+            let required = Pattern::parse(shape.pattern).unwrap().required();
+            let shortest =
+                required.map_or(0, |r| r.literals.iter().map(Vec::len).min().unwrap_or(0));
+            assert!(shortest >= 3, "{}: {shortest}", shape.id);
+        }
+    }
+
+    #[test]
+    fn every_built_in_rule_compiles() {
+        for rule in &Scanner::builtin().inner.rules {
+            assert!(rule.pattern.compile().is_ok(), "{}", rule.info.id);
+        }
+    }
+
+    #[test]
+    fn every_rule_has_a_description() {
+        for rule in Scanner::builtin().rules() {
+            assert!(
+                !rule.id.is_empty() && !rule.description.is_empty(),
+                "{rule:?}"
+            );
+        }
     }
 }

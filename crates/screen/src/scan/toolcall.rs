@@ -2,14 +2,32 @@
 
 use std::ops::Range;
 
+use super::catalogue::own;
 use super::command;
-use super::finding::{Category, Confidence, Severity};
-use super::scanner::{Pass, Report, Window, own};
+use super::finding::Confidence;
+use super::scanner::{Pass, Report, Window};
 
 /// Keys whose values are shell commands, with their quotes.
-pub(super) const COMMAND_KEYS: &[&str] = &["\"command\"", "\"cmd\"", "\"script\"", "\"bash\"", "\"shell_command\"", "\"commandline\"", "\"command_line\""];
+pub(super) const COMMAND_KEYS: &[&str] = &[
+    "\"command\"",
+    "\"cmd\"",
+    "\"script\"",
+    "\"bash\"",
+    "\"shell_command\"",
+    "\"commandline\"",
+    "\"command_line\"",
+];
 /// Keys whose values are paths or names of variables.
-pub(super) const PATH_KEYS: &[&str] = &["\"path\"", "\"file_path\"", "\"filename\"", "\"file\"", "\"filepath\"", "\"target_file\"", "\"variable\"", "\"notebook_path\""];
+pub(super) const PATH_KEYS: &[&str] = &[
+    "\"path\"",
+    "\"file_path\"",
+    "\"filename\"",
+    "\"file\"",
+    "\"filepath\"",
+    "\"target_file\"",
+    "\"variable\"",
+    "\"notebook_path\"",
+];
 
 /// A key of a command stands at `key`.
 pub(super) fn command(pass: &mut Pass<'_>, window: Window<'_>, key: Range<usize>) {
@@ -17,7 +35,7 @@ pub(super) fn command(pass: &mut Pass<'_>, window: Window<'_>, key: Range<usize>
         return;
     };
     for danger in command::judge(&crate::shell::Script::parse(&text)) {
-        let rule = own(danger.rule, danger.description, Category::Command, danger.severity);
+        let rule = danger.info();
         let report = Report {
             confidence: Confidence::Medium,
             excerpt: danger.excerpt,
@@ -39,12 +57,7 @@ pub(super) fn path(pass: &mut Pass<'_>, window: Window<'_>, key: Range<usize>) {
         command::sensitive_path(&text)
     };
     if let Some(why) = why {
-        let rule = own(
-            "tool-sensitive-path",
-            "a tool call touches credentials or what is run at a start",
-            Category::Command,
-            Severity::High,
-        );
+        let rule = own("tool-sensitive-path");
         let report = Report {
             confidence: Confidence::Medium,
             excerpt: why.to_owned(),
@@ -58,9 +71,22 @@ fn secret_variable(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
     name.len() <= 64
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-        && ["SECRET", "TOKEN", "PASSWORD", "PASSWD", "API_KEY", "APIKEY", "ACCESS_KEY", "DATABASE_URL", "PRIVATE_KEY", "CREDENTIAL", "CONNECTION_STRING", "DSN"]
-            .iter()
-            .any(|word| upper.contains(word))
+        && [
+            "SECRET",
+            "TOKEN",
+            "PASSWORD",
+            "PASSWD",
+            "API_KEY",
+            "APIKEY",
+            "ACCESS_KEY",
+            "DATABASE_URL",
+            "PRIVATE_KEY",
+            "CREDENTIAL",
+            "CONNECTION_STRING",
+            "DSN",
+        ]
+        .iter()
+        .any(|word| upper.contains(word))
 }
 
 /// The JSON string that is the value of a key: where it stands, and what it says.
@@ -71,7 +97,11 @@ fn string_after(window: Window<'_>, key_end: usize) -> Option<(Range<usize>, Str
         return None;
     }
     at += 1;
-    at += rest.get(at..)?.iter().take_while(|b| b.is_ascii_whitespace()).count();
+    at += rest
+        .get(at..)?
+        .iter()
+        .take_while(|b| b.is_ascii_whitespace())
+        .count();
     // A list of words, as exec takes it.
     let list = rest.get(at) == Some(&b'[');
     if list {
@@ -113,7 +143,9 @@ fn string_after(window: Window<'_>, key_end: usize) -> Option<(Range<usize>, Str
                     b't' => bytes.push(b'\t'),
                     b'r' => bytes.push(b'\r'),
                     b'u' => {
-                        let digits = rest.get(at..at + 4).and_then(|d| std::str::from_utf8(d).ok());
+                        let digits = rest
+                            .get(at..at + 4)
+                            .and_then(|d| std::str::from_utf8(d).ok());
                         let c = digits
                             .and_then(|d| u32::from_str_radix(d, 16).ok())
                             .and_then(char::from_u32)
@@ -141,9 +173,10 @@ fn quoted(words: &[String]) -> String {
     words
         .iter()
         .map(|word| {
-            let plain = word
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '/' | '.' | ':' | '=' | '@' | '+'));
+            let plain = word.chars().all(|c| {
+                c.is_ascii_alphanumeric()
+                    || matches!(c, '-' | '_' | '/' | '.' | ':' | '=' | '@' | '+')
+            });
             if plain && !word.is_empty() {
                 word.clone()
             } else {

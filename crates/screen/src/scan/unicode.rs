@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::finding::{Category, Confidence, Severity};
-use super::scanner::{MAX_DEPTH, Pass, Report, Window, own};
+use super::catalogue::own;
+use super::finding::Confidence;
+use super::scanner::{MAX_DEPTH, Pass, Report, Window};
 
 /// So many invisible characters in a row carry data.
 const HIDDEN_RUN: usize = 8;
@@ -33,7 +34,7 @@ impl Pass<'_> {
             return;
         }
         let seen = look(window);
-        let mut tell = |id, description, severity, range: Option<Range<usize>>, confidence| {
+        let mut tell = |id: &'static str, range: Option<Range<usize>>, confidence| {
             if let Some(range) = range {
                 let excerpt = format!("invisible or reordering characters ({} bytes)", range.len());
                 let report = Report {
@@ -41,41 +42,35 @@ impl Pass<'_> {
                     excerpt,
                     score: None,
                 };
-                self.emit(window, &own(id, description, Category::HiddenText, severity), range, report);
+                self.emit(window, &own(id), range, report);
             }
         };
         tell(
             "hidden-tag-characters",
-            "text in Unicode tag characters, which nothing shows",
-            Severity::High,
             seen.tags_at.clone(),
             Confidence::High,
         );
         tell(
             "hidden-variation-selectors",
-            "data in variation selectors, which nothing shows",
-            Severity::High,
-            seen.selectors_at.clone().filter(|_| seen.selectors.len() >= 3),
+            seen.selectors_at
+                .clone()
+                .filter(|_| seen.selectors.len() >= 3),
             Confidence::High,
         );
         tell(
             "hidden-zero-width",
-            "data in a row of zero-width characters",
-            Severity::Medium,
-            seen.longest_at.clone().filter(|_| seen.longest >= HIDDEN_RUN),
+            seen.longest_at
+                .clone()
+                .filter(|_| seen.longest >= HIDDEN_RUN),
             Confidence::High,
         );
         tell(
             "invisible-in-words",
-            "zero-width characters inside words",
-            Severity::Low,
             seen.in_words_at.clone().filter(|_| seen.in_words >= 2),
             Confidence::Medium,
         );
         tell(
             "bidi-override",
-            "characters that turn the order of text around",
-            Severity::Medium,
             seen.overrides_at.clone(),
             Confidence::Medium,
         );
@@ -105,7 +100,11 @@ impl Pass<'_> {
         }
         // What was found stands at an offset of the plain text; the range of the whole stretch says
         // less than it could, so it is cut to where the first changed byte is.
-        let first = map.iter().enumerate().find(|&(at, &from)| at as u32 != from).map_or(0, |(at, _)| at);
+        let first = map
+            .iter()
+            .enumerate()
+            .find(|&(at, &from)| at as u32 != from)
+            .map_or(0, |(at, _)| at);
         let last = map.last().map_or(0, |&last| last as usize + 1);
         for finding in self.out.get_mut(before..).unwrap_or_default() {
             if finding.via.first() == Some(&"unicode") {
@@ -119,11 +118,14 @@ impl Pass<'_> {
     fn terminal(&mut self, window: Window<'_>) {
         let block = window.get(window.from..window.to);
         for at in memchr::memchr_iter(0x1b, block) {
-            let rest = window.get(window.from + at + 1..window.text.len().min(window.from + at + 40));
+            let rest =
+                window.get(window.from + at + 1..window.text.len().min(window.from + at + 40));
             let what = match rest {
                 [b']', b'5', b'2', b';', ..] => "writes to the clipboard",
                 [b']', b'0'..=b'2', b';', ..] => "sets the window's title",
                 [b']', b'8', b';', ..] => "makes a link of other text",
+                // In decoded text, that is as likely binary data.
+                [b'P' | b'_' | b'^' | b'X' | b'c', ..] if self.depth > 0 => continue,
                 [b'P' | b'_' | b'^' | b'X', ..] => "talks to the terminal",
                 [b'c', ..] => "resets the terminal",
                 [b'[', parameters @ ..] => {
@@ -133,7 +135,9 @@ impl Pass<'_> {
                         .count();
                     let numbers = parameters.get(..len).unwrap_or_default();
                     match parameters.get(len) {
-                        Some(b'm') if numbers.split(|&b| b == b';').any(|n| n == b"8") => "conceals text",
+                        Some(b'm') if numbers.split(|&b| b == b';').any(|n| n == b"8") => {
+                            "conceals text"
+                        }
                         Some(b'J') => "erases the screen",
                         Some(b'A' | b'F') => "goes back over lines",
                         Some(b'n' | b'i') => "talks to the terminal",
@@ -142,12 +146,7 @@ impl Pass<'_> {
                 }
                 _ => continue,
             };
-            let rule = own(
-                "terminal-escape",
-                "an escape sequence does more than colour",
-                Category::HiddenText,
-                Severity::Medium,
-            );
+            let rule = own("terminal-escape");
             let report = Report {
                 confidence: Confidence::High,
                 excerpt: what.to_owned(),
@@ -218,11 +217,9 @@ fn look(window: Window<'_>) -> Seen {
             continue;
         }
         match c {
-            '\u{e0020}'..='\u{e007f}' if !flag => {
-                if here {
-                    seen.tags.push((u32::from(c) & 0x7f) as u8);
-                    grow(&mut seen.tags_at, at, at + len);
-                }
+            '\u{e0020}'..='\u{e007f}' if !flag && here => {
+                seen.tags.push((u32::from(c) & 0x7f) as u8);
+                grow(&mut seen.tags_at, at, at + len);
             }
             '\u{e0020}'..='\u{e007f}' => {}
             '\u{fe00}'..='\u{fe0f}' if run > 0 && here => {
@@ -242,7 +239,10 @@ fn look(window: Window<'_>) -> Seen {
                 run_start = at;
             }
             run += 1;
-            if here && run > seen.longest && matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}') {
+            if here
+                && run > seen.longest
+                && matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}')
+            {
                 seen.longest = run;
                 seen.longest_at = Some(run_start..at + len);
             }
@@ -259,7 +259,11 @@ fn look(window: Window<'_>) -> Seen {
                     seen.dressed = true;
                 }
             }
-            None if !c.is_alphabetic() => (latin, foreign) = (false, false),
+            // Punctuation of all scripts ends a word.
+            None if matches!(c, '\u{80}'..='\u{bf}' | '\u{2000}'..='\u{206f}' | '\u{3000}'..='\u{303f}' | '\u{ff5f}'..='\u{ff65}') =>
+            {
+                (latin, foreign) = (false, false);
+            }
             None => {}
         }
     }
@@ -289,6 +293,9 @@ fn plain(text: &[u8]) -> (Vec<u8>, Vec<u32>) {
 /// alone (full width, mathematical) rather than as a letter of a script.
 fn unmask(c: char) -> Option<(char, bool)> {
     let code = u32::from(c);
+    if matches!(code, 0x2200..=0x24b5 | 0x2500..=0xff00 | 0x10000..=0x1d3ff) {
+        return None;
+    }
     let ascii = |value: u32| char::from_u32(value);
     match code {
         0xff01..=0xff5e => return ascii(code - 0xff01 + 0x21).map(|c| (c, true)),

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
+use super::catalogue::own;
 use super::encoding;
-use super::finding::{Category, Confidence, Kind, Severity};
-use super::scanner::{Pass, Report, Window, own};
+use super::finding::{Confidence, Kind};
+use super::scanner::{Pass, Report, Window};
 use super::verify::{self, random_looking};
 
 /// An address is read up to this length.
@@ -24,7 +25,10 @@ pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, separator: Range<usi
         start -= 1;
     }
     let scheme = window.get(start..separator.start).to_ascii_lowercase();
-    if !matches!(scheme.as_slice(), b"http" | b"https" | b"ws" | b"wss" | b"ftp" | b"gopher") {
+    if !matches!(
+        scheme.as_slice(),
+        b"http" | b"https" | b"ws" | b"wss" | b"ftp" | b"gopher"
+    ) {
         return;
     }
     let mut end = separator.end;
@@ -32,7 +36,12 @@ pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, separator: Range<usi
     while end < text.len() && end - start < MAX_URL {
         match text.get(end) {
             Some(b'$') if text.get(end + 1) == Some(&b'(') => template = true,
-            Some(b) if b.is_ascii_whitespace() || matches!(b, b'"' | b'\'' | b'<' | b'>' | b'`' | b'\\' | b'|') => break,
+            Some(b)
+                if b.is_ascii_whitespace()
+                    || matches!(b, b'"' | b'\'' | b'<' | b'>' | b'`' | b'\\' | b'|') =>
+            {
+                break;
+            }
             Some(b')') if !template => break,
             None => break,
             _ => {}
@@ -45,7 +54,9 @@ pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, separator: Range<usi
         .iter()
         .position(|b| matches!(b, b'/' | b'?' | b'#'))
         .unwrap_or(bytes.len());
-    let (authority, rest) = bytes.split_at_checked(authority_len).unwrap_or((bytes, &[]));
+    let (authority, rest) = bytes
+        .split_at_checked(authority_len)
+        .unwrap_or((bytes, &[]));
     let host = match authority.iter().rposition(|&b| b == b'@') {
         Some(at) => authority.get(at + 1..).unwrap_or_default(),
         None => authority,
@@ -76,18 +87,40 @@ enum Place {
 fn place(window: Window<'_>, start: usize) -> Place {
     let before = window.get(start.saturating_sub(40)..start);
     let lower = before.to_ascii_lowercase();
-    for method in [&b"get "[..], b"post ", b"put ", b"head ", b"patch ", b"delete ", b"options "] {
+    for method in [
+        &b"get "[..],
+        b"post ",
+        b"put ",
+        b"head ",
+        b"patch ",
+        b"delete ",
+        b"options ",
+    ] {
         if lower.ends_with(method) {
             let at = lower.len() - method.len();
             let line_start = at == 0 || lower.get(at - 1) == Some(&b'\n');
-            let upper = before.get(at..at + method.len()).is_some_and(|m| m.iter().take(3).all(u8::is_ascii_uppercase));
+            let upper = before
+                .get(at..at + method.len())
+                .is_some_and(|m| m.iter().take(3).all(u8::is_ascii_uppercase));
             if line_start && upper {
                 return Place::Target;
             }
         }
     }
-    let trimmed: Vec<u8> = lower.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
-    for key in [&b"\"url\":\""[..], b"\"uri\":\"", b"\"endpoint\":\"", b"\"href\":\"", b"\"target\":\"", b"\"webhook\":\"", b"\\\"url\\\":\\\""] {
+    let trimmed: Vec<u8> = lower
+        .iter()
+        .copied()
+        .filter(|b| !b.is_ascii_whitespace())
+        .collect();
+    for key in [
+        &b"\"url\":\""[..],
+        b"\"uri\":\"",
+        b"\"endpoint\":\"",
+        b"\"href\":\"",
+        b"\"target\":\"",
+        b"\"webhook\":\"",
+        b"\\\"url\\\":\\\"",
+    ] {
         if trimmed.ends_with(key) {
             return Place::Target;
         }
@@ -95,12 +128,27 @@ fn place(window: Window<'_>, start: usize) -> Place {
     if trimmed.ends_with(b"](") {
         let line = window.get(start.saturating_sub(200)..start);
         let open = line.iter().rposition(|&b| b == b'[').unwrap_or(0);
-        return if open > 0 && line.get(open - 1) == Some(&b'!') { Place::Embedded } else { Place::Link };
+        return if open > 0 && line.get(open - 1) == Some(&b'!') {
+            Place::Embedded
+        } else {
+            Place::Link
+        };
     }
-    if trimmed.ends_with(b"src=\"") || trimmed.ends_with(b"src='") || trimmed.ends_with(b"src=") || trimmed.ends_with(b"url(") || trimmed.ends_with(b"url('") || trimmed.ends_with(b"srcset=\"") || trimmed.ends_with(b"poster=\"") {
+    if trimmed.ends_with(b"src=\"")
+        || trimmed.ends_with(b"src='")
+        || trimmed.ends_with(b"src=")
+        || trimmed.ends_with(b"url(")
+        || trimmed.ends_with(b"url('")
+        || trimmed.ends_with(b"srcset=\"")
+        || trimmed.ends_with(b"poster=\"")
+    {
         return Place::Embedded;
     }
-    if trimmed.ends_with(b"href=\"") || trimmed.ends_with(b"href='") || trimmed.ends_with(b"]:") || trimmed.ends_with(b"]:<") {
+    if trimmed.ends_with(b"href=\"")
+        || trimmed.ends_with(b"href='")
+        || trimmed.ends_with(b"]:")
+        || trimmed.ends_with(b"]:<")
+    {
         return Place::Link;
     }
     Place::Mentioned
@@ -108,7 +156,10 @@ fn place(window: Window<'_>, start: usize) -> Place {
 
 fn strip_port(host: &[u8]) -> &[u8] {
     if host.first() == Some(&b'[') {
-        let end = host.iter().position(|&b| b == b']').map_or(host.len(), |at| at + 1);
+        let end = host
+            .iter()
+            .position(|&b| b == b']')
+            .map_or(host.len(), |at| at + 1);
         return host.get(..end).unwrap_or_default();
     }
     match host.iter().rposition(|&b| b == b':') {
@@ -140,18 +191,32 @@ pub enum Unsafe {
 #[must_use]
 pub fn unsafe_host(host: &str) -> Option<Unsafe> {
     let host = host.trim_end_matches('.');
-    if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+    if let Some(inner) = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    {
         let inner = inner.split('%').next().unwrap_or(inner);
-        return inner.parse::<Ipv6Addr>().ok().and_then(|ip| unsafe_address(IpAddr::V6(ip)));
+        return inner
+            .parse::<Ipv6Addr>()
+            .ok()
+            .and_then(|ip| unsafe_address(IpAddr::V6(ip)));
     }
     if let Some(ip) = loose_ipv4(host) {
         return unsafe_address(IpAddr::V4(ip));
     }
     let lower = host.to_ascii_lowercase();
-    if matches!(lower.as_str(), "metadata.google.internal" | "metadata" | "instance-data" | "metadata.goog") || lower.ends_with(".metadata.google.internal") {
+    if matches!(
+        lower.as_str(),
+        "metadata.google.internal" | "metadata" | "instance-data" | "metadata.goog"
+    ) || lower.ends_with(".metadata.google.internal")
+    {
         return Some(Unsafe::Metadata);
     }
-    if lower == "localhost" || lower.ends_with(".localhost") || lower == "localhost.localdomain" || lower == "ip6-localhost" {
+    if lower == "localhost"
+        || lower.ends_with(".localhost")
+        || lower == "localhost.localdomain"
+        || lower == "ip6-localhost"
+    {
         return Some(Unsafe::NotGlobal);
     }
     // Names that are an address: 127.0.0.1.nip.io.
@@ -172,7 +237,15 @@ pub fn unsafe_address(ip: IpAddr) -> Option<Unsafe> {
     match ip {
         IpAddr::V4(ip) => {
             let [a, b, c, _] = ip.octets();
-            if matches!(ip.octets(), [169, 254, 169, 254] | [169, 254, 170, 2] | [169, 254, 170, 23] | [100, 100, 100, 200] | [192, 0, 0, 192] | [168, 63, 129, 16]) {
+            if matches!(
+                ip.octets(),
+                [169, 254, 169, 254]
+                    | [169, 254, 170, 2]
+                    | [169, 254, 170, 23]
+                    | [100, 100, 100, 200]
+                    | [192, 0, 0, 192]
+                    | [168, 63, 129, 16]
+            ) {
                 return Some(Unsafe::Metadata);
             }
             let special = a == 0
@@ -197,18 +270,31 @@ pub fn unsafe_address(ip: IpAddr) -> Option<Unsafe> {
                 let [c, d] = low.to_be_bytes();
                 unsafe_address(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
             };
-            if s == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] || s == [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] {
+            if s == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254]
+                || s == [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]
+            {
                 return Some(Unsafe::Metadata);
             }
             match s {
                 [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Some(Unsafe::NotGlobal),
-                [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => v4(high, low),
+                [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => {
+                    v4(high, low)
+                }
                 [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
                 [0x64, 0xff9b, 1, ..] => Some(Unsafe::NotGlobal),
                 [0x2002, high, low, ..] => v4(high, low),
                 [0x2001, 0, .., high, low] => v4(!high, !low).or(Some(Unsafe::NotGlobal)),
-                [0x2001, 0x1..=0x1ff, ..] | [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] | [0x5f00, ..] | [0x100, 0, 0, 0, ..] => Some(Unsafe::NotGlobal),
-                [first, ..] if first & 0xfe00 == 0xfc00 || first & 0xffc0 == 0xfe80 || first & 0xffc0 == 0xfec0 || first & 0xff00 == 0xff00 => {
+                [0x2001, 0x1..=0x1ff, ..]
+                | [0x2001, 0xdb8, ..]
+                | [0x3fff, 0..=0xfff, ..]
+                | [0x5f00, ..]
+                | [0x100, 0, 0, 0, ..] => Some(Unsafe::NotGlobal),
+                [first, ..]
+                    if first & 0xfe00 == 0xfc00
+                        || first & 0xffc0 == 0xfe80
+                        || first & 0xffc0 == 0xfec0
+                        || first & 0xff00 == 0xff00 =>
+                {
                     Some(Unsafe::NotGlobal)
                 }
                 _ => None,
@@ -225,7 +311,8 @@ fn loose_ipv4(host: &str) -> Option<Ipv4Addr> {
     }
     let mut numbers = Vec::with_capacity(4);
     for part in &parts {
-        let number = if let Some(hex) = part.strip_prefix("0x").or_else(|| part.strip_prefix("0X")) {
+        let number = if let Some(hex) = part.strip_prefix("0x").or_else(|| part.strip_prefix("0X"))
+        {
             u64::from_str_radix(hex, 16).ok()?
         } else if part.len() > 1 && part.starts_with('0') {
             u64::from_str_radix(part, 8).ok()?
@@ -251,7 +338,13 @@ fn loose_ipv4(host: &str) -> Option<Ipv4Addr> {
     u32::try_from(value << free | last).ok().map(Ipv4Addr::from)
 }
 
-fn destination(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u8], place: Place) {
+fn destination(
+    pass: &mut Pass<'_>,
+    window: Window<'_>,
+    url: Range<usize>,
+    host: &[u8],
+    place: Place,
+) {
     let Ok(name) = std::str::from_utf8(host) else {
         return;
     };
@@ -260,26 +353,14 @@ fn destination(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host:
     };
     // An address that is written to be misread is meant badly wherever it stands.
     let plain_v4 = name.parse::<Ipv4Addr>().is_ok();
-    let disguised = !plain_v4 && (loose_ipv4(name).is_some() || (name.starts_with('[') && name != "[::1]"));
+    let disguised =
+        !plain_v4 && (loose_ipv4(name).is_some() || (name.starts_with('[') && name != "[::1]"));
     let rule = match what {
-        Unsafe::Metadata => own(
-            "metadata-address",
-            "address of a service that hands out credentials",
-            Category::Destination,
-            Severity::High,
-        ),
-        Unsafe::NotGlobal if disguised => own(
-            "disguised-private-address",
-            "private address in an unusual spelling",
-            Category::Destination,
-            Severity::High,
-        ),
-        Unsafe::NotGlobal if place == Place::Target && pass.kind == Kind::Outbound => own(
-            "private-address",
-            "request to this machine or a private network",
-            Category::Destination,
-            Severity::Medium,
-        ),
+        Unsafe::Metadata => own("metadata-address"),
+        Unsafe::NotGlobal if disguised => own("disguised-private-address"),
+        Unsafe::NotGlobal if place == Place::Target && pass.kind == Kind::Outbound => {
+            own("private-address")
+        }
         Unsafe::NotGlobal => return,
     };
     // In prose on the way in, the address alone is a fact, not a request.
@@ -306,17 +387,36 @@ fn labels(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u8
     let mut why = None;
     for label in sub {
         if label.len() >= 8 {
-            let printable = |bytes: &Vec<u8>| bytes.len() >= 5 && bytes.iter().all(|b| (0x20..0x7f).contains(b));
-            if label.len() % 2 == 0 && encoding::hex(label).is_some_and(|d| printable(&d)) && label.iter().any(|b| b.is_ascii_digit()) {
+            let printable = |bytes: &Vec<u8>| {
+                bytes.len() >= 5 && bytes.iter().all(|b| (0x20..0x7f).contains(b))
+            };
+            if label.len() % 2 == 0
+                && encoding::hex(label).is_some_and(|d| printable(&d))
+                && label.iter().any(|b| b.is_ascii_digit())
+            {
                 why = Some("a label is hexadecimal for text");
             } else if label.len() >= 16
                 && label.iter().any(|b| b.is_ascii_digit())
-                && encoding::base32(label).is_some_and(|d| d.len() >= 8 && d.iter().take(d.len() - 1).filter(|b| (0x20..0x7f).contains(*b)).count() * 10 >= (d.len() - 1) * 8)
+                && encoding::base32(label).is_some_and(|d| {
+                    d.len() >= 8
+                        && d.iter()
+                            .take(d.len() - 1)
+                            .filter(|b| (0x20..0x7f).contains(*b))
+                            .count()
+                            * 10
+                            >= (d.len() - 1) * 8
+                })
             {
                 why = Some("a label is base32");
-            } else if label.len() >= 16 && label.iter().any(u8::is_ascii_uppercase) && encoding::base64(label).is_some_and(|d| printable(&d)) {
+            } else if label.len() >= 16
+                && label.iter().any(u8::is_ascii_uppercase)
+                && encoding::base64(label).is_some_and(|d| printable(&d))
+            {
                 why = Some("a label is base64 for text");
-            } else if label.len() >= 32 && random_looking(label) && !label.iter().all(u8::is_ascii_hexdigit) {
+            } else if label.len() >= 32
+                && random_looking(label)
+                && !label.iter().all(u8::is_ascii_hexdigit)
+            {
                 why = Some("a long label is random");
             }
         }
@@ -324,7 +424,11 @@ fn labels(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u8
     // Pieces of one size, as a tool cuts them.
     let mut run = 1;
     for (a, b) in sub.iter().zip(sub.iter().skip(1)) {
-        run = if a.len() == b.len() && a.len() >= 6 { run + 1 } else { 1 };
+        run = if a.len() == b.len() && a.len() >= 6 {
+            run + 1
+        } else {
+            1
+        };
         if run >= 3 {
             why = why.or(Some("labels are pieces of one size"));
         }
@@ -333,7 +437,7 @@ fn labels(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u8
         why = why.or(Some("many long labels"));
     }
     if let Some(why) = why {
-        let rule = own("hostname-exfiltration", "a host name carries data", Category::Exfiltration, Severity::High);
+        let rule = own("hostname-exfiltration");
         let report = Report {
             confidence: Confidence::Medium,
             excerpt: why.to_owned(),
@@ -344,11 +448,32 @@ fn labels(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u8
     // Names that say what they are for.
     let lower = host.to_ascii_lowercase();
     const NAMES: [&[u8]; 20] = [
-        b"exfil", b"webhook.site", b"requestbin", b"pipedream.net", b"interact.sh", b"oast.", b"burpcollaborator", b"canarytokens", b"dnslog", b"ceye.io", b"beeceptor.com", b"requestcatcher.com", b"ngrok",
-        b"transfer.sh", b"file.io", b"0x0.st", b"pastebin.com", b"paste.ee", b"hookb.in", b"keylogger",
+        b"exfil",
+        b"webhook.site",
+        b"requestbin",
+        b"pipedream.net",
+        b"interact.sh",
+        b"oast.",
+        b"burpcollaborator",
+        b"canarytokens",
+        b"dnslog",
+        b"ceye.io",
+        b"beeceptor.com",
+        b"requestcatcher.com",
+        b"ngrok",
+        b"transfer.sh",
+        b"file.io",
+        b"0x0.st",
+        b"pastebin.com",
+        b"paste.ee",
+        b"hookb.in",
+        b"keylogger",
     ];
-    if pass.kind == Kind::Outbound && place(window, url.start) == Place::Target && NAMES.iter().any(|name| verify::contains(&lower, name)) {
-        let rule = own("drop-site", "a host where anybody can leave and fetch data", Category::Exfiltration, Severity::Medium);
+    if pass.kind == Kind::Outbound
+        && place(window, url.start) == Place::Target
+        && NAMES.iter().any(|name| verify::contains(&lower, name))
+    {
+        let rule = own("drop-site");
         let report = Report {
             confidence: Confidence::Medium,
             excerpt: String::from_utf8_lossy(&lower).chars().take(60).collect(),
@@ -359,9 +484,20 @@ fn labels(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u8
 }
 
 /// Data in a path or a query.
-fn payload(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u8], rest: &[u8], place: Place, template: bool) {
+fn payload(
+    pass: &mut Pass<'_>,
+    window: Window<'_>,
+    url: Range<usize>,
+    host: &[u8],
+    rest: &[u8],
+    place: Place,
+    template: bool,
+) {
     let (path, query) = match rest.iter().position(|&b| b == b'?') {
-        Some(at) => (rest.get(..at).unwrap_or_default(), rest.get(at + 1..).unwrap_or_default()),
+        Some(at) => (
+            rest.get(..at).unwrap_or_default(),
+            rest.get(at + 1..).unwrap_or_default(),
+        ),
         None => (rest, &[][..]),
     };
     let values: Vec<(&[u8], &[u8])> = query
@@ -371,11 +507,43 @@ fn payload(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u
             Some((pair.get(..at)?, pair.get(at + 1..)?))
         })
         .collect();
-    let opaque = |value: &[u8]| value.len() >= 24 && random_looking(value) && !value.iter().all(|b| b.is_ascii_hexdigit() || *b == b'-');
+    let opaque = |value: &[u8]| {
+        value.len() >= 24
+            && random_looking(value)
+            && !value.iter().all(|b| b.is_ascii_hexdigit() || *b == b'-')
+    };
     let said = |name: &[u8]| {
         let name = name.to_ascii_lowercase();
-        [&b"data"[..], b"payload", b"exfil", b"secret", b"token", b"key", b"password", b"pass", b"info", b"content", b"leak", b"stolen", b"cookie", b"env", b"history", b"conversation", b"summary", b"context", b"message", b"msg", b"text", b"session", b"account", b"balance", b"email", b"creds", b"d"]
-            .contains(&name.as_slice())
+        [
+            &b"data"[..],
+            b"payload",
+            b"exfil",
+            b"secret",
+            b"token",
+            b"key",
+            b"password",
+            b"pass",
+            b"info",
+            b"content",
+            b"leak",
+            b"stolen",
+            b"cookie",
+            b"env",
+            b"history",
+            b"conversation",
+            b"summary",
+            b"context",
+            b"message",
+            b"msg",
+            b"text",
+            b"session",
+            b"account",
+            b"balance",
+            b"email",
+            b"creds",
+            b"d",
+        ]
+        .contains(&name.as_slice())
     };
     // A place holder that the model is to fill in.
     let blank = |value: &[u8]| {
@@ -383,24 +551,38 @@ fn payload(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u
             || value.first() == Some(&b'[')
             || value.starts_with(b"%7B")
             || value.starts_with(b"$")
-            || (value.len() >= 6 && value.iter().all(|b| b.is_ascii_uppercase() || *b == b'_') && value.contains(&b'_'))
+            || (value.len() >= 6
+                && value.iter().all(|b| b.is_ascii_uppercase() || *b == b'_')
+                && value.contains(&b'_'))
     };
     let why = match place {
         Place::Embedded if pass.kind == Kind::Inbound => {
             if template || values.iter().any(|(_, value)| blank(value)) {
                 Some("a picture's address is a form to fill in")
-            } else if values.iter().any(|(name, value)| said(name) && value.len() >= 4 && !value.iter().all(u8::is_ascii_digit)) {
+            } else if values.iter().any(|(name, value)| {
+                said(name) && value.len() >= 4 && !value.iter().all(u8::is_ascii_digit)
+            }) {
                 Some("a picture's address has a field for data")
-            } else if values.iter().any(|(_, value)| opaque(value) || value.len() >= 100) {
+            } else if values
+                .iter()
+                .any(|(_, value)| opaque(value) || value.len() >= 100)
+            {
                 Some("a picture's address carries opaque data")
             } else {
                 None
             }
         }
         Place::Link if pass.kind == Kind::Inbound => {
-            if template || values.iter().any(|(name, value)| blank(value) && said(name)) {
+            if template
+                || values
+                    .iter()
+                    .any(|(name, value)| blank(value) && said(name))
+            {
                 Some("a link is a form to fill in")
-            } else if values.iter().any(|(name, value)| said(name) && (opaque(value) || value.len() >= 120)) {
+            } else if values
+                .iter()
+                .any(|(name, value)| said(name) && (opaque(value) || value.len() >= 120))
+            {
                 Some("a link carries opaque data")
             } else {
                 None
@@ -408,9 +590,20 @@ fn payload(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u
         }
         Place::Target if pass.kind == Kind::Outbound => {
             let segment = path.split(|&b| b == b'/').any(opaque);
-            if segment || values.iter().any(|(name, value)| said(name) && opaque(value)) {
+            if segment
+                || values
+                    .iter()
+                    .any(|(name, value)| said(name) && opaque(value))
+            {
                 Some("a request carries opaque data in its address")
-            } else if values.iter().any(|(name, _)| matches!(name.to_ascii_lowercase().as_slice(), b"exfil" | b"leak" | b"stolen")) || verify::contains(&path.to_ascii_lowercase(), b"/exfil") || verify::contains(&path.to_ascii_lowercase(), b"/steal") {
+            } else if values.iter().any(|(name, _)| {
+                matches!(
+                    name.to_ascii_lowercase().as_slice(),
+                    b"exfil" | b"leak" | b"stolen"
+                )
+            }) || verify::contains(&path.to_ascii_lowercase(), b"/exfil")
+                || verify::contains(&path.to_ascii_lowercase(), b"/steal")
+            {
                 Some("a request says that it takes something")
             } else {
                 None
@@ -425,12 +618,18 @@ fn payload(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u
         return;
     }
     let rule = match place {
-        Place::Embedded | Place::Link => own("link-exfiltration", "a link or picture carries data out when it is shown or followed", Category::Exfiltration, Severity::High),
-        _ => own("url-payload", "an address carries data", Category::Exfiltration, Severity::Low),
+        Place::Embedded | Place::Link => own("link-exfiltration"),
+        _ => own("url-payload"),
     };
     let report = Report {
         confidence: Confidence::Medium,
-        excerpt: format!("{}: {why}", String::from_utf8_lossy(host).chars().take(50).collect::<String>()),
+        excerpt: format!(
+            "{}: {why}",
+            String::from_utf8_lossy(host)
+                .chars()
+                .take(50)
+                .collect::<String>()
+        ),
         score: None,
     };
     pass.emit(window, &rule, url, report);
@@ -443,15 +642,60 @@ mod tests {
     #[test]
     fn every_spelling_of_a_special_address_is_known() {
         for host in [
-            "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0x7f.1", "0.0.0.0", "0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "198.18.0.1", "240.0.0.1", "255.255.255.255", "100.64.0.1", "192.0.0.8",
-            "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::127.0.0.1]", "[64:ff9b::a00:1]", "[2002:7f00:1::]", "[fc00::1]", "[fe80::1]", "[ff02::1]", "localhost", "a.localhost", "127.0.0.1.nip.io", "10-0-0-1.sslip.io", "localhost.",
+            "127.0.0.1",
+            "127.1",
+            "2130706433",
+            "0x7f000001",
+            "0177.0.0.1",
+            "0x7f.1",
+            "0.0.0.0",
+            "0",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "100.64.0.1",
+            "192.0.0.8",
+            "[::1]",
+            "[::]",
+            "[::ffff:127.0.0.1]",
+            "[::127.0.0.1]",
+            "[64:ff9b::a00:1]",
+            "[2002:7f00:1::]",
+            "[fc00::1]",
+            "[fe80::1]",
+            "[ff02::1]",
+            "localhost",
+            "a.localhost",
+            "127.0.0.1.nip.io",
+            "10-0-0-1.sslip.io",
+            "localhost.",
         ] {
             assert_eq!(unsafe_host(host), Some(Unsafe::NotGlobal), "{host}");
         }
-        for host in ["169.254.169.254", "2852039166", "0xa9fea9fe", "[::ffff:169.254.169.254]", "[64:ff9b::a9fe:a9fe]", "metadata.google.internal", "[fd00:ec2::254]", "192.0.0.192", "169.254.169.254.nip.io"] {
+        for host in [
+            "169.254.169.254",
+            "2852039166",
+            "0xa9fea9fe",
+            "[::ffff:169.254.169.254]",
+            "[64:ff9b::a9fe:a9fe]",
+            "metadata.google.internal",
+            "[fd00:ec2::254]",
+            "192.0.0.192",
+            "169.254.169.254.nip.io",
+        ] {
             assert_eq!(unsafe_host(host), Some(Unsafe::Metadata), "{host}");
         }
-        for host in ["example.com", "8.8.8.8", "[2606:4700::1111]", "1.1.1.1", "10.example.com", "[64:ff9b::808:808]"] {
+        for host in [
+            "example.com",
+            "8.8.8.8",
+            "[2606:4700::1111]",
+            "1.1.1.1",
+            "10.example.com",
+            "[64:ff9b::808:808]",
+        ] {
             assert_eq!(unsafe_host(host), None, "{host}");
         }
     }

@@ -175,9 +175,30 @@ pub(super) fn placeholder(value: &[u8]) -> bool {
         return true;
     }
     const PARTS: [&[u8]; 24] = [
-        b"xxxx", b"****", b"....", b"your_", b"your-", b"yourp", b"yours", b"yourt", b"youra",
-        b"<your", b"changeme", b"change_me", b"change-me", b"placeholder", b"redacted", b"insert",
-        b"replace", b"dummy", b"todo", b"123456789", b"abcdefgh", b"_here", b"-here", b"sample",
+        b"xxxx",
+        b"****",
+        b"....",
+        b"your_",
+        b"your-",
+        b"yourp",
+        b"yours",
+        b"yourt",
+        b"youra",
+        b"<your",
+        b"changeme",
+        b"change_me",
+        b"change-me",
+        b"placeholder",
+        b"redacted",
+        b"insert",
+        b"replace",
+        b"dummy",
+        b"todo",
+        b"123456789",
+        b"abcdefgh",
+        b"_here",
+        b"-here",
+        b"sample",
     ];
     PARTS.iter().any(|part| contains(&lower, part))
 }
@@ -235,6 +256,25 @@ pub(super) fn varied(token: &[u8]) -> Verdict {
     }
 }
 
+/// As [`varied`], and no word for a token inside.
+pub(super) fn fragment(token: &[u8]) -> Verdict {
+    let lower = token.to_ascii_lowercase();
+    if [
+        &b"token"[..],
+        b"your",
+        b"example",
+        b"xxxx",
+        b"personal",
+        b"access",
+    ]
+    .iter()
+    .any(|word| contains(&lower, word))
+    {
+        return Verdict::No;
+    }
+    varied(token)
+}
+
 /// As [`varied`], and random by its letters.
 pub(super) fn random(token: &[u8]) -> Verdict {
     if !low_variety(token) && random_looking(token) {
@@ -264,7 +304,10 @@ pub(super) fn aws_key_id(token: &[u8]) -> Verdict {
     if low_variety(body) {
         return Verdict::No;
     }
-    if body.iter().all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7')) {
+    if body
+        .iter()
+        .all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7'))
+    {
         // Bits 1 to 40 are the number of the account, and that has twelve decimal digits.
         let mut bits = 0_u64;
         for &byte in body.iter().take(10) {
@@ -359,7 +402,7 @@ pub(super) fn card(digits: &[u8]) -> bool {
         }
         15 => matches!(number(2), 34 | 37),
         14 => matches!(number(2), 36 | 38 | 39) || (300..=305).contains(&number(3)),
-        17 | 18 | 19 => number(2) == 62,
+        17..=19 => number(2) == 62,
         _ => false,
     };
     issuer && luhn(digits) && !low_variety_digits(digits)
@@ -380,31 +423,102 @@ fn luhn(digits: &[u8]) -> bool {
             (_, digit) => digit * 2,
         };
     }
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 /// An IBAN (ISO 13616): the country's length and the remainder of 97.
 pub(super) fn iban(compact: &[u8]) -> bool {
     const LENGTHS: [(&[u8; 2], usize); 78] = [
-        (b"AD", 24), (b"AE", 23), (b"AL", 28), (b"AT", 20), (b"AZ", 28), (b"BA", 20), (b"BE", 16),
-        (b"BG", 22), (b"BH", 22), (b"BR", 29), (b"BY", 28), (b"CH", 21), (b"CR", 22), (b"CY", 28),
-        (b"CZ", 24), (b"DE", 22), (b"DK", 18), (b"DO", 28), (b"EE", 20), (b"EG", 29), (b"ES", 24),
-        (b"FI", 18), (b"FO", 18), (b"FR", 27), (b"GB", 22), (b"GE", 22), (b"GI", 23), (b"GL", 18),
-        (b"GR", 27), (b"GT", 28), (b"HR", 21), (b"HU", 28), (b"IE", 22), (b"IL", 23), (b"IQ", 23),
-        (b"IS", 26), (b"IT", 27), (b"JO", 30), (b"KW", 30), (b"KZ", 20), (b"LB", 28), (b"LC", 32),
-        (b"LI", 21), (b"LT", 20), (b"LU", 20), (b"LV", 21), (b"LY", 25), (b"MC", 27), (b"MD", 24),
-        (b"ME", 22), (b"MK", 19), (b"MR", 27), (b"MT", 31), (b"MU", 30), (b"NL", 18), (b"NO", 15),
-        (b"PK", 24), (b"PL", 28), (b"PS", 29), (b"PT", 25), (b"QA", 29), (b"RO", 24), (b"RS", 22),
-        (b"SA", 24), (b"SC", 31), (b"SE", 24), (b"SI", 19), (b"SK", 24), (b"SM", 27), (b"ST", 25),
-        (b"SV", 28), (b"TL", 23), (b"TN", 24), (b"TR", 26), (b"UA", 29), (b"VA", 22), (b"VG", 24),
+        (b"AD", 24),
+        (b"AE", 23),
+        (b"AL", 28),
+        (b"AT", 20),
+        (b"AZ", 28),
+        (b"BA", 20),
+        (b"BE", 16),
+        (b"BG", 22),
+        (b"BH", 22),
+        (b"BR", 29),
+        (b"BY", 28),
+        (b"CH", 21),
+        (b"CR", 22),
+        (b"CY", 28),
+        (b"CZ", 24),
+        (b"DE", 22),
+        (b"DK", 18),
+        (b"DO", 28),
+        (b"EE", 20),
+        (b"EG", 29),
+        (b"ES", 24),
+        (b"FI", 18),
+        (b"FO", 18),
+        (b"FR", 27),
+        (b"GB", 22),
+        (b"GE", 22),
+        (b"GI", 23),
+        (b"GL", 18),
+        (b"GR", 27),
+        (b"GT", 28),
+        (b"HR", 21),
+        (b"HU", 28),
+        (b"IE", 22),
+        (b"IL", 23),
+        (b"IQ", 23),
+        (b"IS", 26),
+        (b"IT", 27),
+        (b"JO", 30),
+        (b"KW", 30),
+        (b"KZ", 20),
+        (b"LB", 28),
+        (b"LC", 32),
+        (b"LI", 21),
+        (b"LT", 20),
+        (b"LU", 20),
+        (b"LV", 21),
+        (b"LY", 25),
+        (b"MC", 27),
+        (b"MD", 24),
+        (b"ME", 22),
+        (b"MK", 19),
+        (b"MR", 27),
+        (b"MT", 31),
+        (b"MU", 30),
+        (b"NL", 18),
+        (b"NO", 15),
+        (b"PK", 24),
+        (b"PL", 28),
+        (b"PS", 29),
+        (b"PT", 25),
+        (b"QA", 29),
+        (b"RO", 24),
+        (b"RS", 22),
+        (b"SA", 24),
+        (b"SC", 31),
+        (b"SE", 24),
+        (b"SI", 19),
+        (b"SK", 24),
+        (b"SM", 27),
+        (b"ST", 25),
+        (b"SV", 28),
+        (b"TL", 23),
+        (b"TN", 24),
+        (b"TR", 26),
+        (b"UA", 29),
+        (b"VA", 22),
+        (b"VG", 24),
         (b"XK", 20),
     ];
-    let Some(country) = compact.get(..2) else {
+    let [a, b, c, d, ..] = compact else {
         return false;
     };
+    let head = a.is_ascii_uppercase() && b.is_ascii_uppercase();
+    if !head || !c.is_ascii_digit() || !d.is_ascii_digit() {
+        return false;
+    }
+    let country = [*a, *b];
     if !LENGTHS
         .iter()
-        .any(|(code, len)| code.as_slice() == country && *len == compact.len())
+        .any(|(code, len)| **code == country && *len == compact.len())
     {
         return false;
     }
@@ -481,7 +595,13 @@ pub(super) fn bech32(text: &[u8]) -> bool {
         return false;
     }
     let step = |chk: u32, value: u32| {
-        const GENERATOR: [u32; 5] = [0x3b6a_57b2, 0x2650_8e6d, 0x1ea1_19fa, 0x3d42_33dd, 0x2a14_62b3];
+        const GENERATOR: [u32; 5] = [
+            0x3b6a_57b2,
+            0x2650_8e6d,
+            0x1ea1_19fa,
+            0x3d42_33dd,
+            0x2a14_62b3,
+        ];
         let top = chk >> 25;
         let mut next = (chk & 0x1ff_ffff) << 5 ^ value;
         for (bit, generator) in GENERATOR.iter().enumerate() {
@@ -506,17 +626,6 @@ pub(super) fn bech32(text: &[u8]) -> bool {
         chk = step(chk, u32::try_from(value).unwrap_or(0));
     }
     matches!(chk, 1 | 0x2bc8_30a3)
-}
-
-/// [`bech32`] as a verifier.
-pub(super) fn bech32_key(token: &[u8]) -> Verdict {
-    if bech32(token) {
-        Verdict::Sure
-    } else if low_variety(token) {
-        Verdict::No
-    } else {
-        Verdict::Doubtful
-    }
 }
 
 /// A Grafana API key: base64 of JSON with a key in it.
@@ -548,7 +657,12 @@ pub(super) fn private_key(text: &[u8]) -> Verdict {
         .unwrap_or_default();
     if low_variety(body) || contains(body, b"...") || contains(body, b"-----END") {
         Verdict::Doubtful
-    } else if body.iter().filter(|byte| byte.is_ascii_alphanumeric()).count() >= 16 {
+    } else if body
+        .iter()
+        .filter(|byte| byte.is_ascii_alphanumeric())
+        .count()
+        >= 16
+    {
         Verdict::Sure
     } else {
         Verdict::No
@@ -603,6 +717,8 @@ pub(super) fn variable(value: &[u8]) -> bool {
             .get(1)
             .is_some_and(|&byte| byte.is_ascii_alphabetic() || matches!(byte, b'{' | b'(' | b'_')),
         b'<' | b'[' | b'{' | b'&' | b'(' => true,
+        // A pointer's type.
+        b'*' => value.starts_with(b"*const") || value.starts_with(b"*mut"),
         b'%' => value.len() > 1 && value.ends_with(b"%") || value.len() <= 3,
         b'@' => value.starts_with(b"@{") || value.starts_with(b"@("),
         _ => false,
@@ -611,8 +727,24 @@ pub(super) fn variable(value: &[u8]) -> bool {
         return true;
     }
     const PARTS: [&[u8]; 18] = [
-        b"${", b"$(", b"{{", b"}}", b"<%", b"%(", b"process.env", b"environ", b"getenv", b"secrets.",
-        b"env.", b"config.", b"settings.", b"os.env", b"vault:", b"file://", b"#{", b"%s",
+        b"${",
+        b"$(",
+        b"{{",
+        b"}}",
+        b"<%",
+        b"%(",
+        b"process.env",
+        b"environ",
+        b"getenv",
+        b"secrets.",
+        b"env.",
+        b"config.",
+        b"settings.",
+        b"os.env",
+        b"vault:",
+        b"file://",
+        b"#{",
+        b"%s",
     ];
     let lower = value.to_ascii_lowercase();
     PARTS.iter().any(|part| contains(&lower, part))
@@ -629,12 +761,50 @@ pub(super) fn word_for_secret(value: &[u8]) -> bool {
         letters.pop();
     }
     const WORDS: [&[u8]; 44] = [
-        b"password", b"passwd", b"passphrase", b"pass", b"pwd", b"secret", b"token", b"key", b"apikey",
-        b"apitoken", b"apisecret", b"accesskey", b"secretkey", b"accesstoken", b"authtoken", b"null",
-        b"none", b"nil", b"undefined", b"true", b"false", b"string", b"username", b"user", b"value",
-        b"mypassword", b"mysecret", b"mytoken", b"yourpassword", b"oldpassword", b"newpassword",
-        b"userpassword", b"currentpassword", b"example", b"credentials", b"credential", b"privatekey",
-        b"bearertoken", b"required", b"optional", b"stdin", b"clientsecret", b"passwordhere", b"rootpassword",
+        b"password",
+        b"passwd",
+        b"passphrase",
+        b"pass",
+        b"pwd",
+        b"secret",
+        b"token",
+        b"key",
+        b"apikey",
+        b"apitoken",
+        b"apisecret",
+        b"accesskey",
+        b"secretkey",
+        b"accesstoken",
+        b"authtoken",
+        b"null",
+        b"none",
+        b"nil",
+        b"undefined",
+        b"true",
+        b"false",
+        b"string",
+        b"username",
+        b"user",
+        b"value",
+        b"mypassword",
+        b"mysecret",
+        b"mytoken",
+        b"yourpassword",
+        b"oldpassword",
+        b"newpassword",
+        b"userpassword",
+        b"currentpassword",
+        b"example",
+        b"credentials",
+        b"credential",
+        b"privatekey",
+        b"bearertoken",
+        b"required",
+        b"optional",
+        b"stdin",
+        b"clientsecret",
+        b"passwordhere",
+        b"rootpassword",
     ];
     WORDS.contains(&letters.as_slice())
 }
@@ -645,7 +815,9 @@ pub(super) fn basic_credentials(value: &[u8]) -> Verdict {
         Some(decoded)
             if decoded.contains(&b':')
                 && decoded.len() >= 5
-                && decoded.iter().all(|byte| (0x20..0x7f).contains(byte) || *byte >= 0x80) =>
+                && decoded
+                    .iter()
+                    .all(|byte| (0x20..0x7f).contains(byte) || *byte >= 0x80) =>
         {
             Verdict::Sure
         }
@@ -715,13 +887,20 @@ mod tests {
     #[test]
     fn words_are_not_random() {
         for word in [
-            "configuration", "getUserAccessTokenFromRequest", "my_database_password", "2024-11-26T10",
-            "AuthenticationResults", "application-json-2024", "12345678901234567890",
+            "configuration",
+            "getUserAccessTokenFromRequest",
+            "my_database_password",
+            "2024-11-26T10",
+            "AuthenticationResults",
+            "application-json-2024",
+            "12345678901234567890",
         ] {
             assert!(!random_looking(word.as_bytes()), "{word}");
         }
         for word in [
-            "wJalrXUtnFEMIK7MDENGbPxRfiCYzzaabb", "9f86d081884c7d659a2feaa0c55ad015", "x7Kp2mQ9vR4sL8nW1b",
+            "wJalrXUtnFEMIK7MDENGbPxRfiCYzzaabb",
+            "9f86d081884c7d659a2feaa0c55ad015",
+            "x7Kp2mQ9vR4sL8nW1b",
             "52VeZqtHDCdAr5yM",
         ] {
             assert!(random_looking(word.as_bytes()), "{word}");

@@ -85,7 +85,13 @@ impl Reader {
         self.script_as(text, through, depth, false);
     }
 
-    pub(super) fn script_as(&mut self, text: &str, through: &[&'static str], depth: usize, elevated: bool) {
+    pub(super) fn script_as(
+        &mut self,
+        text: &str,
+        through: &[&'static str],
+        depth: usize,
+        elevated: bool,
+    ) {
         let chars: Vec<char> = text.chars().take(MAX_SCRIPT).collect();
         self.work += chars.len();
         if depth > MAX_NESTING || self.work > MAX_WORK {
@@ -141,9 +147,11 @@ impl Reader {
                         reads_from = self.commands.len().checked_sub(1);
                     }
                 }
-                '#' => while !text.done() && text.peek(0) != '\n' {
-                    text.at += 1;
-                },
+                '#' => {
+                    while !text.done() && text.peek(0) != '\n' {
+                        text.at += 1;
+                    }
+                }
                 ')' => {
                     if close == Some(')') {
                         return;
@@ -190,7 +198,6 @@ impl Reader {
             through: around.through.to_vec(),
             ..Command::default()
         };
-        let slot = self.commands.len();
         let mut substituted = None;
         let mut heredocs = Vec::new();
         let mut skip_to = None;
@@ -215,7 +222,9 @@ impl Reader {
                 }
                 break;
             }
-            if let Some(redirect) = self.redirect(text, around, &mut heredocs, command.redirects.len()) {
+            if let Some(redirect) =
+                self.redirect(text, around, &mut heredocs, command.redirects.len())
+            {
                 command.redirects.push(redirect);
                 continue;
             }
@@ -232,6 +241,10 @@ impl Reader {
                 continue;
             }
             if command.argv.is_empty() {
+                command.indirect = word
+                    .pieces
+                    .iter()
+                    .all(|piece| matches!(piece, Piece::Expanded(_)));
                 if let Some((name, value)) = assignment(&word) {
                     if text.peek(0) == '(' && value.is_empty() {
                         // An array: its words, joined.
@@ -257,7 +270,10 @@ impl Reader {
                     continue;
                 }
                 match word.bare().as_deref() {
-                    Some("if" | "then" | "else" | "elif" | "fi" | "do" | "done" | "while" | "until" | "!" | "{" | "}" | "time" | "coproc" | "esac" | "function") => {
+                    Some(
+                        "if" | "then" | "else" | "elif" | "fi" | "do" | "done" | "while" | "until"
+                        | "!" | "{" | "}" | "time" | "coproc" | "esac" | "function",
+                    ) => {
                         if command.redirects.is_empty() {
                             continue;
                         }
@@ -281,7 +297,11 @@ impl Reader {
                     substituted.clone_from(&word.substituted);
                 }
             }
-            let ifs = self.variables.get("IFS").map_or(" \t\n", String::as_str).to_owned();
+            let ifs = self
+                .variables
+                .get("IFS")
+                .map_or(" \t\n", String::as_str)
+                .to_owned();
             let fields = word.fields(&ifs);
             for field in fields {
                 if command.argv.len() < 512 {
@@ -290,7 +310,11 @@ impl Reader {
             }
         }
         // `case x in a)`: patterns look like commands; one that is followed by `)` is one.
-        if text.peek(0) == ')' && around.depth == 0 && command.argv.len() == 1 && command.redirects.is_empty() {
+        if text.peek(0) == ')'
+            && around.depth == 0
+            && command.argv.len() == 1
+            && command.redirects.is_empty()
+        {
             return;
         }
         if command.argv.is_empty() {
@@ -298,7 +322,8 @@ impl Reader {
                 self.variables.insert(name.clone(), value.clone());
             }
         }
-        if command.argv.is_empty() && command.assignments.is_empty() && command.redirects.is_empty() {
+        if command.argv.is_empty() && command.assignments.is_empty() && command.redirects.is_empty()
+        {
             return;
         }
         if let (Some(inner), Some(first)) = (substituted, command.argv.first_mut())
@@ -316,7 +341,6 @@ impl Reader {
                 redirect,
             });
         }
-        let _ = slot;
         self.commands.push(command);
         if text.heredocs.is_empty() {
             self.settle(self.commands.len() - 1, around.depth);
@@ -334,7 +358,11 @@ impl Reader {
         for heredoc in waiting {
             let mut body = String::new();
             while let Some(line) = text.line() {
-                let shown = if heredoc.tabs { line.trim_start_matches('\t') } else { line.as_str() };
+                let shown = if heredoc.tabs {
+                    line.trim_start_matches('\t')
+                } else {
+                    line.as_str()
+                };
                 if shown.trim_end_matches('\r') == heredoc.delimiter {
                     break;
                 }
@@ -407,7 +435,11 @@ impl Reader {
                 break;
             }
             let before = text.at;
-            let ifs = self.variables.get("IFS").map_or(" \t\n", String::as_str).to_owned();
+            let ifs = self
+                .variables
+                .get("IFS")
+                .map_or(" \t\n", String::as_str)
+                .to_owned();
             values.extend(self.word(text, around).fields(&ifs));
             if text.at == before {
                 text.at += 1;
@@ -435,7 +467,11 @@ impl Reader {
         let rest = |n: usize| text.peek(ahead + n);
         if ahead == 0 && rest(0) == '&' && rest(1) == '>' {
             text.at += if rest(2) == '>' { 3 } else { 2 };
-            let kind = if text.peek(0) == '>' { RedirectKind::Append } else { RedirectKind::Write };
+            let kind = if text.peek(0) == '>' {
+                RedirectKind::Append
+            } else {
+                RedirectKind::Write
+            };
             skip_blanks(text);
             let target = self.word(text, around).text();
             return Some(Redirect { kind, target });
@@ -454,7 +490,8 @@ impl Reader {
             ('>', _, _) => (RedirectKind::Write, 1),
             _ => return None,
         };
-        let heredoc = kind == RedirectKind::Text && !(rest(0) == '<' && rest(1) == '<' && rest(2) == '<');
+        let heredoc =
+            kind == RedirectKind::Text && !(rest(0) == '<' && rest(1) == '<' && rest(2) == '<');
         let tabs = heredoc && len == 3;
         text.at += ahead + len;
         skip_blanks(text);
@@ -473,7 +510,9 @@ impl Reader {
         let target = self.word(text, around).text();
         let kind = match kind {
             // `>&file` writes a file; `>&2` copies.
-            RedirectKind::Duplicate if !target.chars().all(|c| c.is_ascii_digit() || c == '-') => RedirectKind::Write,
+            RedirectKind::Duplicate if !target.chars().all(|c| c.is_ascii_digit() || c == '-') => {
+                RedirectKind::Write
+            }
             other => other,
         };
         Some(Redirect { kind, target })
@@ -499,7 +538,11 @@ impl Reader {
                         text.at += 2;
                         let first = self.commands.len();
                         self.nested(text, around, "process substitution");
-                        let name = self.commands.get(first).map(|c| c.argv.join(" ")).unwrap_or_default();
+                        let name = self
+                            .commands
+                            .get(first)
+                            .map(|c| c.argv.join(" "))
+                            .unwrap_or_default();
                         word.quoted(&format!("{c}({name})"));
                         word.push(Piece::Mark);
                         continue;
@@ -573,7 +616,12 @@ impl Reader {
             }
             text.at += 1;
             let first = self.commands.len();
-            self.script_as(&inner, &with(around.through, "substitution"), around.depth + 1, around.elevated);
+            self.script_as(
+                &inner,
+                &with(around.through, "substitution"),
+                around.depth + 1,
+                around.elevated,
+            );
             self.substitute(first, word, quoted);
             return;
         }
@@ -747,7 +795,9 @@ impl Reader {
         }
         let value = match (name, known) {
             // Their beginnings are used to spell a slash.
-            ("HOME" | "PWD" | "PATH" | "OLDPWD", _) if rest.starts_with(':') => "/home/user".to_owned(),
+            ("HOME" | "PWD" | "PATH" | "OLDPWD", _) if rest.starts_with(':') => {
+                "/home/user".to_owned()
+            }
             (_, Some(value)) => value,
             (_, None) => return format!("${name}"),
         };
@@ -846,7 +896,12 @@ fn assignment(word: &Word) -> Option<(String, String)> {
                 let name = name.trim_end_matches('+').to_owned();
                 return Some((name, value.text()));
             }
-            Piece::Bare(c) if c.is_ascii_alphabetic() || *c == '_' || (c.is_ascii_digit() && !name.is_empty()) || (*c == '+' && !name.is_empty()) => {
+            Piece::Bare(c)
+                if c.is_ascii_alphabetic()
+                    || *c == '_'
+                    || (c.is_ascii_digit() && !name.is_empty())
+                    || (*c == '+' && !name.is_empty()) =>
+            {
                 name.push(*c);
             }
             _ => return None,

@@ -6,12 +6,32 @@ use crate::scan::encoding;
 
 /// Folders whose programs are called by name alone.
 const SYSTEM_FOLDERS: [&str; 8] = [
-    "/bin/", "/sbin/", "/usr/bin/", "/usr/sbin/", "/usr/local/bin/", "/usr/local/sbin/", "/opt/homebrew/bin/", "/system/bin/",
+    "/bin/",
+    "/sbin/",
+    "/usr/bin/",
+    "/usr/sbin/",
+    "/usr/local/bin/",
+    "/usr/local/sbin/",
+    "/opt/homebrew/bin/",
+    "/system/bin/",
 ];
 
 /// Shells: what they read or get with `-c` is a script.
 pub(super) fn shell(name: &str) -> bool {
-    matches!(name, "sh" | "bash" | "zsh" | "dash" | "ksh" | "ash" | "fish" | "rbash" | "mksh" | "csh" | "tcsh" | "pwsh")
+    matches!(
+        name,
+        "sh" | "bash"
+            | "zsh"
+            | "dash"
+            | "ksh"
+            | "ash"
+            | "fish"
+            | "rbash"
+            | "mksh"
+            | "csh"
+            | "tcsh"
+            | "pwsh"
+    )
 }
 
 impl Reader {
@@ -30,8 +50,14 @@ impl Reader {
                     break;
                 }
             }
-            // The system's programs are in lower case; `RM` is for file systems that don't care.
-            if program.chars().all(|c| c.is_ascii_uppercase()) && program.len() <= 8 && !program.is_empty() {
+            // On file systems that don't care about case, `Rm` is `rm`.
+            if program
+                .chars()
+                .next()
+                .is_some_and(|c| c.is_ascii_uppercase())
+                && program.chars().all(|c| c.is_ascii_alphabetic())
+                && program.len() <= 6
+            {
                 *program = program.to_ascii_lowercase();
             }
         }
@@ -72,7 +98,13 @@ impl Reader {
             .collect();
         let text = if command.name() == "tee" {
             let append = command.args().iter().any(|arg| arg == "-a");
-            files.extend(command.args().iter().filter(|arg| !arg.starts_with('-')).map(|arg| (arg.clone(), append)));
+            files.extend(
+                command
+                    .args()
+                    .iter()
+                    .filter(|arg| !arg.starts_with('-'))
+                    .map(|arg| (arg.clone(), append)),
+            );
             command.input.clone()
         } else {
             output_of(command)
@@ -111,12 +143,22 @@ impl Reader {
                     self.script_as(&script, &with(&command.through, "su"), depth + 1, true);
                     return;
                 }
-                if name == "sudo" && args.iter().take_while(|arg| arg.starts_with('-')).any(|arg| arg == "-s" || arg == "-i")
+                if name == "sudo"
+                    && args
+                        .iter()
+                        .take_while(|arg| arg.starts_with('-'))
+                        .any(|arg| arg == "-s" || arg == "-i")
                     && args.iter().all(|arg| arg.starts_with('-'))
                 {
                     return;
                 }
-                let rest = skip_options(args, &["-u", "-g", "-h", "-p", "-C", "-r", "-t", "-U", "-D", "-R", "-T", "--user", "--group"]);
+                let rest = skip_options(
+                    args,
+                    &[
+                        "-u", "-g", "-h", "-p", "-C", "-r", "-t", "-U", "-D", "-R", "-T", "--user",
+                        "--group",
+                    ],
+                );
                 let rest = skip_assignments(rest);
                 if name != "su" {
                     self.again(command, at, rest, "sudo", depth, true);
@@ -130,32 +172,82 @@ impl Reader {
                 }
                 self.again(command, at, skip_assignments(rest), "env", depth, elevated);
             }
-            "nohup" | "setsid" | "command" | "builtin" | "exec" | "busybox" | "toybox" | "catchsegv" | "eatmydata" | "unbuffer" | "proxychains" | "proxychains4" | "torsocks" | "firejail" | "caffeinate" | "fakeroot" | "time" | "coproc" => {
+            "nohup" | "setsid" | "command" | "builtin" | "exec" | "busybox" | "toybox"
+            | "catchsegv" | "eatmydata" | "unbuffer" | "proxychains" | "proxychains4"
+            | "torsocks" | "firejail" | "caffeinate" | "fakeroot" | "time" | "coproc" => {
                 let rest = skip_options(args, &["-a", "-f", "-n"]);
                 self.again(command, at, rest, "wrapper", depth, elevated);
             }
-            "nice" | "ionice" | "chrt" | "taskset" | "stdbuf" | "strace" | "ltrace" | "unshare" | "nsenter" | "systemd-run" | "systemd-inhibit" | "watch" | "cgexec" | "numactl" | "prlimit" => {
+            "nice" | "ionice" | "chrt" | "taskset" | "stdbuf" | "strace" | "ltrace" | "unshare"
+            | "nsenter" | "systemd-run" | "systemd-inhibit" | "watch" | "cgexec" | "numactl"
+            | "prlimit" => {
                 let rest = skip_options(
                     args,
-                    &["-n", "-c", "-p", "-i", "-o", "-e", "-t", "-u", "-E", "-s", "-P", "--interval", "--adjustment", "--target", "--on-calendar"],
+                    &[
+                        "-n",
+                        "-c",
+                        "-p",
+                        "-i",
+                        "-o",
+                        "-e",
+                        "-t",
+                        "-u",
+                        "-E",
+                        "-s",
+                        "-P",
+                        "--interval",
+                        "--adjustment",
+                        "--target",
+                        "--on-calendar",
+                    ],
                 );
                 self.again(command, at, rest, "wrapper", depth, elevated);
                 if name == "watch" {
                     let script = rest.join(" ");
-                    self.script_as(&script, &with(&command.through, "watch"), depth + 1, elevated);
+                    self.script_as(
+                        &script,
+                        &with(&command.through, "watch"),
+                        depth + 1,
+                        elevated,
+                    );
                 }
             }
             "timeout" | "chroot" | "flock" => {
-                let rest = skip_options(args, &["-k", "-s", "--signal", "--kill-after", "--userspec", "-w"]);
+                let rest = skip_options(
+                    args,
+                    &["-k", "-s", "--signal", "--kill-after", "--userspec", "-w"],
+                );
                 let rest = rest.get(1..).unwrap_or_default();
                 if let Some(script) = option(rest, &["-c"]) {
-                    self.script_as(&script, &with(&command.through, "wrapper"), depth + 1, elevated);
+                    self.script_as(
+                        &script,
+                        &with(&command.through, "wrapper"),
+                        depth + 1,
+                        elevated,
+                    );
                     return;
                 }
                 self.again(command, at, rest, "wrapper", depth, elevated);
             }
             "xargs" | "parallel" => {
-                let rest = skip_options(args, &["-n", "-P", "-I", "-L", "-d", "-s", "-a", "-E", "-j", "-i", "--max-args", "--max-procs", "--delimiter"]);
+                let rest = skip_options(
+                    args,
+                    &[
+                        "-n",
+                        "-P",
+                        "-I",
+                        "-L",
+                        "-d",
+                        "-s",
+                        "-a",
+                        "-E",
+                        "-j",
+                        "-i",
+                        "--max-args",
+                        "--max-procs",
+                        "--delimiter",
+                    ],
+                );
                 let mut inner: Vec<String> = rest.to_vec();
                 // What comes through the pipe becomes arguments, if it is known.
                 if let Some(input) = &command.input
@@ -167,22 +259,36 @@ impl Reader {
             }
             "find" | "fd" | "fdfind" | "gfind" => {
                 let mut rest = args;
-                while let Some(start) = rest
-                    .iter()
-                    .position(|arg| matches!(arg.as_str(), "-exec" | "-execdir" | "-ok" | "-okdir" | "-x" | "-X" | "--exec"))
-                {
+                while let Some(start) = rest.iter().position(|arg| {
+                    matches!(
+                        arg.as_str(),
+                        "-exec" | "-execdir" | "-ok" | "-okdir" | "-x" | "-X" | "--exec"
+                    )
+                }) {
                     let tail = rest.get(start + 1..).unwrap_or_default();
                     let end = tail
                         .iter()
                         .position(|arg| arg == ";" || arg == "+")
                         .unwrap_or(tail.len());
-                    self.again(command, at, tail.get(..end).unwrap_or_default(), "find", depth, elevated);
+                    self.again(
+                        command,
+                        at,
+                        tail.get(..end).unwrap_or_default(),
+                        "find",
+                        depth,
+                        elevated,
+                    );
                     rest = tail.get(end..).unwrap_or_default();
                 }
             }
             "eval" => {
                 let script = args.join(" ");
-                self.script_as(&script, &with(&command.through, "eval"), depth + 1, elevated);
+                self.script_as(
+                    &script,
+                    &with(&command.through, "eval"),
+                    depth + 1,
+                    elevated,
+                );
             }
             "trap" => {
                 if let Some(script) = args.first() {
@@ -192,13 +298,23 @@ impl Reader {
             "alias" => {
                 for arg in args {
                     if let Some((_, script)) = arg.split_once('=') {
-                        self.script_as(script, &with(&command.through, "alias"), depth + 1, elevated);
+                        self.script_as(
+                            script,
+                            &with(&command.through, "alias"),
+                            depth + 1,
+                            elevated,
+                        );
                     }
                 }
             }
             "script" | "screen" | "tmux" | "at" | "batch" => {
                 if let Some(script) = option(args, &["-c"]) {
-                    self.script_as(&script, &with(&command.through, "wrapper"), depth + 1, elevated);
+                    self.script_as(
+                        &script,
+                        &with(&command.through, "wrapper"),
+                        depth + 1,
+                        elevated,
+                    );
                 } else if matches!(name.as_str(), "at" | "batch") {
                     if let Some(script) = &command.input {
                         self.script_as(script, &with(&command.through, "at"), depth + 1, elevated);
@@ -206,11 +322,22 @@ impl Reader {
                 } else if matches!(name.as_str(), "screen" | "tmux")
                     && let Some(script) = args.iter().rev().find(|arg| arg.contains(' '))
                 {
-                    self.script_as(script, &with(&command.through, "wrapper"), depth + 1, elevated);
+                    self.script_as(
+                        script,
+                        &with(&command.through, "wrapper"),
+                        depth + 1,
+                        elevated,
+                    );
                 }
             }
             "ssh" => {
-                let rest = skip_options(args, &["-p", "-i", "-l", "-o", "-F", "-L", "-R", "-D", "-J", "-b", "-c", "-E", "-W", "-w", "-m", "-S", "-e"]);
+                let rest = skip_options(
+                    args,
+                    &[
+                        "-p", "-i", "-l", "-o", "-F", "-L", "-R", "-D", "-J", "-b", "-c", "-E",
+                        "-W", "-w", "-m", "-S", "-e",
+                    ],
+                );
                 let script = rest.get(1..).unwrap_or_default().join(" ");
                 if !script.is_empty() {
                     self.script_as(&script, &with(&command.through, "ssh"), depth + 1, elevated);
@@ -220,12 +347,19 @@ impl Reader {
                 let rest = skip_options(args, &["-p", "-f", "-d", "-P"]);
                 self.again(command, at, rest, "wrapper", depth, elevated);
             }
-            "docker" | "podman" | "nerdctl" | "kubectl" | "oc" | "lxc" | "crictl" => self.container(command, at, depth),
+            "docker" | "podman" | "nerdctl" | "kubectl" | "oc" | "lxc" | "crictl" => {
+                self.container(command, at, depth)
+            }
             "osascript" => {
                 for code in args.iter().filter(|arg| arg.contains("do shell script")) {
                     for part in code.split("do shell script").skip(1) {
                         if let Some(script) = apple_string(part) {
-                            self.script_as(&script, &with(&command.through, "osascript"), depth + 1, elevated);
+                            self.script_as(
+                                &script,
+                                &with(&command.through, "osascript"),
+                                depth + 1,
+                                elevated,
+                            );
                         }
                     }
                 }
@@ -236,7 +370,12 @@ impl Reader {
                 }
             }
             _ => {
-                if name.starts_with("python") || matches!(name.as_str(), "perl" | "ruby" | "node" | "php" | "lua" | "awk" | "gawk" | "mawk") {
+                if name.starts_with("python")
+                    || matches!(
+                        name.as_str(),
+                        "perl" | "ruby" | "node" | "php" | "lua" | "awk" | "gawk" | "mawk"
+                    )
+                {
                     self.interpreter(command, depth);
                 } else if let Some(program) = command.argv.first()
                     && program.contains('/')
@@ -252,9 +391,16 @@ impl Reader {
         let args = command.args();
         let how = if name == "pwsh" { "pwsh" } else { "sh -c" };
         for (at, arg) in args.iter().enumerate() {
-            if arg.starts_with('-') && !arg.starts_with("--") && arg.contains('c') || arg == "--command" {
+            if arg.starts_with('-') && !arg.starts_with("--") && arg.contains('c')
+                || arg == "--command"
+            {
                 if let Some(script) = args.get(at + 1) {
-                    self.script_as(script, &with(&command.through, how), depth + 1, command.elevated);
+                    self.script_as(
+                        script,
+                        &with(&command.through, how),
+                        depth + 1,
+                        command.elevated,
+                    );
                 }
                 return;
             }
@@ -264,8 +410,17 @@ impl Reader {
             }
         }
         if let Some(script) = &command.input {
-            let how = if command.reads_from.is_some() { "pipe into sh" } else { "heredoc" };
-            self.script_as(script, &with(&command.through, how), depth + 1, command.elevated);
+            let how = if command.reads_from.is_some() {
+                "pipe into sh"
+            } else {
+                "heredoc"
+            };
+            self.script_as(
+                script,
+                &with(&command.through, how),
+                depth + 1,
+                command.elevated,
+            );
         }
     }
 
@@ -275,18 +430,31 @@ impl Reader {
             .files
             .get(file)
             .or_else(|| self.files.get(plain))
-            .or_else(|| self.files.iter().find(|(path, _)| path.ends_with(&format!("/{plain}"))).map(|(_, text)| text))
+            .or_else(|| {
+                self.files
+                    .iter()
+                    .find(|(path, _)| path.ends_with(&format!("/{plain}")))
+                    .map(|(_, text)| text)
+            })
             .cloned();
         if let Some(script) = known {
             self.files.remove(file);
             self.files.remove(plain);
-            self.script_as(&script, &with(&command.through, "written file"), depth + 1, command.elevated);
+            self.script_as(
+                &script,
+                &with(&command.through, "written file"),
+                depth + 1,
+                command.elevated,
+            );
         }
     }
 
     fn container(&mut self, command: &Command, at: usize, depth: usize) {
         let args = command.args();
-        let Some(verb) = args.iter().position(|arg| matches!(arg.as_str(), "exec" | "run" | "debug")) else {
+        let Some(verb) = args
+            .iter()
+            .position(|arg| matches!(arg.as_str(), "exec" | "run" | "debug"))
+        else {
             return;
         };
         let rest = args.get(verb + 1..).unwrap_or_default();
@@ -294,11 +462,39 @@ impl Reader {
             Some(dashes) => rest.get(dashes + 1..),
             None => skip_options(
                 rest,
-                &["-u", "-e", "-w", "-v", "-p", "--name", "--user", "--env", "--workdir", "-n", "-c", "--network", "--entrypoint", "--mount", "--namespace", "--pid", "--device", "-h", "-l", "-m"],
+                &[
+                    "-u",
+                    "-e",
+                    "-w",
+                    "-v",
+                    "-p",
+                    "--name",
+                    "--user",
+                    "--env",
+                    "--workdir",
+                    "-n",
+                    "-c",
+                    "--network",
+                    "--entrypoint",
+                    "--mount",
+                    "--namespace",
+                    "--pid",
+                    "--device",
+                    "-h",
+                    "-l",
+                    "-m",
+                ],
             )
             .get(1..),
         };
-        self.again(command, at, inner.unwrap_or_default(), "container", depth, command.elevated);
+        self.again(
+            command,
+            at,
+            inner.unwrap_or_default(),
+            "container",
+            depth,
+            command.elevated,
+        );
     }
 
     /// `system("…")` and the like in code on the command line.
@@ -306,17 +502,40 @@ impl Reader {
         let args = command.args();
         let mut code = args
             .iter()
-            .position(|arg| matches!(arg.as_str(), "-c" | "-e" | "-r" | "-E" | "--eval" | "-ne" | "-pe"))
+            .position(|arg| {
+                matches!(
+                    arg.as_str(),
+                    "-c" | "-e" | "-r" | "-E" | "--eval" | "-ne" | "-pe"
+                )
+            })
             .and_then(|at| args.get(at + 1))
             .cloned();
         if code.is_none() && command.name().ends_with("awk") {
             code = args.iter().find(|arg| arg.contains('{')).cloned();
         }
-        let code = code.or_else(|| if args.iter().all(|arg| arg == "-") { command.input.clone() } else { None });
+        let code = code.or_else(|| {
+            if args.iter().all(|arg| arg == "-") {
+                command.input.clone()
+            } else {
+                None
+            }
+        });
         let Some(code) = code else {
             return;
         };
-        for call in ["system(", "popen(", "exec(", "call(", "run(", "Popen(", "check_output(", "spawn(", "execSync(", "shell_exec(", "passthru("] {
+        for call in [
+            "system(",
+            "popen(",
+            "exec(",
+            "call(",
+            "run(",
+            "Popen(",
+            "check_output(",
+            "spawn(",
+            "execSync(",
+            "shell_exec(",
+            "passthru(",
+        ] {
             let mut rest = code.as_str();
             let mut found = 0;
             while let Some((_, tail)) = rest.split_once(call)
@@ -325,14 +544,27 @@ impl Reader {
                 found += 1;
                 rest = tail;
                 if let Some(script) = code_string(tail) {
-                    self.script_as(&script, &with(&command.through, "interpreter"), depth + 1, command.elevated);
+                    self.script_as(
+                        &script,
+                        &with(&command.through, "interpreter"),
+                        depth + 1,
+                        command.elevated,
+                    );
                 }
             }
         }
     }
 
     /// The rest of a wrapper's arguments as a command of its own.
-    fn again(&mut self, outer: &Command, at: usize, argv: &[String], how: &'static str, depth: usize, elevated: bool) {
+    fn again(
+        &mut self,
+        outer: &Command,
+        at: usize,
+        argv: &[String],
+        how: &'static str,
+        depth: usize,
+        elevated: bool,
+    ) {
         if argv.is_empty() || self.commands.len() >= super::MAX_COMMANDS || depth >= MAX_NESTING {
             return;
         }
@@ -342,6 +574,7 @@ impl Reader {
             redirects: outer.redirects.clone(),
             reads_from: outer.reads_from,
             input: None,
+            indirect: false,
             elevated,
             through: with(&outer.through, how),
         };
@@ -359,16 +592,18 @@ impl Reader {
         }
         let command = self.commands.get(at)?;
         let input = || {
-            command
-                .input
-                .clone()
-                .or_else(|| command.reads_from.and_then(|from| self.output(from, depth + 1)))
+            command.input.clone().or_else(|| {
+                command
+                    .reads_from
+                    .and_then(|from| self.output(from, depth + 1))
+            })
         };
         let args = command.args();
         let flag = |names: &[&str]| args.iter().any(|arg| names.contains(&arg.as_str()));
         match command.name() {
             "base64" | "gbase64" | "openssl" | "b64decode" => {
-                let decodes = flag(&["-d", "-D", "--decode", "-di", "-r"]) || command.name() == "b64decode";
+                let decodes =
+                    flag(&["-d", "-D", "--decode", "-di", "-r"]) || command.name() == "b64decode";
                 let decoded = encoding::base64(input()?.trim().as_bytes());
                 decodes.then_some(())?;
                 String::from_utf8(decoded?).ok()
@@ -383,7 +618,13 @@ impl Reader {
                 let digits: String = input()?.chars().filter(char::is_ascii_hexdigit).collect();
                 String::from_utf8(encoding::hex(digits.as_bytes())?).ok()
             }
-            "rev" => Some(input()?.lines().map(|line| line.chars().rev().collect::<String>()).collect::<Vec<_>>().join("\n")),
+            "rev" => Some(
+                input()?
+                    .lines()
+                    .map(|line| line.chars().rev().collect::<String>())
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+            ),
             "tr" => {
                 let [from, to] = args else { return None };
                 let (from, to) = (letters(from), letters(to));
@@ -397,8 +638,13 @@ impl Reader {
                         .collect(),
                 )
             }
-            "which" | "basename" => args.iter().find(|arg| !arg.starts_with('-')).map(|arg| arg.rsplit('/').next().unwrap_or(arg).to_owned()),
-            "cat" | "tee" | "head" | "tail" if args.iter().all(|arg| arg.starts_with('-')) => input(),
+            "which" | "basename" => args
+                .iter()
+                .find(|arg| !arg.starts_with('-'))
+                .map(|arg| arg.rsplit('/').next().unwrap_or(arg).to_owned()),
+            "cat" | "tee" | "head" | "tail" if args.iter().all(|arg| arg.starts_with('-')) => {
+                input()
+            }
             _ => output_of(command),
         }
     }
@@ -447,7 +693,11 @@ fn output_of(command: &Command) -> Option<String> {
             for _ in 0..values.len() {
                 let before = rest.len();
                 let mut parts = std::mem::take(&mut text);
-                while let Some(at) = parts.find("%s").or_else(|| parts.find("%b")).or_else(|| parts.find("%d")) {
+                while let Some(at) = parts
+                    .find("%s")
+                    .or_else(|| parts.find("%b"))
+                    .or_else(|| parts.find("%d"))
+                {
                     let value = rest.next().map_or("", String::as_str);
                     parts.replace_range(at..at + 2, &value.replace('%', "\u{1}"));
                 }
@@ -459,13 +709,15 @@ fn output_of(command: &Command) -> Option<String> {
             }
             Some(out)
         }
-        "cat" if args.iter().all(|arg| arg.starts_with('-')) => command.input.clone().or_else(|| {
-            command
-                .redirects
-                .iter()
-                .find(|redirect| redirect.kind == RedirectKind::Text)
-                .map(|redirect| redirect.target.clone())
-        }),
+        "cat" if args.iter().all(|arg| arg.starts_with('-')) => {
+            command.input.clone().or_else(|| {
+                command
+                    .redirects
+                    .iter()
+                    .find(|redirect| redirect.kind == RedirectKind::Text)
+                    .map(|redirect| redirect.target.clone())
+            })
+        }
         _ => None,
     }
 }
@@ -515,8 +767,9 @@ fn skip_assignments(args: &[String]) -> &[String] {
     let count = args
         .iter()
         .take_while(|arg| {
-            arg.split_once('=')
-                .is_some_and(|(name, _)| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+            arg.split_once('=').is_some_and(|(name, _)| {
+                !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+            })
         })
         .count();
     args.get(count..).unwrap_or_default()

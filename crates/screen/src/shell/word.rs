@@ -41,7 +41,11 @@ impl Word {
 
     pub(super) fn expanded(&mut self, text: &str, quoted: bool) {
         for c in text.chars() {
-            self.push(if quoted { Piece::Quoted(c) } else { Piece::Expanded(c) });
+            self.push(if quoted {
+                Piece::Quoted(c)
+            } else {
+                Piece::Expanded(c)
+            });
         }
     }
 
@@ -152,7 +156,12 @@ fn range(inner: &[Piece]) -> Option<Vec<Vec<Piece>>> {
         return Some((low..=high).map(|n| word(&n.to_string())).collect());
     }
     let mut letters = (from.chars(), to.chars());
-    match (letters.0.next(), letters.0.next(), letters.1.next(), letters.1.next()) {
+    match (
+        letters.0.next(),
+        letters.0.next(),
+        letters.1.next(),
+        letters.1.next(),
+    ) {
         (Some(from), None, Some(to), None) => {
             Some((from..=to).take(26).map(|c| vec![Piece::Bare(c)]).collect())
         }

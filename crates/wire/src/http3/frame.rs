@@ -155,19 +155,29 @@ impl FrameDecoder {
             let rest = input.get(used..).unwrap_or_default();
             match &mut self.state {
                 State::Head(head) => {
-                    // A frame may be empty: then it is whole without a further byte.
-                    let Some(byte) = rest.first() else {
-                        return Ok(Step::More);
+                    let whole_here = match head.is_empty() {
+                        true => read_head(rest),
+                        false => None,
                     };
-                    used += 1;
-                    head.push(*byte);
-                    let Some((number, at)) = read_varint(head) else {
-                        continue;
-                    };
-                    let Some((length, _)) = head.get(at..).and_then(read_varint) else {
-                        continue;
+                    let (number, length) = match whole_here {
+                        Some((number, length, taken)) => {
+                            used += taken;
+                            (number, length)
+                        }
+                        None => {
+                            let Some(byte) = rest.first() else {
+                                return Ok(Step::More);
+                            };
+                            used += 1;
+                            head.push(*byte);
+                            let Some((number, length, _)) = read_head(head) else {
+                                continue;
+                            };
+                            (number, length)
+                        }
                     };
                     self.state = self.begin(number, length)?;
+                    // A frame may be empty: then it is whole without a further byte.
                     if let Some(frame) = self.whole(used) {
                         return Ok(frame);
                     }
@@ -259,6 +269,13 @@ impl FrameDecoder {
             _ => None,
         }
     }
+}
+
+/// Type, length, and how many bytes they took.
+fn read_head(input: &[u8]) -> Option<(u64, u64, usize)> {
+    let (number, first) = read_varint(input)?;
+    let (length, second) = read_varint(input.get(first..)?)?;
+    Some((number, length, first + second))
 }
 
 fn clamp(left: u64, here: usize) -> usize {

@@ -13,7 +13,9 @@ const STEP: usize = 16 * 1024;
 /// Decompresses the messages of one sender.
 #[derive(Debug)]
 pub struct Inflater {
-    inflate: Decompress,
+    /// Made when it is first needed: it holds about 40 KiB, and many connections agree on
+    /// compression that is hardly used.
+    inflate: Option<Decompress>,
     keeps_context: bool,
 }
 
@@ -22,8 +24,7 @@ impl Inflater {
     #[must_use]
     pub fn new(agreed: &PermessageDeflate, sender: Sender) -> Self {
         Self {
-            // The largest window reads what any smaller one wrote.
-            inflate: Decompress::new(false),
+            inflate: None,
             keeps_context: agreed.context_takeover(sender),
         }
     }
@@ -39,37 +40,37 @@ impl Inflater {
         out: &mut Vec<u8>,
         limit: usize,
     ) -> Result<(), WebSocketError> {
+        // The largest window reads what any smaller one wrote.
+        let inflate = self.inflate.get_or_insert_with(|| Decompress::new(false));
         loop {
             // One byte more than the limit shows that it is passed.
             let room = limit.saturating_add(1).saturating_sub(out.len()).min(STEP);
-            out.reserve(room);
-            let (read, written) = (self.inflate.total_in(), out.len());
-            let status = self
-                .inflate
-                .decompress_vec(input, out, FlushDecompress::Sync)
-                .map_err(|_| WebSocketError::InvalidDeflate)?;
+            let (read, written, len) = (inflate.total_in(), inflate.total_out(), out.len());
+            out.resize(len.saturating_add(room), 0);
+            let free = out.get_mut(len..).unwrap_or_default();
+            let status = inflate.decompress(input, free, FlushDecompress::Sync);
+            let read = usize::try_from(inflate.total_in() - read).unwrap_or(usize::MAX);
+            let written = usize::try_from(inflate.total_out() - written).unwrap_or(usize::MAX);
+            // Also after an error: what came before it is the same however the input was cut.
+            out.truncate(len.saturating_add(written));
             if out.len() > limit {
                 return Err(WebSocketError::TooLarge { limit });
             }
-            let read = usize::try_from(self.inflate.total_in() - read).unwrap_or(usize::MAX);
+            let status = status.map_err(|_| WebSocketError::InvalidDeflate)?;
             input = input.get(read..).unwrap_or_default();
             if status == Status::StreamEnd {
                 // A block marked as the last one (RFC 7692 section 7.2.3.4): what follows begins anew.
-                self.inflate.reset(false);
+                inflate.reset(false);
                 if input.is_empty() {
                     return Ok(());
                 }
                 continue;
             }
-            if input.is_empty() && out.len() < out.capacity() {
+            if input.is_empty() && written < room {
                 return Ok(());
             }
-            if read == 0 && out.len() == written {
-                return if input.is_empty() {
-                    Ok(())
-                } else {
-                    Err(WebSocketError::InvalidDeflate)
-                };
+            if read == 0 && written == 0 {
+                return Err(WebSocketError::InvalidDeflate);
             }
         }
     }
@@ -80,8 +81,8 @@ impl Inflater {
     /// As [`Inflater::feed`].
     pub fn finish(&mut self, out: &mut Vec<u8>, limit: usize) -> Result<(), WebSocketError> {
         self.feed(&TAIL, out, limit)?;
-        if !self.keeps_context {
-            self.inflate.reset(false);
+        if let (false, Some(inflate)) = (self.keeps_context, &mut self.inflate) {
+            inflate.reset(false);
         }
         Ok(())
     }

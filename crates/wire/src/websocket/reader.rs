@@ -211,11 +211,12 @@ impl MessageReader {
         if kind.compressed {
             let before = self.payload.len();
             let inflater = self.inflater.as_mut().ok_or(WebSocketError::ReservedBits)?;
-            inflater.finish(&mut self.payload, self.limit)?;
+            let finished = inflater.finish(&mut self.payload, self.limit);
             if kind.is_text {
                 let tail = self.payload.get(before..).unwrap_or_default();
                 self.utf8.feed(tail)?;
             }
+            finished?;
         }
         if kind.is_text {
             self.utf8.finish()?;
@@ -312,6 +313,7 @@ impl MessageReader {
         piece: &[u8],
     ) -> Result<(), WebSocketError> {
         let before = self.payload.len();
+        let mut inflated = Ok(());
         if kind.compressed {
             let inflater = self.inflater.as_mut().ok_or(WebSocketError::ReservedBits)?;
             let mut offset = taken;
@@ -322,7 +324,10 @@ impl MessageReader {
                     apply_mask(&mut self.scratch, key, offset);
                 }
                 offset += piece.len() as u64;
-                inflater.feed(&self.scratch, &mut self.payload, self.limit)?;
+                inflated = inflater.feed(&self.scratch, &mut self.payload, self.limit);
+                if inflated.is_err() {
+                    break;
+                }
             }
         } else {
             self.payload.extend_from_slice(piece);
@@ -330,11 +335,12 @@ impl MessageReader {
                 apply_mask(piece, key, taken);
             }
         }
+        // First what came before an error: so it is the same one for every cut.
         if kind.is_text {
             self.utf8
                 .feed(self.payload.get(before..).unwrap_or_default())?;
         }
-        Ok(())
+        inflated
     }
 }
 
