@@ -54,7 +54,7 @@ fn wait_for(home: &Path, count: usize) -> Vec<Value> {
 #[test]
 fn flows_are_recorded_listed_searched_shown_exported_and_deleted() {
     let origin = Origin::start();
-    let mut proxy = Proxy::start(&["-q", "--upstream-trusted-ca", &origin.ca()]);
+    let mut proxy = Proxy::start(&["--upstream-trusted-ca", &origin.ca()]);
     let home = proxy.home.path().to_owned();
     proxy.curl(&origin.url("/first"), &["--http1.1"]);
     proxy.curl(&origin.url("/second"), &["--http1.1", "--data", "a secret"]);
@@ -133,7 +133,7 @@ fn flows_are_recorded_listed_searched_shown_exported_and_deleted() {
 #[test]
 fn what_comes_is_followed() {
     let origin = Origin::start();
-    let proxy = Proxy::start(&["-q", "--upstream-trusted-ca", &origin.ca()]);
+    let proxy = Proxy::start(&["--upstream-trusted-ca", &origin.ca()]);
     proxy.curl(&origin.url("/before"), &["--http1.1"]);
     wait_for(proxy.home.path(), 1);
     let mut follow = tollgate(proxy.home.path())

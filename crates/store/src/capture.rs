@@ -27,8 +27,8 @@ pub const CUT_MESSAGES: &str = "cut_messages";
 /// [`Body::cut_from`], messages by a note in the metadata under `cut_messages`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CaptureLimits {
-    /// The most that is kept of one body, of one message of a WebSocket, and of each direction over TCP or UDP, in bytes.
-    /// Default: 1 MiB.
+    /// The most that is kept of one body, of one message of a WebSocket, and of each direction over TCP or UDP, in
+    /// bytes. Default: 1 MiB.
     pub body_bytes: usize,
     /// The most messages (WebSocket, TCP, UDP) that are kept of one flow. Default: 4096.
     pub messages: usize,

@@ -8,7 +8,8 @@ use std::time::Duration;
 pub enum Place {
     /// In memory, until the process ends.
     Memory,
-    /// In a folder, which is made (0700) if it isn't there. Files in it are 0600: they hold what passed, secrets included.
+    /// In a folder, which is made (0700) if it isn't there. Files in it are 0600: they hold what passed, secrets
+    /// included.
     Disk(PathBuf),
 }
 
@@ -17,8 +18,9 @@ pub enum Place {
 pub struct StoreConfig {
     /// Where flows are kept.
     pub place: Place,
-    /// The most that segments and database may take, in bytes. At the bound the oldest segment goes. It is looked at once
-    /// a second, so that a burst can pass it by what is written in that time. Default: 1 GiB on disk, 64 MiB in memory.
+    /// The most that segments and database may take, in bytes. At the bound the oldest segment goes. It is looked at
+    /// once a second, so that a burst can pass it by what is written in that time. Default: 1 GiB on disk, 64 MiB in
+    /// memory.
     pub max_bytes: u64,
     /// How long a flow is kept. `None`: until its room is needed. Default: 7 days.
     pub max_age: Option<Duration>,

@@ -23,8 +23,8 @@ const PAGE: usize = 512;
 
 /// The flows in a store, to read and to delete.
 ///
-/// Made by [`Store::flows`](crate::Store::flows), or by [`Flows::open`] in a process that doesn't record. A reader never
-/// keeps the writer waiting for longer than a page of rows takes.
+/// Made by [`Store::flows`](crate::Store::flows), or by [`Flows::open`] in a process that doesn't record. A reader
+/// never keeps the writer waiting for longer than a page of rows takes.
 #[derive(Debug)]
 pub struct Flows {
     folder: Option<PathBuf>,
@@ -129,8 +129,8 @@ impl Flows {
     /// are read only where it wants more than a row has. Words are looked up in the index.
     ///
     /// # Errors
-    /// [`StoreError::Database`], [`StoreError::Segment`]. A flow whose block is damaged doesn't match what only the flow
-    /// could tell.
+    /// [`StoreError::Database`], [`StoreError::Segment`]. A flow whose block is damaged doesn't match what only the
+    /// flow could tell.
     pub fn list(&self, query: &Query) -> Result<Vec<Summary>, StoreError> {
         let mut found = Vec::new();
         self.each::<StoreError>(query, &mut |row| {
@@ -293,9 +293,9 @@ impl Flows {
 
     /// Deletes flows; answers how many.
     ///
-    /// They are gone from every list when this returns. Their bytes are overwritten within about a second by the process
-    /// that records, or when the store is opened for recording the next time. Single words of theirs may stay in the
-    /// index until it is merged the next time.
+    /// They are gone from every list when this returns. Their bytes are overwritten within about a second by the
+    /// process that records, or when the store is opened for recording the next time. Single words of theirs may stay
+    /// in the index until it is merged the next time.
     ///
     /// # Errors
     /// As for [`list`](Self::list).

@@ -67,12 +67,14 @@ pub struct StoreStats {
 impl Store {
     /// Opens a store, and makes it if it isn't there.
     ///
-    /// What a crash left is put right: segments are cut behind their last whole block, and the database learns of blocks
-    /// that only the segments have. A database that is damaged, or that another program keeps locked, is renamed to
+    /// What a crash left is put right: segments are cut behind their last whole block, and the database learns of
+    /// blocks that only the segments have. A database that is damaged, or that another program keeps locked, is renamed
+    /// to
     /// `flows.db.damaged-…` (the newest two of them stay), and a new one is made from the segments.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] when another process records into the folder, [`StoreError::TooNew`], and what the system says.
+    /// [`StoreError::InUse`] when another process records into the folder, [`StoreError::TooNew`], and what the system
+    /// says.
     pub fn open(config: StoreConfig) -> Result<Self, StoreError> {
         let (lock, dir) = match &config.place {
             Place::Memory => (None, SegmentDir::Memory(Arc::default())),
@@ -132,8 +134,8 @@ impl Store {
         self.shared.queue.flush();
     }
 
-    /// Keeps the bounds, overwrites what was deleted, and tries to go on if the store has stopped: now, instead of within
-    /// the next second. Waits until that is done.
+    /// Keeps the bounds, overwrites what was deleted, and tries to go on if the store has stopped: now, instead of
+    /// within the next second. Waits until that is done.
     pub fn tidy(&self) {
         self.shared.queue.tidy();
     }

@@ -240,8 +240,8 @@ impl Summary {
 
     /// Whether a filter means this flow; `None` when only the whole flow can tell.
     ///
-    /// The filter is asked about the row. If it comes to its answer without looking at anything that a row doesn't have,
-    /// the answer holds.
+    /// The filter is asked about the row. If it comes to its answer without looking at anything that a row doesn't
+    /// have, the answer holds.
     pub(crate) fn matches(&self, filter: &Filter) -> Option<bool> {
         if self.inexact {
             return None;

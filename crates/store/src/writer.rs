@@ -216,8 +216,8 @@ impl Writer {
         })
     }
 
-    /// Writes blocks: first into the segment, then, in one transaction, what the database knows of them. They may take the
-    /// place of an older block.
+    /// Writes blocks: first into the segment, then, in one transaction, what the database knows of them. They may take
+    /// the place of an older block.
     fn commit(
         &mut self,
         prepared: &[Prepared],
@@ -572,8 +572,8 @@ impl Writer {
     }
 }
 
-/// A transaction that has the right to write from its beginning: one that reads first could find that another process has
-/// written meanwhile.
+/// A transaction that has the right to write from its beginning: one that reads first could find that another process
+/// has written meanwhile.
 fn begin(connection: &mut Connection) -> Result<Transaction<'_>, StoreError> {
     Ok(connection.transaction_with_behavior(TransactionBehavior::Immediate)?)
 }
