@@ -402,8 +402,12 @@ impl Interceptor for Screen {
         } else {
             Interest::REQUEST | Interest::EDIT_REQUEST_DATA
         };
-        // Any answer may turn out to be a model's: a gateway has paths of its own.
-        let answer = if dialect.is_some() || length.is_some_and(|l| l > 0) {
+        // A gateway has paths of its own: any JSON may turn out to be a request to a model. What is
+        // none keeps its answer's framing.
+        let is_json = headers
+            .get("content-type")
+            .is_some_and(|v| v.to_ascii_lowercase().windows(4).any(|w| w == b"json"));
+        let answer = if dialect.is_some() || (is_json && length != Some(0)) {
             Interest::RESPONSE | Interest::EDIT_RESPONSE_DATA
         } else {
             Interest::NONE
