@@ -220,6 +220,7 @@ fn a_newcomer_can_follow_what_the_first_start_prints() {
     let private: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
         .filter(|file| {
             fs::read(file)
                 .unwrap()
