@@ -99,7 +99,7 @@ fn flows_are_recorded_listed_searched_shown_exported_and_deleted() {
         assert!(shown.contains(part), "{part} in {shown}");
     }
     let id = all[0]["id"].as_str().unwrap();
-    let shown = json(&home, &["show", "--json", &id[..18]]);
+    let shown = json(&home, &["show", "--json", id.get(..18).unwrap()]);
     assert_eq!(
         shown[0]["response"]["body"],
         r#"{"path":"/first","received":0}"#
