@@ -7,6 +7,6 @@ use tollgate_screen::scan::{Kind, RulePack, Scanner};
 fuzz_target!(|text: &str| {
     if let Ok(pack) = RulePack::gitleaks(text, "fuzz") {
         let scanner = Scanner::builder().without_builtin().pack(pack).build().unwrap();
-        scanner.scan(Kind::Outbound, text.as_bytes());
+        let _ = scanner.scan(Kind::Outbound, text.as_bytes());
     }
 });
