@@ -258,6 +258,7 @@ impl MitmConfig {
         let mut config = Config::default();
         config.listen = std::iter::once(Listen::Tcp(self.bind))
             .chain(self.unix_socket_path.clone().map(Listen::Unix))
+            .map(Into::into)
             .collect();
         config.workers = workers;
         config.process_attribution = self.process_attribution.enabled;

@@ -144,6 +144,11 @@ impl MitmProxyHandle {
             ));
         }
         let (before, after) = (old.config.to_engine(), config.to_engine());
+        if before.listen != after.listen {
+            return Err(MitmError::InvalidConfig(
+                "`bind` and `unix_socket_path` can't change while the proxy runs".to_owned(),
+            ));
+        }
         if before != after {
             self.handle.reload(after)?;
         }
