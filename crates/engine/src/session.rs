@@ -248,8 +248,20 @@ impl Session {
             return Ok(Up::Shared(shared));
         }
         let h2c = route.h2c;
-        let mut up = self.connect(Arc::new(route), dialled).await?;
-        up.slot = slot;
+        let idle = h2c.then(|| Route {
+            h2c: false,
+            ..route.clone()
+        });
+        let route = Arc::new(route);
+        // The connection that showed the origin to be alive has said nothing yet.
+        let mut up = match idle.and_then(|idle| self.pooled(&idle)) {
+            Some(up) => UpConn { route, ..up },
+            None => {
+                let mut up = self.connect(route, dialled).await?;
+                up.slot = slot;
+                up
+            }
+        };
         #[cfg(feature = "http2")]
         if h2c {
             let (slot, route) = (up.slot.take(), Arc::clone(&up.route));

@@ -29,7 +29,7 @@ use crate::io::Conn;
 use crate::metrics::count;
 use crate::mode::{Mode as ListenMode, ReverseScheme};
 use crate::policy::Action;
-use crate::pool::{Destination, Route, RouteTls, UpConn};
+use crate::pool::{Destination, RouteTls, UpConn};
 use crate::reply;
 use crate::session::{Dialled, Session, Up, UpstreamError};
 use crate::socks;
@@ -416,25 +416,11 @@ async fn inner(
     match protocol {
         #[cfg(feature = "http2")]
         Protocol::Http2 => {
-            if !has_tls
-                && let Some(up) = upstream
-                && session.tries_h2c(&up.route.to)
-            {
-                let route = Arc::new(Route {
-                    h2c: true,
-                    ..Route::clone(&up.route)
-                });
-                let started = crate::h2::start_h2c(session, UpConn { route, ..up }).await;
-                // It stands among the shared ones now; or the first request says why not.
-                if let Ok(None) = started {
-                    let to = session.destination(target, &Via::Configured);
-                    session.worker.not_h2c.add(&to);
-                }
-            }
             Stage::Http2 {
                 client,
                 fixed: Some(fixed),
-                upstream: None,
+                // It waits in the pool for the first request that may pass.
+                upstream: upstream.map(Up::Conn),
             }
         }
         _ => Stage::Http1 {
