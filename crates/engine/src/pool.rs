@@ -65,12 +65,14 @@ pub(crate) struct NotH2c(Mutex<HashSet<Destination>>);
 
 impl NotH2c {
     /// So many are remembered; then all are forgotten, and asked once more.
+    #[cfg(feature = "http2")]
     const MAX: usize = 1024;
 
     pub fn contains(&self, destination: &Destination) -> bool {
         self.lock().contains(destination)
     }
 
+    #[cfg(feature = "http2")]
     pub fn add(&self, destination: &Destination) {
         let mut known = self.lock();
         if known.len() >= Self::MAX {

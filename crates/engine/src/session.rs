@@ -254,7 +254,7 @@ impl Session {
         });
         let route = Arc::new(route);
         // The connection that showed the origin to be alive has said nothing yet.
-        let mut up = match idle.and_then(|idle| self.pooled(&idle)) {
+        let up = match idle.and_then(|idle| self.pooled(&idle)) {
             Some(up) => UpConn { route, ..up },
             None => {
                 let mut up = self.connect(route, dialled).await?;
@@ -264,6 +264,7 @@ impl Session {
         };
         #[cfg(feature = "http2")]
         if h2c {
+            let mut up = up;
             let (slot, route) = (up.slot.take(), Arc::clone(&up.route));
             if let Some(shared) = crate::h2::start_h2c(self, up).await? {
                 return Ok(Up::Shared(shared));
