@@ -781,7 +781,8 @@ fn head_limits(session: &Session) -> HeadLimits {
 pub(crate) fn put_reply(flow: &mut Flow, reply: &Reply) {
     let status = reply::valid_status(reply.status);
     let mut response = Box::<Response>::default();
-    if let Ok(head) = http1::ResponseHead::build(status, reply::reason(status).as_bytes()) {
+    if let Ok(head) = http1::ResponseHead::build(status, http1::standard_reason(status).as_bytes())
+    {
         response.head = head;
     }
     response.version = flow.request.version;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use tollgate_flow::{ErrorClass, FlowError, Reply, Side};
 use tollgate_wire::headers::HeaderList;
+use tollgate_wire::http1;
 
 /// The reply for a flow that failed before its response began: a proper status, a sentence for a
 /// person, and a `Proxy-Status` field (RFC 9209) for programs.
@@ -69,7 +70,7 @@ pub(crate) fn valid_status(status: u16) -> u16 {
 pub(crate) fn write_http1(reply: &Reply, head_only: bool, close: bool, out: &mut Vec<u8>) {
     let status = valid_status(reply.status);
     let reason = if reply.reason.is_empty() {
-        Cow::Borrowed(reason(status))
+        Cow::Borrowed(http1::standard_reason(status))
     } else {
         // A reason with a line break would be a second header.
         Cow::Owned(reply.reason.replace(['\r', '\n'], " "))
@@ -90,61 +91,5 @@ pub(crate) fn write_http1(reply: &Reply, head_only: bool, close: bool, out: &mut
     out.extend_from_slice(b"\r\n");
     if !head_only && !bodiless {
         out.extend_from_slice(&reply.body);
-    }
-}
-
-/// The standard reason phrase.
-pub(crate) fn reason(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        201 => "Created",
-        202 => "Accepted",
-        203 => "Non-Authoritative Information",
-        204 => "No Content",
-        205 => "Reset Content",
-        206 => "Partial Content",
-        300 => "Multiple Choices",
-        301 => "Moved Permanently",
-        302 => "Found",
-        303 => "See Other",
-        304 => "Not Modified",
-        307 => "Temporary Redirect",
-        308 => "Permanent Redirect",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        402 => "Payment Required",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        406 => "Not Acceptable",
-        407 => "Proxy Authentication Required",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        410 => "Gone",
-        411 => "Length Required",
-        412 => "Precondition Failed",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        415 => "Unsupported Media Type",
-        416 => "Range Not Satisfiable",
-        417 => "Expectation Failed",
-        418 => "I'm a teapot",
-        421 => "Misdirected Request",
-        422 => "Unprocessable Content",
-        425 => "Too Early",
-        426 => "Upgrade Required",
-        428 => "Precondition Required",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        451 => "Unavailable For Legal Reasons",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        508 => "Loop Detected",
-        511 => "Network Authentication Required",
-        _ => "",
     }
 }

@@ -32,7 +32,7 @@ pub use chunked::{
     ChunkHeader, ChunkedDecoder, MAX_CHUNK_LINE, Progress, chunk_header, encode_chunk, encode_last,
 };
 pub use request::RequestHead;
-pub use response::ResponseHead;
+pub use response::{ResponseHead, standard_reason};
 
 /// The protocol version of a start line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

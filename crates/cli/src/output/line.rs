@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use tollgate_flow::{Flow, FlowKind, HeaderList, HttpVersion, Outcome};
+use tollgate_wire::http1;
 
 use super::style::{Colour, Style, harmless};
 
@@ -64,7 +65,7 @@ pub fn response_line(out: &mut String, flow: &Flow, style: Style, aligned: bool)
     style.bold(out, &status.to_string(), colour);
     out.push(' ');
     let reason = match response.version {
-        HttpVersion::Http2 | HttpVersion::Http3 => standard_reason(status).into(),
+        HttpVersion::Http2 | HttpVersion::Http3 => http1::standard_reason(status).into(),
         _ => String::from_utf8_lossy(response.reason()),
     };
     if !reason.is_empty() {
@@ -153,67 +154,6 @@ fn shows_versions(flow: &Flow) -> bool {
         .as_ref()
         .map_or(request, |response| response.version);
     request >= HttpVersion::Http2 || request != response
-}
-
-/// The reason phrase of a status code, which HTTP/2 and HTTP/3 leave out (RFC 9110 section 15, and the registry).
-fn standard_reason(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        201 => "Created",
-        202 => "Accepted",
-        203 => "Non-Authoritative Information",
-        204 => "No Content",
-        205 => "Reset Content",
-        206 => "Partial Content",
-        207 => "Multi-Status",
-        300 => "Multiple Choices",
-        301 => "Moved Permanently",
-        302 => "Found",
-        303 => "See Other",
-        304 => "Not Modified",
-        305 => "Use Proxy",
-        307 => "Temporary Redirect",
-        308 => "Permanent Redirect",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        402 => "Payment Required",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        406 => "Not Acceptable",
-        407 => "Proxy Authentication Required",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        410 => "Gone",
-        411 => "Length Required",
-        412 => "Precondition Failed",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        415 => "Unsupported Media Type",
-        416 => "Range Not Satisfiable",
-        417 => "Expectation Failed",
-        418 => "I'm a teapot",
-        421 => "Misdirected Request",
-        422 => "Unprocessable Content",
-        423 => "Locked",
-        424 => "Failed Dependency",
-        425 => "Too Early",
-        426 => "Upgrade Required",
-        428 => "Precondition Required",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        451 => "Unavailable For Legal Reasons",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        507 => "Insufficient Storage",
-        508 => "Loop Detected",
-        511 => "Network Authentication Required",
-        _ => "",
-    }
 }
 
 #[cfg(test)]

@@ -1103,7 +1103,7 @@ impl Down<'_> {
             Self::H1 { is_10: true, .. } => Ok(()),
             Self::H1 { wr, .. } => {
                 let status = interim.status().as_u16();
-                let reason = interim.status().canonical_reason().unwrap_or("");
+                let reason = http1::standard_reason(status);
                 let mut head = ResponseHead::build(status, reason.as_bytes())
                     .map_err(|_| h1::client_gone())?;
                 from_map(interim.headers(), &mut head.headers);
@@ -1215,8 +1215,9 @@ impl Down<'_> {
                         return Err(gone());
                     };
                     let status = from.status();
-                    let mut head = ResponseHead::build(status, reply::reason(status).as_bytes())
-                        .map_err(|_| gone())?;
+                    let mut head =
+                        ResponseHead::build(status, http1::standard_reason(status).as_bytes())
+                            .map_err(|_| gone())?;
                     for (name, value) in from.headers().iter() {
                         if !is_connection_specific(name) {
                             let _ = head.headers.append(name, value);

@@ -1,7 +1,6 @@
 //! TLS towards origins: whom to trust, what to offer, which client certificate to show.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -38,7 +37,7 @@ type ConfigKey = (Vec<Vec<u8>>, Option<PathBuf>);
 pub(crate) struct UpstreamHandshake {
     pub config: Arc<ClientConfig>,
     /// Says, after the handshake, whether the certificate was only accepted by exception.
-    pub exception: Option<Arc<Exception>>,
+    pub exception: Option<Arc<Noted>>,
 }
 
 /// What one handshake over QUIC is made with.
@@ -116,10 +115,7 @@ impl Upstream {
                 exception: None,
             });
         }
-        let exception = Arc::new(Exception {
-            verifier: Arc::clone(&self.verifier),
-            problem: Mutex::new(None),
-        });
+        let exception = self.noted(true);
         let mut config = ClientConfig::clone(&config);
         config
             .dangerous()
@@ -142,16 +138,20 @@ impl Upstream {
         alpn: &[Vec<u8>],
     ) -> Result<QuicHandshake, ConfigError> {
         let mut config = self.build(alpn, self.client_cert(target).as_deref())?;
-        let noted = Arc::new(Noted {
-            verifier: Reporting(Arc::clone(&self.verifier)),
-            accept: self.is_exception(target),
-            error: Mutex::new(None),
-        });
+        let noted = self.noted(self.is_exception(target));
         config
             .dangerous()
             .set_certificate_verifier(Arc::clone(&noted) as Arc<dyn ServerCertVerifier>);
         config.resumption = Resumption::disabled();
         Ok(QuicHandshake { config, noted })
+    }
+
+    fn noted(&self, accept: bool) -> Arc<Noted> {
+        Arc::new(Noted {
+            verifier: Reporting(Arc::clone(&self.verifier)),
+            accept,
+            error: Mutex::new(None),
+        })
     }
 
     fn is_exception(&self, target: &Target) -> bool {
@@ -251,73 +251,8 @@ fn is_self_signed(cert: &CertificateDer<'_>) -> bool {
         .is_ok_and(|(_, cert)| cert.subject() == cert.issuer())
 }
 
-/// A verifier for one handshake with an excepted host: accepts, and remembers what was wrong.
-pub(crate) struct Exception {
-    verifier: Arc<WebPkiServerVerifier>,
-    problem: Mutex<Option<CertificateProblem>>,
-}
-
-impl Exception {
-    /// What is wrong with the certificate that was accepted; `None` when it verified.
-    pub fn problem(&self) -> Option<CertificateProblem> {
-        *self.problem.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Exception {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Exception")
-    }
-}
-
-impl ServerCertVerifier for Exception {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        if let Err(error) =
-            self.verifier
-                .verify_server_cert(end_entity, intermediates, name, ocsp, now)
-        {
-            let problem = match &error {
-                Error::InvalidCertificate(e) => certificate_problem(e),
-                _ => CertificateProblem::Invalid,
-            };
-            *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
-    }
-}
-
-/// A verifier for one handshake over QUIC: remembers what was wrong, and accepts it where the host
-/// is an exception.
-#[cfg(feature = "http3")]
+/// A verifier for one handshake: remembers what was wrong, and accepts it where the host is an
+/// exception.
 #[derive(Debug)]
 pub(crate) struct Noted {
     verifier: Reporting,
@@ -325,14 +260,14 @@ pub(crate) struct Noted {
     error: Mutex<Option<Error>>,
 }
 
-#[cfg(feature = "http3")]
 impl Noted {
     /// Why the certificate was not accepted.
+    #[cfg(feature = "http3")]
     pub fn refusal(&self) -> Option<Error> {
         self.error().filter(|_| !self.accept)
     }
 
-    /// What is wrong with the certificate that was accepted.
+    /// What is wrong with the certificate that was accepted; `None` when it verified.
     pub fn problem(&self) -> Option<CertificateProblem> {
         self.error().filter(|_| self.accept).map(|e| match &e {
             Error::InvalidCertificate(e) => certificate_problem(e),
@@ -348,7 +283,6 @@ impl Noted {
     }
 }
 
-#[cfg(feature = "http3")]
 impl ServerCertVerifier for Noted {
     fn verify_server_cert(
         &self,

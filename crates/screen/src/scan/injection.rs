@@ -23,9 +23,8 @@ const BEYOND: usize = 700;
 /// How far a verb reaches for its object.
 const REACH: usize = 90;
 
-/// Strings that make it worth weighing their surroundings, in lower case.
-pub(super) const ANCHORS: &[&str] = &[
-    // Setting aside.
+/// Verbs that set something aside, in many languages, in lower case.
+const SETTING_ASIDE: &[&str] = &[
     "ignor",
     "disregard",
     "forget",
@@ -49,12 +48,15 @@ pub(super) const ANCHORS: &[&str] = &[
     "अनदेखा",
     "abaikan",
     "görmezden",
-    "zignoruj",
     "negeer",
     "bỏ qua",
     "เพิกเฉย",
     "αγνό",
     "התעלם",
+];
+
+/// What else makes it worth weighing its surroundings, in lower case.
+const ANCHORS: &[&str] = &[
     // Borrowed authority.
     "<|im_start|>",
     "[inst]",
@@ -123,6 +125,11 @@ pub(super) const ANCHORS: &[&str] = &[
     "/etc/shadow",
     "fill them in without",
 ];
+
+/// The strings that make it worth weighing their surroundings.
+pub(super) fn anchors() -> impl Iterator<Item = &'static str> {
+    SETTING_ASIDE.iter().chain(ANCHORS).copied()
+}
 
 /// What a part of the text does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -453,39 +460,8 @@ fn weigh(text: &str) -> u32 {
 /// "Ignore all previous instructions", in many languages: a verb that sets aside, and near it what
 /// and since when.
 fn set_aside(text: &str) -> (u32, bool) {
-    const VERBS: &[&str] = &[
-        "ignor",
-        "disregard",
-        "forget",
-        "overrid",
-        "supersede",
-        "do not follow",
-        "vergiss",
-        "oublie",
-        "olvida",
-        "esquece",
-        "dimentica",
-        "игнорир",
-        "забудь",
-        "忽略",
-        "无视",
-        "無視",
-        "忘记",
-        "忘れ",
-        "무시",
-        "تجاهل",
-        "अनदेखा",
-        "abaikan",
-        "görmezden",
-        "zignoruj",
-        "negeer",
-        "bỏ qua",
-        "เพิกเฉย",
-        "αγνό",
-        "התעלם",
-    ];
     let mut best = (0, false);
-    for verb in VERBS {
+    for verb in SETTING_ASIDE {
         for (at, _) in text.match_indices(verb).take(4) {
             // `override_defaults`, `"ignored":`: names, not orders.
             let tail = text.get(at + verb.len()..).unwrap_or_default();

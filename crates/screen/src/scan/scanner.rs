@@ -206,7 +206,7 @@ impl ScannerBuilder {
             table.add(word.as_bytes().to_vec(), Hook::Assign);
         }
         table.add(b"://".to_vec(), Hook::Url);
-        for anchor in injection::ANCHORS {
+        for anchor in injection::anchors() {
             table.add(anchor.as_bytes().to_vec(), Hook::Order);
         }
         for key in toolcall::COMMAND_KEYS {
