@@ -60,6 +60,15 @@ pub async fn start(
 /// Puts a verdict into the log, with what would allow what it refuses.
 fn report(verdict: &Verdict) {
     let word = if verdict.refused { "refused" } else { "seen" };
+    if verdict.findings.is_empty() {
+        tracing::warn!(
+            flow = %verdict.flow,
+            target = verdict.target,
+            "{word}: {}: {}",
+            verdict.place,
+            verdict.reason
+        );
+    }
     for finding in &verdict.findings {
         tracing::warn!(
             flow = %verdict.flow,

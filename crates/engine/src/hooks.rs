@@ -8,9 +8,9 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use tollgate_flow::{
-    ConnectDecision, ConnectionInfo, Direction, ErrorClass, Flow, FlowError, Interceptor, Interest,
-    Message, MessageKind, OnFailure, Outcome, Piece, Reply, Side, Step, Target, TlsDecision,
-    TlsFailure, UNREAD_MESSAGES,
+    ConnectDecision, ConnectionInfo, Direction, ErrorClass, Flow, FlowError, HeaderList,
+    Interceptor, Interest, Message, MessageKind, OnFailure, Outcome, Piece, Reply, Side, Step,
+    Target, TlsDecision, TlsFailure, UNREAD_MESSAGES,
 };
 use tollgate_wire::coding::{Decoder, OutputLimit};
 use tollgate_wire::framing::FramingError;
@@ -386,6 +386,22 @@ impl<'f> BodyRun<'_, 'f> {
     /// The flow that the body belongs to.
     pub fn flow(&self) -> MutexGuard<'_, &'f mut Flow> {
         lock(self.flow)
+    }
+
+    /// Puts the trailers into the flow, where hooks look for them at the last piece.
+    pub fn put_trailers(&self, trailers: Option<&HeaderList>) {
+        let Some(trailers) = trailers.filter(|_| self.watched) else {
+            return;
+        };
+        let mut flow = lock(self.flow);
+        match self.direction {
+            Direction::Request => flow.request.trailers = Some(trailers.clone()),
+            Direction::Response => {
+                if let Some(response) = &mut flow.response {
+                    response.trailers = Some(trailers.clone());
+                }
+            }
+        }
     }
 
     /// Offers a piece to those who want it. `last` comes once, with no data.

@@ -7,8 +7,8 @@
 //! provider's own shape, with what ends the answer fixed to match. Responses that are not streamed
 //! are treated alike.
 //!
-//! The gate is sans-io: it is fed decoded bytes and writes bytes; waiting, deadlines and keep-alives
-//! are its driver's. Dropping it releases nothing that is held: a reset in the middle of a hold leaks
+//! The gate is sans-io: it is fed decoded bytes and writes bytes; waiting, deadlines
+//! ([`Gate::give_up`]) and keep-alives ([`Gate::keep_alive`]) are its driver's. Dropping it releases nothing that is held: a reset in the middle of a hold leaks
 //! nothing.
 //!
 //! ```
@@ -401,13 +401,14 @@ impl Core {
         };
         self.reading.clear();
         let mut unreadable = false;
+        let may_be_json = self.may_be_json(data);
         match self.tape.read(data) {
             Ok(root) => {
                 self.assembler.read(root, &frame.name, &mut self.reading);
                 // Which of two equal members counts is a matter of taste; a call is no place for it.
                 unreadable = !self.reading.touches.is_empty() && root.has_duplicate_keys();
             }
-            Err(_) if data.contains(&b'{') => unreadable = true,
+            Err(_) if may_be_json => unreadable = true,
             Err(_) => self.assembler.read_text(data, &mut self.reading),
         }
         if self.reading.dialect.is_some() {
@@ -444,6 +445,16 @@ impl Core {
             );
             self.reading.touches = touches;
             self.forget_finished();
+        }
+    }
+
+    /// Whether a message that isn't JSON was meant as such. Where nothing has shown yet that a model
+    /// answers, a text with a brace in it is a text.
+    fn may_be_json(&self, data: &[u8]) -> bool {
+        if self.dialect.is_some() {
+            data.contains(&b'{')
+        } else {
+            data.trim_ascii_start().first() == Some(&b'{')
         }
     }
 

@@ -1,17 +1,24 @@
 //! The scanners and the gate as an interceptor of flows.
 //!
-//! [`Screen`] looks at what leaves (the URL, the headers, the body) before anything of it is sent,
-//! and stands with a [`Gate`] in the answers of language models: text passes as it comes, a tool call
-//! is held until it was judged, and a refused one is replaced in the provider's own shape.
+//! [`Screen`] looks at what leaves (the URL, the headers, the body, the trailers, the messages of a
+//! WebSocket) before it is sent, and stands with a [`Gate`] in the answers of language models: text
+//! passes as it comes, a tool call is held until it was judged, and a refused one is replaced in the
+//! provider's own shape.
 //!
 //! | what | read how | refused how |
 //! |---|---|---|
-//! | a request of known length up to [`ScreenConfig::collect`], or to a language model | whole, before it is sent | 403, nothing reaches the origin |
-//! | any other request | in pieces, as it passes | the connection is cut; the pieces before have left |
-//! | a tool call in a model's answer | whole, while it is held | a text in its place; the answer goes on |
+//! | a request of known length up to [`ScreenConfig::collect`], JSON of unknown length, or one to a language model up to [`MODEL_COLLECT`] | whole, before it is sent | 403, nothing reaches the origin |
+//! | any other request | in pieces; up to 3 KiB wait until they are judged | the connection is cut; what was judged before has left |
+//! | the same, of gRPC or Connect | in pieces, each judged as it comes | the same |
+//! | a message of a WebSocket, towards the origin | whole | both sides are closed with code 1008 |
+//! | a tool call in a model's answer, or on a WebSocket | whole, while it is held | a text in its place; the answer goes on |
 //!
 //! Texts of tools in requests to a model are looked at for injection. That is reported and marks the
 //! flow; it refuses nothing by itself.
+
+mod answer;
+mod credential;
+mod outbound;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -19,16 +26,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tollgate_flow::record::FINDING;
 use tollgate_flow::{
-    Bytes, Direction, Flow, FlowId, FlowKind, Interceptor, Interest, OnFailure, Outcome, Piece,
-    Reply, Step,
+    Bytes, Direction, Flow, FlowId, FlowKind, HeaderList, Interceptor, Interest, Message,
+    MessageKind, OnFailure, Outcome, Piece, Reply, Request, Step,
 };
 use tollgate_wire::coding::{Decoder, OutputLimit};
 
+use self::answer::{Gated, Socket};
+use self::outbound::{Holding, Stream};
 use crate::gate::{
-    BlockedCalls, Decision, Gate, GateEvent, GateOptions, STALE_HEADERS, repair_request,
+    BlockedCalls, Decision, Gate, GateEvent, GateOptions, Output, STALE_HEADERS, repair_request,
 };
-use crate::llm::{Arguments, Dialect, Part, ToolCall, read_request};
-use crate::scan::{Category, Confidence, Finding, Kind, ScanState, Scanner, Severity};
+use crate::llm::{Dialect, Part, ToolCall, read_request};
+use crate::scan::{Category, Confidence, Finding, Kind, Scanner, Severity};
 
 /// Whether findings have consequences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,8 +59,8 @@ pub struct ScreenConfig {
     pub refuse_from: Severity,
     /// The length up to which a request is read whole before it is sent. Default: 8 MiB.
     pub collect: u64,
-    /// What bodies may decode to. Default: 64 MiB; beyond, a request is refused (closed) or passes
-    /// unread (open).
+    /// What request bodies may decode to. Default: 64 MiB; beyond, a request is refused (closed) or
+    /// passes unread (open).
     pub decoded: u64,
     /// What happens to what can't be read: a broken content coding, a limit, a panic. Default:
     /// closed while enforcing.
@@ -82,10 +91,12 @@ pub struct Verdict {
     pub target: String,
     /// Where the finding stands.
     pub place: Place,
-    /// What was found; redacted.
+    /// What was found; redacted. Empty where something couldn't be read.
     pub findings: Vec<Finding>,
     /// Whether it was refused.
     pub refused: bool,
+    /// The rule that counts, or why something couldn't be read.
+    pub reason: String,
 }
 
 /// Where in a flow a finding stands.
@@ -97,10 +108,16 @@ pub enum Place {
     Header(String),
     /// The body of a request.
     RequestBody,
+    /// A trailer field of a request.
+    Trailer(String),
+    /// A message that a client sends over a WebSocket.
+    Message,
     /// What a tool answered, on its way to a model.
     ToolResult,
     /// A tool call in a model's answer.
     ToolCall(String),
+    /// A model's answer.
+    Answer,
 }
 
 impl fmt::Display for Place {
@@ -109,8 +126,11 @@ impl fmt::Display for Place {
             Self::Url => f.write_str("the URL"),
             Self::Header(name) => write!(f, "the header {name}"),
             Self::RequestBody => f.write_str("the request body"),
+            Self::Trailer(name) => write!(f, "the trailer {name}"),
+            Self::Message => f.write_str("a WebSocket message"),
             Self::ToolResult => f.write_str("a tool result"),
             Self::ToolCall(name) => write!(f, "a call of the tool {name}"),
+            Self::Answer => f.write_str("a model's answer"),
         }
     }
 }
@@ -120,6 +140,10 @@ pub type OnVerdict = Arc<dyn Fn(&Verdict) + Send + Sync>;
 
 /// Flows that are looked at at once; of further ones the declared failure is the answer.
 const MAX_FLOWS: usize = 65_536;
+
+/// The length up to which a request to a language model is read whole: what an engine collects by
+/// default.
+pub const MODEL_COLLECT: u64 = 32 << 20;
 
 /// Screens flows.
 ///
@@ -144,20 +168,9 @@ struct Watch {
     dialect: Option<Dialect>,
     request: Option<Stream>,
     gate: Option<Box<Gated>>,
+    socket: Option<Box<Socket>>,
     /// A finding ended it.
     ended: bool,
-}
-
-/// A body that is read as it passes.
-struct Stream {
-    decoder: Option<Decoder>,
-    state: ScanState,
-}
-
-struct Gated {
-    gate: Gate,
-    decoder: Option<Decoder>,
-    plain: Vec<u8>,
 }
 
 impl Screen {
@@ -222,8 +235,17 @@ impl Screen {
                 place,
                 findings,
                 refused,
+                reason: rule.to_owned(),
             });
         }
+    }
+
+    /// Reports what couldn't be read; whether that refuses.
+    fn unread(&self, flow: &mut Flow, place: Place, why: &str) -> Option<String> {
+        let refused = self.closed();
+        let reason = format!("{place} can't be read: {why}");
+        self.tell(flow, place, Vec::new(), refused, why);
+        refused.then_some(reason)
     }
 
     fn watch(&self, flow: FlowId) -> Option<Arc<Mutex<Watch>>> {
@@ -237,16 +259,19 @@ impl Screen {
         };
         let decoded = match decode(flow.request.headers(), &body, self.config.decoded) {
             Ok(decoded) => decoded,
-            Err(why) if self.closed() => {
-                return Err(refusal(
-                    flow,
-                    &format!("the request body can't be read: {why}"),
-                ));
+            Err(why) => {
+                return match self.unread(flow, Place::RequestBody, &why) {
+                    Some(reason) => Err(refusal(flow, &reason)),
+                    None => Ok(()),
+                };
             }
-            Err(_) => return Ok(()),
         };
         let text = decoded.as_deref().unwrap_or(&body);
-        let found = self.scanner.scan(Kind::Outbound, text);
+        let mut found = self.scanner.scan(Kind::Outbound, text);
+        if decoded.is_some() {
+            // Decoders pass over what follows the end of a coding.
+            found.extend(self.scanner.scan(Kind::Outbound, &body));
+        }
         if let Some(reason) = self.judge(flow, Place::RequestBody, found) {
             return Err(refusal(flow, &reason));
         }
@@ -292,12 +317,6 @@ impl Screen {
         for command in &facets.commands {
             found.extend(self.scanner.scan(Kind::Command, command.as_bytes()));
         }
-        if let Arguments::Malformed { why, .. } = &call.arguments
-            && self.closed()
-        {
-            // What was judged must be what is run.
-            return Decision::block(format!("Tollgate refused this tool call: {why}."));
-        }
         let arguments = call.arguments.to_text();
         found.extend(self.scanner.scan(Kind::Outbound, arguments.as_bytes()));
         match self.judge(flow, Place::ToolCall(call.name.clone()), found) {
@@ -308,18 +327,14 @@ impl Screen {
 
     /// Puts bytes of an answer through the gate, and decides what it asks.
     fn through_gate(&self, flow: &mut Flow, gated: &mut Gated, data: &[u8], last: bool) -> Step {
-        gated.plain.clear();
-        let decoded = match &mut gated.decoder {
-            Some(decoder) if last => decoder.finish(&mut gated.plain),
-            Some(decoder) => decoder.feed(data, &mut gated.plain),
-            None => {
-                gated.plain.extend_from_slice(data);
-                Ok(())
+        let decoded = gated.decode(data, last);
+        if let Err(error) = &decoded {
+            let refused = self.unread(flow, Place::Answer, &error.to_string());
+            if refused.is_some() {
+                // The client can't be given the rest as it came: it was promised another coding.
+                return Step::close("the answer can't be decoded");
             }
-        };
-        if decoded.is_err() {
-            // The client can't be given the rest as it came: it was promised another coding.
-            return Step::close("the answer can't be decoded");
+            gated.broken = true;
         }
         let mut out = Vec::with_capacity(gated.plain.len());
         let mut events = Vec::new();
@@ -327,23 +342,124 @@ impl Screen {
         if last {
             gated.gate.finish(&mut out, &mut events);
         }
+        self.settle(flow, &mut gated.gate, events, &mut out);
+        if out.is_empty() && !last {
+            return Step::Drop;
+        }
+        Step::Replace(Bytes::from(out))
+    }
+
+    /// Decides what a gate asks, and reports what it did by itself.
+    fn settle(
+        &self,
+        flow: &mut Flow,
+        gate: &mut Gate,
+        events: Vec<GateEvent>,
+        out: &mut impl Output,
+    ) {
         let mut queue: VecDeque<GateEvent> = events.into();
         while let Some(event) = queue.pop_front() {
             match event {
                 GateEvent::Decide(call) => {
                     let decision = self.decide(flow, &call);
                     let mut more = Vec::new();
-                    gated.gate.resolve(call.call, decision, &mut out, &mut more);
+                    gate.resolve(call.call, decision, out, &mut more);
                     queue.extend(more);
                 }
-                GateEvent::Blocked(blocked) => lock(&self.blocked).remember(blocked),
-                GateEvent::Seen(_) | GateEvent::Failed { .. } => {}
+                GateEvent::Blocked(blocked) => {
+                    if blocked.by_failure {
+                        let place = Place::ToolCall(blocked.name.clone());
+                        self.tell(flow, place, Vec::new(), true, &blocked.reason);
+                    }
+                    lock(&self.blocked).remember(blocked);
+                }
+                GateEvent::Failed { fault, passed } => {
+                    self.tell(flow, Place::Answer, Vec::new(), !passed, &fault.to_string());
+                }
+                GateEvent::Seen(_) => {}
             }
         }
-        if out.is_empty() && !last {
-            return Step::Drop;
+    }
+
+    /// Judges header or trailer fields, but for those that carry credentials.
+    fn fields(
+        &self,
+        flow: &mut Flow,
+        place: fn(String) -> Place,
+        of: impl Fn(&Request) -> Option<&HeaderList>,
+    ) -> Option<String> {
+        let fields: Vec<(String, Vec<u8>)> = of(&flow.request)?
+            .iter()
+            .filter(|(name, _)| !credential::carries(name))
+            .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.to_vec()))
+            .collect();
+        fields.into_iter().find_map(|(name, value)| {
+            let found = self.scanner.scan(Kind::Outbound, &value);
+            self.judge(flow, place(name), found)
+        })
+    }
+
+    fn gate_options(&self) -> GateOptions {
+        GateOptions {
+            on_failure: match self.closed() {
+                true => crate::gate::OnFailure::Closed,
+                false => crate::gate::OnFailure::Open,
+            },
+            stream_at_once: self.config.stream_at_once.clone(),
+            ..GateOptions::default()
         }
-        Step::Replace(Bytes::from(out))
+    }
+
+    /// A message that a client sends.
+    fn sent(&self, flow: &mut Flow, dialect: Option<Dialect>, message: Message<'_>) -> Step {
+        let found = self.scanner.scan(Kind::Outbound, message.data);
+        if let Some(reason) = self.judge(flow, Place::Message, found) {
+            return Step::close(format!("refused: {reason}"));
+        }
+        if let (MessageKind::Text, Some(dialect)) = (message.kind, dialect)
+            && let Some(repaired) = repair_request(dialect, message.data, &lock(&self.blocked))
+        {
+            return Step::Replace(Bytes::from(repaired));
+        }
+        Step::Continue
+    }
+
+    /// A message that an origin sends.
+    fn received(&self, flow: &mut Flow, socket: &mut Socket, message: Message<'_>) -> Step {
+        if message.injected {
+            socket.queued = socket.queued.saturating_sub(1);
+            return Step::Continue;
+        }
+        if !matches!(message.kind, MessageKind::Text | MessageKind::Binary) {
+            return Step::Continue;
+        }
+        let mut events = Vec::new();
+        socket.gate.feed(message.data, &mut socket.out, &mut events);
+        self.settle(flow, &mut socket.gate, events, &mut socket.out);
+        let mut out = std::mem::take(&mut socket.out.0);
+        if socket.queued == 0 && out.len() <= 1 {
+            return match out.pop() {
+                Some(same) if same == message.data => Step::Continue,
+                Some(other) => Step::Replace(Bytes::from(other)),
+                None => Step::Drop,
+            };
+        }
+        // Several leave in the place of one, behind those that haven't left yet.
+        let handle = flow.websocket.as_ref().and_then(|ws| ws.handle()).cloned();
+        for message in out {
+            let sent = match (&handle, String::from_utf8(message)) {
+                (Some(handle), Ok(text)) => handle.send_text(Direction::Response, text).is_ok(),
+                (Some(handle), Err(bytes)) => handle
+                    .send_binary(Direction::Response, bytes.into_bytes())
+                    .is_ok(),
+                (None, _) => false,
+            };
+            if !sent {
+                return Step::close("what was held back can't be sent");
+            }
+            socket.queued += 1;
+        }
+        Step::Drop
     }
 }
 
@@ -381,9 +497,15 @@ impl Interceptor for Screen {
             .get("content-length")
             .and_then(|v| std::str::from_utf8(v).ok())
             .and_then(|v| v.parse::<u64>().ok());
+        let content_type = headers.get("content-type").map(<[u8]>::to_ascii_lowercase);
+        let content_type = content_type.as_deref().unwrap_or_default();
+        let is_json = content_type.windows(4).any(|w| w == b"json");
+        let is_document = content_type.starts_with(b"application/json")
+            || content_type.windows(5).any(|w| w == b"+json");
         let whole = match length {
+            Some(length) if dialect.is_some() => length <= self.config.collect.max(MODEL_COLLECT),
             Some(length) => length <= self.config.collect,
-            None => dialect.is_some() || !may_have_body(flow),
+            None => dialect.is_some() || is_document || !may_have_body(flow),
         };
         let mut open = lock(&self.open);
         if open.len() < MAX_FLOWS {
@@ -393,20 +515,23 @@ impl Interceptor for Screen {
                     dialect,
                     request: None,
                     gate: None,
+                    socket: None,
                     ended: false,
                 })),
             );
         }
         let body = if whole {
             Interest::REQUEST_BODY
-        } else {
+        } else if self.config.enforcement == Enforcement::Enforce {
             Interest::REQUEST | Interest::EDIT_REQUEST_DATA
+        } else {
+            Interest::REQUEST | Interest::REQUEST_DATA
         };
+        if is_websocket(flow) {
+            return body | Interest::EDIT_MESSAGES | Interest::END;
+        }
         // A gateway has paths of its own: any JSON may turn out to be a request to a model. What is
         // none keeps its answer's framing.
-        let is_json = headers
-            .get("content-type")
-            .is_some_and(|v| v.to_ascii_lowercase().windows(4).any(|w| w == b"json"));
         let answer = if dialect.is_some() || (is_json && length != Some(0)) {
             Interest::RESPONSE | Interest::EDIT_RESPONSE_DATA
         } else {
@@ -423,23 +548,24 @@ impl Interceptor for Screen {
                 Step::Continue
             };
         };
-        let path = flow.request.path().to_vec();
-        let found = self.scanner.scan(Kind::Outbound, &path);
+        let line = [flow.request.method(), b" ", flow.request.url().as_bytes()].concat();
+        let mut found = self.scanner.scan(Kind::Outbound, &line);
+        let host = Arc::clone(&flow.request.target.host);
+        found.retain(|finding| !credential::belongs(&line, &host, finding));
         if let Some(reason) = self.judge(flow, Place::Url, found) {
             return refusal(flow, &reason);
         }
-        let fields: Vec<(String, Vec<u8>)> = flow
-            .request
-            .headers()
-            .iter()
-            .filter(|(name, _)| !carries_credentials(name))
-            .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.to_vec()))
-            .collect();
-        for (name, value) in fields {
-            let found = self.scanner.scan(Kind::Outbound, &value);
-            if let Some(reason) = self.judge(flow, Place::Header(name), found) {
-                return refusal(flow, &reason);
-            }
+        if let Some(reason) = self.fields(flow, Place::Header, |request| Some(request.headers())) {
+            return refusal(flow, &reason);
+        }
+        if self.closed() && !is_websocket(flow) && flow.request.head.upgrade().is_some() {
+            // What another protocol carries can't be read. An origin that is not asked for one goes
+            // on in HTTP (RFC 9110 section 7.8).
+            flow.request.headers_mut().remove("upgrade");
+        }
+        if let Some(reason) = self.fields(flow, Place::Trailer, |request| request.trailers.as_ref())
+        {
+            return refusal(flow, &reason);
         }
         if flow.request.body().is_some() {
             let dialect = lock(&watch).dialect;
@@ -454,15 +580,20 @@ impl Interceptor for Screen {
             let codings = flow.request.headers().get_all("content-encoding");
             match Decoder::new(codings, limit) {
                 Ok(decoder) => {
-                    lock(&watch).request = Some(Stream {
-                        decoder,
-                        state: self.scanner.start(Kind::Outbound),
-                    });
+                    let holding = match self.config.enforcement {
+                        Enforcement::Monitor => Holding::Nothing,
+                        Enforcement::Enforce if is_interactive(flow) => Holding::Interactive,
+                        Enforcement::Enforce => Holding::Unjudged,
+                    };
+                    let stream = Stream::new(&self.scanner, decoder, holding);
+                    lock(&watch).request = Some(stream);
                 }
-                Err(error) if self.closed() => {
-                    return refusal(flow, &format!("the request body can't be read: {error}"));
+                Err(error) => {
+                    let why = error.to_string();
+                    if let Some(reason) = self.unread(flow, Place::RequestBody, &why) {
+                        return refusal(flow, &reason);
+                    }
                 }
-                Err(_) => {}
             }
         }
         Step::Continue
@@ -478,40 +609,33 @@ impl Interceptor for Screen {
         };
         let content_type = response.headers().get("content-type");
         let content_type = content_type.map(|v| String::from_utf8_lossy(v).into_owned());
-        let options = GateOptions {
-            on_failure: match self.closed() {
-                true => crate::gate::OnFailure::Closed,
-                false => crate::gate::OnFailure::Open,
-            },
-            stream_at_once: self.config.stream_at_once.clone(),
-            ..GateOptions::default()
-        };
         let status = response.status();
+        let options = self.gate_options();
         let gate = Gate::for_response(watch.dialect, status, content_type.as_deref(), options);
         let Some(gate) = gate else {
             return Step::Continue;
         };
+        // A stream may be as long as it likes: what is held of it is bounded elsewhere.
         let limit = OutputLimit {
-            total: self.config.decoded,
+            total: u64::MAX,
             per_feed: 32 << 20,
         };
         let codings = response.headers().get_all("content-encoding");
         let decoder = match Decoder::new(codings, limit) {
             Ok(decoder) => decoder,
-            Err(error) if self.closed() => {
-                let why = format!("the answer of a model can't be read: {error}");
-                return Step::respond(Reply::new(502).text(format!("Tollgate: {why}\n")));
+            Err(error) => {
+                return match self.unread(flow, Place::Answer, &error.to_string()) {
+                    Some(reason) => {
+                        Step::respond(Reply::new(502).text(format!("Tollgate: {reason}\n")))
+                    }
+                    None => Step::Continue,
+                };
             }
-            Err(_) => return Step::Continue,
         };
         for name in STALE_HEADERS {
             response.headers_mut().remove(name);
         }
-        watch.gate = Some(Box::new(Gated {
-            gate,
-            decoder,
-            plain: Vec::new(),
-        }));
+        watch.gate = Some(Box::new(Gated::new(gate, decoder)));
         Step::Continue
     }
 
@@ -529,16 +653,31 @@ impl Interceptor for Screen {
                     return Step::Continue;
                 };
                 let mut found = Vec::new();
-                let read = stream.feed(&self.scanner, piece, &mut found);
-                if let Some(reason) = self.judge(flow, Place::RequestBody, found) {
-                    watch.ended = true;
-                    return Step::close(format!("refused: {reason}"));
+                let read = stream.scan(&self.scanner, piece, &mut found);
+                // What would be found if nothing followed counts only where it refuses: else it is
+                // told when it is settled.
+                let mut so_far = stream.so_far(&self.scanner);
+                so_far.retain(|f| refuses(f, self.config.refuse_from, &Place::RequestBody));
+                found.extend(so_far);
+                let mut refused = self.judge(flow, Place::RequestBody, found);
+                if let Err(error) = &read {
+                    let why = error.to_string();
+                    refused = refused.or_else(|| self.unread(flow, Place::RequestBody, &why));
+                    stream.let_go();
                 }
-                if read.is_err() && self.closed() {
-                    watch.ended = true;
-                    return Step::close("the request body can't be read");
+                if piece.last {
+                    let trailers = || self.fields(flow, Place::Trailer, |r| r.trailers.as_ref());
+                    refused = refused.or_else(trailers);
                 }
-                Step::Continue
+                let step = match &refused {
+                    Some(reason) => Step::close(format!("refused: {reason}")),
+                    None => stream.release(piece),
+                };
+                watch.ended = refused.is_some();
+                if read.is_err() {
+                    watch.request = None;
+                }
+                step
             }
             Direction::Response => match &mut watch.gate {
                 Some(gated) => self.through_gate(flow, gated, piece.data, piece.last),
@@ -547,39 +686,44 @@ impl Interceptor for Screen {
         }
     }
 
+    fn message(&self, flow: &mut Flow, message: Message<'_>) -> Step {
+        if !is_websocket(flow) {
+            return Step::Continue;
+        }
+        let Some(watch) = self.watch(flow.id) else {
+            return Step::Continue;
+        };
+        let mut watch = lock(&watch);
+        let dialect = watch.dialect;
+        match message.direction {
+            Direction::Request => self.sent(flow, dialect, message),
+            Direction::Response => {
+                let socket = watch.socket.get_or_insert_with(|| {
+                    let gate = Gate::for_websocket(dialect, self.gate_options());
+                    Box::new(Socket::new(gate))
+                });
+                self.received(flow, socket, message)
+            }
+        }
+    }
+
     fn end(&self, flow: &Flow, _outcome: &Outcome) {
         lock(&self.open).remove(&flow.id);
     }
 }
 
-impl Stream {
-    fn feed(
-        &mut self,
-        scanner: &Scanner,
-        piece: Piece<'_>,
-        found: &mut Vec<Finding>,
-    ) -> Result<(), ()> {
-        let read = match &mut self.decoder {
-            None => {
-                scanner.feed(&mut self.state, piece.data, found);
-                Ok(())
-            }
-            Some(decoder) => {
-                let mut plain = Vec::new();
-                let decoded = if piece.last {
-                    decoder.finish(&mut plain)
-                } else {
-                    decoder.feed(piece.data, &mut plain)
-                };
-                scanner.feed(&mut self.state, &plain, found);
-                decoded.map_err(drop)
-            }
-        };
-        if piece.last {
-            scanner.finish(&mut self.state, found);
-        }
-        read
-    }
+/// Whether a request asks for a WebSocket.
+fn is_websocket(flow: &Flow) -> bool {
+    flow.request.head.upgrade().is_some()
+        && flow.request.headers().has_token("upgrade", "websocket")
+}
+
+/// Whether the origin may answer each message before it is sent the next one.
+fn is_interactive(flow: &Flow) -> bool {
+    let content_type = flow.request.headers().get("content-type");
+    let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
+    content_type.starts_with(b"application/grpc")
+        || content_type.starts_with(b"application/connect+")
 }
 
 fn may_have_body(flow: &Flow) -> bool {
@@ -592,28 +736,8 @@ fn may_have_body(flow: &Flow) -> bool {
             ))
 }
 
-/// Fields that are there to carry a credential to whom it is for.
-fn carries_credentials(name: &[u8]) -> bool {
-    [
-        "authorization",
-        "cookie",
-        "x-api-key",
-        "api-key",
-        "x-goog-api-key",
-        "x-amz-security-token",
-        "x-auth-token",
-        "private-token",
-    ]
-    .iter()
-    .any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
-}
-
 /// A body with its content coding undone; `None` if it has none.
-fn decode(
-    headers: &tollgate_flow::HeaderList,
-    body: &[u8],
-    limit: u64,
-) -> Result<Option<Vec<u8>>, String> {
+fn decode(headers: &HeaderList, body: &[u8], limit: u64) -> Result<Option<Vec<u8>>, String> {
     let limit = OutputLimit {
         total: limit,
         per_feed: usize::try_from(limit).unwrap_or(usize::MAX),

@@ -11,4 +11,6 @@ pub mod llm;
 pub mod scan;
 pub mod shell;
 
-pub use interceptor::{Enforcement, OnVerdict, Place, Screen, ScreenConfig, Verdict};
+pub use interceptor::{
+    Enforcement, MODEL_COLLECT, OnVerdict, Place, Screen, ScreenConfig, Verdict,
+};

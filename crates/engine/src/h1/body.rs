@@ -172,6 +172,7 @@ pub(super) async fn pump(
         }
     }
     if hooks.watched {
+        hooks.put_trailers(body.trailers());
         match hooks.data(&[], true).await {
             PieceVerdict::Pass => out.clear(),
             PieceVerdict::Replace(bytes) => {
@@ -258,6 +259,7 @@ impl Reframed<'_> {
         }
         let mut out = Vec::new();
         if hooks.watched {
+            hooks.put_trailers(body.trailers());
             match hooks.data(&[], true).await {
                 PieceVerdict::Pass => {}
                 PieceVerdict::Replace(bytes) if self.until_close => out.extend_from_slice(&bytes),

@@ -74,6 +74,13 @@ impl ResponseRelay<'_> {
         if status == 101 {
             let request = lock(flow);
             let (asked, answered) = (request.request.headers(), &response.head.headers);
+            if request.request.head.upgrade().is_none() {
+                return upstream_failed(FlowError::new(
+                    Side::Upstream,
+                    ErrorClass::Protocol,
+                    "the origin switched protocols without being asked to",
+                ));
+            }
             if websocket::is_websocket(asked) || websocket::is_websocket(answered) {
                 let edits = self.run.wants(Interest::EDIT_MESSAGES);
                 if let Err(error) = websocket::check_answer(asked, answered, edits) {

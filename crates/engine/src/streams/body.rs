@@ -344,6 +344,7 @@ pub(crate) async fn relay(
         .await
         .map_err(|broken| broken.on(hooks.direction))?;
     if hooks.watched {
+        hooks.put_trailers(trailers.as_ref());
         match hooks.data(&[], true).await {
             PieceVerdict::Pass => {}
             PieceVerdict::Replace(bytes) => {

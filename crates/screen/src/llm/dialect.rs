@@ -89,6 +89,16 @@ impl Dialect {
         if ends("/responses") {
             return Some(Self::OpenAiResponses);
         }
+        // An answer that is asked for again: one made in the background, one that was stored.
+        let stored = path.strip_suffix("/cancel").unwrap_or(path);
+        if let Some((collection, id)) = stored.rsplit_once('/') {
+            if collection.ends_with("/responses") && id.starts_with("resp_") {
+                return Some(Self::OpenAiResponses);
+            }
+            if collection.ends_with("/chat/completions") && !id.is_empty() {
+                return Some(Self::OpenAiChat);
+            }
+        }
         if ends("enerateContent") && path.contains(':') {
             return Some(Self::Gemini);
         }

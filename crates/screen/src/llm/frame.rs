@@ -62,6 +62,8 @@ impl Framing {
             (b'{', None) if dialect == Some(Dialect::Ollama) => Self::Ndjson,
             (b'[', _) if dialect == Some(Dialect::Gemini) => Self::JsonArray,
             (b'{' | b'[' | b'"', _) => Self::Json,
+            // UTF-16 and UTF-32, which some clients would read: it isn't read here, and so refused.
+            (0 | 0xFE | 0xFF, Some(Self::Json)) => Self::Json,
             (0, _)
                 if matches!(
                     dialect,

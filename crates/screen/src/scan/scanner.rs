@@ -279,6 +279,13 @@ impl ScanState {
         self.fed
     }
 
+    /// Everything before this offset is settled: it was judged, and no finding that is still to
+    /// come begins there.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        self.judged.saturating_sub(BACK as u64)
+    }
+
     /// The memory that this state takes, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {

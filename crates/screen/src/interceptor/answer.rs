@@ -1,0 +1,59 @@
+//! The gate in what an origin sends: in a body, and in the messages of a WebSocket.
+
+use tollgate_wire::coding::{CodingError, Decoder};
+
+use crate::gate::{Gate, Messages};
+
+/// A gate in the body of an answer.
+pub(super) struct Gated {
+    pub gate: Gate,
+    pub decoder: Option<Decoder>,
+    pub plain: Vec<u8>,
+    /// It can't be decoded any further: what is left of it doesn't go on.
+    pub broken: bool,
+}
+
+impl Gated {
+    pub fn new(gate: Gate, decoder: Option<Decoder>) -> Self {
+        Self {
+            gate,
+            decoder,
+            plain: Vec::new(),
+            broken: false,
+        }
+    }
+
+    /// Decodes a piece into `plain`.
+    pub fn decode(&mut self, data: &[u8], last: bool) -> Result<(), CodingError> {
+        self.plain.clear();
+        if self.broken {
+            return Ok(());
+        }
+        match &mut self.decoder {
+            Some(decoder) if last => decoder.finish(&mut self.plain),
+            Some(decoder) => decoder.feed(data, &mut self.plain),
+            None => {
+                self.plain.extend_from_slice(data);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A gate in what an origin sends over a WebSocket.
+pub(super) struct Socket {
+    pub gate: Gate,
+    pub out: Messages,
+    /// Messages of ours that were queued, and haven't been sent.
+    pub queued: usize,
+}
+
+impl Socket {
+    pub fn new(gate: Gate) -> Self {
+        Self {
+            gate,
+            out: Messages::default(),
+            queued: 0,
+        }
+    }
+}
