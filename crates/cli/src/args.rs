@@ -83,6 +83,9 @@ pub enum Command {
     ///
     /// Without arguments it lists the newest 50.
     Flows(Box<FlowsArgs>),
+    /// Check a file of rules, or try it on recorded flows.
+    #[command(subcommand)]
+    Rules(RulesCommand),
     /// Look for secrets, dangerous commands, injection and exfiltration in text.
     ///
     /// Exit code: 0 if nothing was found, 1 if something was, 2 if something went wrong.
@@ -125,6 +128,8 @@ pub struct ProxyArgs {
     pub hosts: HostArgs,
     #[command(flatten, next_help_heading = "Towards origins")]
     pub upstream: UpstreamArgs,
+    #[command(flatten, next_help_heading = "Changing traffic")]
+    pub rules: RulesArgs,
     #[command(flatten, next_help_heading = "Screening")]
     pub screen: ScreenArgs,
     /// An option by mitmproxy's name, e.g. --set confdir=DIR, --set tls_version_server_min=TLS1_3 [repeatable].
@@ -198,6 +203,84 @@ pub struct OutputArgs {
     /// No colours. They appear on a terminal only, and not with NO_COLOR; CLICOLOR_FORCE=1 forces them.
     #[arg(long)]
     pub no_color: bool,
+}
+
+/// What changes traffic: files of rules, and mitmproxy's options, which act behind them.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RulesArgs {
+    /// A file of rules: block, allow, tunnel, map, modify, respond, redirect, slow down, hold, inject credentials
+    /// [repeatable]. A change of the file takes effect within a second; docs/rules.md has the format.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TOLLGATE_RULES",
+        value_delimiter = ','
+    )]
+    pub rules: Vec<PathBuf>,
+    /// Answer requests that match a filter with an empty response: /FILTER/STATUS; 444 cuts the connection. The first
+    /// character separates, here and below [repeatable].
+    #[arg(long, value_name = "SPEC")]
+    pub block_list: Vec<String>,
+    /// Send requests elsewhere: |[FILTER|]URL-REGEX|REPLACEMENT [repeatable].
+    #[arg(short = 'M', long, value_name = "SPEC")]
+    pub map_remote: Vec<String>,
+    /// Answer from files: |[FILTER|]URL-REGEX|PATH [repeatable].
+    #[arg(long, value_name = "SPEC")]
+    pub map_local: Vec<String>,
+    /// Set a header, or remove it with an empty value: /[FILTER/]NAME/[@]VALUE; @ names a file [repeatable].
+    #[arg(short = 'H', long, value_name = "SPEC")]
+    pub modify_headers: Vec<String>,
+    /// Replace in bodies, while they stream: /[FILTER/]REGEX/[@]REPLACEMENT [repeatable].
+    #[arg(short = 'B', long, value_name = "SPEC")]
+    pub modify_body: Vec<String>,
+    /// Remember the cookies of responses, and put them into requests that match this filter.
+    #[arg(long, value_name = "FILTER")]
+    pub stickycookie: Option<String>,
+    /// Remember the credentials of each host, and put them into requests that match this filter.
+    #[arg(long, value_name = "FILTER")]
+    pub stickyauth: Option<String>,
+    /// Take out of requests what makes a server answer 304.
+    #[arg(long, overrides_with = "no_anticache")]
+    pub anticache: bool,
+    #[arg(long, hide = true, overrides_with = "anticache")]
+    pub no_anticache: bool,
+    /// Ask servers for uncompressed bodies.
+    #[arg(long, overrides_with = "no_anticomp")]
+    pub anticomp: bool,
+    #[arg(long, hide = true, overrides_with = "anticomp")]
+    pub no_anticomp: bool,
+}
+
+/// `tollgate rules`.
+#[derive(Debug, Subcommand)]
+pub enum RulesCommand {
+    /// Read files of rules, and list what is in them.
+    Check {
+        /// The files.
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+        /// Print one JSON object per line and rule.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say which rules match recorded flows, and what they would do.
+    Test {
+        /// The file of rules.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The recorded flows, a flow file or HAR; - for standard input.
+        #[arg(long, value_name = "FLOWS")]
+        flow: PathBuf,
+        /// The format of the flows; without this flag, their first bytes tell.
+        #[arg(long, value_enum, value_name = "FORMAT")]
+        from: Option<FileFormat>,
+        /// Only flows that match this filter expression.
+        #[arg(short, long, value_name = "EXPR")]
+        filter: Option<String>,
+        /// Print one JSON object per line and flow.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -905,7 +988,7 @@ mod tests {
         for arguments in [
             &["-s", "addon.py"][..],
             &["-nr", "file"],
-            &["--map-local=|a|b"],
+            &["--proxy-debug"],
             &["~m post"],
         ] {
             match read(arguments) {

@@ -204,6 +204,26 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
+/// Calls with every flow of a file that matches a filter; the exit code says whether the file was whole.
+///
+/// # Errors
+/// What keeps the file from being read at all; or what `with` says.
+pub(crate) fn each_record(
+    path: &Path,
+    from: Option<FileFormat>,
+    filter: Option<&Filter>,
+    mut with: impl FnMut(&Record) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    let mut report = Report::default();
+    Input::open(path, from)?.for_each(&mut report, |record| {
+        if filter.is_none_or(|filter| filter.matches(&record)) {
+            with(&record)?;
+        }
+        Ok(true)
+    })?;
+    Ok(report.exit_code())
+}
+
 /// What was wrong with the input beside what was good.
 #[derive(Default)]
 struct Report {

@@ -15,6 +15,7 @@ mod os;
 mod output;
 mod paths;
 mod proxy;
+mod rules;
 mod run;
 mod scan;
 mod serve;
@@ -41,7 +42,14 @@ fn main() -> ExitCode {
     };
     match dispatch(cli) {
         Ok(code) => code,
-        Err(error) => fail(&format!("{error:#}")),
+        Err(error) => match error.downcast_ref::<tollgate_rules::RuleError>() {
+            // It may point at a column, in lines of its own.
+            Some(rule) => {
+                let _ = writeln!(io::stderr(), "error: {rule}");
+                ExitCode::FAILURE
+            }
+            None => fail(&format!("{error:#}")),
+        },
     }
 }
 
@@ -56,6 +64,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Export(args)) => files::export(&args),
         Some(Command::Filter(args)) => files::filter(&args),
         Some(Command::Flows(args)) => flows::flows(&args),
+        Some(Command::Rules(command)) => rules::rules(&command),
         Some(Command::Scan(args)) => Ok(scan::scan(&args)),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();

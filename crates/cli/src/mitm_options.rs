@@ -63,6 +63,8 @@ pub struct MitmOptions {
     pub flow_detail: Option<i64>,
     /// The least severe log line that is shown.
     pub termlog_verbosity: Option<String>,
+    /// What changes traffic.
+    pub rules: tollgate_rules::MitmOptions,
 }
 
 impl MitmOptions {
@@ -141,6 +143,15 @@ impl MitmOptions {
             ("tcp_timeout", Value::Int(v)) => self.tcp_timeout = v,
             ("flow_detail", Value::Int(v)) => self.flow_detail = v,
             ("termlog_verbosity", Value::Str(v)) => self.termlog_verbosity = v,
+            ("block_list", Value::List(v)) => self.rules.block_list = v,
+            ("map_remote", Value::List(v)) => self.rules.map_remote = v,
+            ("map_local", Value::List(v)) => self.rules.map_local = v,
+            ("modify_headers", Value::List(v)) => self.rules.modify_headers = v,
+            ("modify_body", Value::List(v)) => self.rules.modify_body = v,
+            ("stickycookie", Value::Str(v)) => self.rules.stickycookie = v,
+            ("stickyauth", Value::Str(v)) => self.rules.stickyauth = v,
+            ("anticache", Value::Bool(v)) => self.rules.anticache = v,
+            ("anticomp", Value::Bool(v)) => self.rules.anticomp = v,
             // Everything streams here, whatever its size; only the spelling is looked at.
             ("stream_large_bodies", Value::Str(v)) => {
                 if let Some(size) = v.filter(|size| !is_size(size)) {
@@ -252,9 +263,6 @@ pub fn missing_flag(flag: &str) -> Option<String> {
         "-s" => "--scripts",
         "-C" => "--client-replay",
         "-S" => "--server-replay",
-        "-M" => "--map-remote",
-        "-B" => "--modify-body",
-        "-H" => "--modify-headers",
         long => long,
     };
     let name = long.strip_prefix("--")?.replace('-', "_");
@@ -367,34 +375,10 @@ fn find(name: &str) -> Option<&'static Spec> {
     OPTIONS.iter().find(|spec| spec.name == name)
 }
 
-/// The known name that is the fewest edits away, if that is few enough to be a slip.
+/// The known name that looks like it.
 fn suggestion(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase().replace('-', "_");
-    OPTIONS
-        .iter()
-        .map(|spec| (edit_distance(&name, spec.name), spec.name))
-        .min()
-        .filter(|(distance, found)| *distance <= (found.len() / 3).clamp(1, 4))
-        .map(|(_, found)| found)
-}
-
-/// Levenshtein's, over bytes: all known names are ASCII.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = *cell;
-            left = replaced.min(diagonal + 1).min(left + 1);
-            *cell = left;
-        }
-    }
-    row.last().copied().unwrap_or_default()
+    tollgate_rules::closest(&name, OPTIONS.iter().map(|spec| spec.name))
 }
 
 /// Digits with one of mitmproxy's units, or none.
@@ -426,10 +410,10 @@ const OPTIONS: &[Spec] = &[
         Status::Only(&["false"]),
     ),
     option("allow_hosts", Kind::List, Status::Supported),
-    option("anticache", Kind::Bool, Status::Only(&["false"])),
-    option("anticomp", Kind::Bool, Status::Only(&["false"])),
+    option("anticache", Kind::Bool, Status::Supported),
+    option("anticomp", Kind::Bool, Status::Supported),
     option("block_global", Kind::Bool, Status::Only(&["false"])),
-    option("block_list", Kind::List, Status::Missing),
+    option("block_list", Kind::List, Status::Supported),
     option("block_private", Kind::Bool, Status::Only(&["false"])),
     option("body_size_limit", Kind::OptStr, Status::Missing),
     option("cert_passphrase", Kind::OptStr, Status::Missing),
@@ -470,11 +454,11 @@ const OPTIONS: &[Spec] = &[
     option("key_size", Kind::Int, Status::Supported),
     option("listen_host", Kind::Str, Status::Supported),
     option("listen_port", Kind::OptInt, Status::Supported),
-    option("map_local", Kind::List, Status::Missing),
-    option("map_remote", Kind::List, Status::Missing),
+    option("map_local", Kind::List, Status::Supported),
+    option("map_remote", Kind::List, Status::Supported),
     option("mode", Kind::List, Status::Supported),
-    option("modify_body", Kind::List, Status::Missing),
-    option("modify_headers", Kind::List, Status::Missing),
+    option("modify_body", Kind::List, Status::Supported),
+    option("modify_headers", Kind::List, Status::Supported),
     option("normalize_outbound_headers", Kind::Bool, Status::Missing),
     option("onboarding", Kind::Bool, Status::Only(&["false"])),
     option("onboarding_host", Kind::Str, Status::Missing),
@@ -522,8 +506,8 @@ const OPTIONS: &[Spec] = &[
         Kind::OptStr,
         Status::Supported,
     ),
-    option("stickyauth", Kind::OptStr, Status::Missing),
-    option("stickycookie", Kind::OptStr, Status::Missing),
+    option("stickyauth", Kind::OptStr, Status::Supported),
+    option("stickycookie", Kind::OptStr, Status::Supported),
     option(
         "store_streamed_bodies",
         Kind::Bool,
@@ -605,8 +589,8 @@ mod tests {
     fn what_cannot_be_used_says_why() {
         let cases = [
             (
-                "map_local=|a|b",
-                "option 'map_local' exists in mitmproxy but Tollgate doesn't have it yet",
+                "strip_ech=true",
+                "option 'strip_ech' exists in mitmproxy but Tollgate doesn't have it yet",
             ),
             (
                 "ssl_insecur=true",
@@ -657,16 +641,9 @@ mod tests {
             missing_flag("-s").as_deref(),
             Some("option '-s' (--scripts) exists in mitmproxy but Tollgate doesn't have it yet")
         );
-        assert!(missing_flag("--map-local").is_some());
+        assert!(missing_flag("--proxy-debug").is_some());
         assert!(missing_flag("--no-rawtcp").is_some());
         assert_eq!(missing_flag("--frobnicate"), None);
         assert_eq!(missing_flag("-z"), None);
-    }
-
-    #[test]
-    fn edit_distance_counts_edits() {
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
-        assert_eq!(edit_distance("", "abc"), 3);
-        assert_eq!(edit_distance("same", "same"), 0);
     }
 }

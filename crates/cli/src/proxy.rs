@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use tollgate_engine::{Handle, Proxy, ProxyBuilder, ProxyError};
+use tollgate_rules::Rules;
 use tollgate_screen::{Screen, Verdict};
 use tollgate_store::{Capture, Store};
 
@@ -34,6 +35,7 @@ pub async fn start(
     authority: &OpenAuthority,
     printer: &Printer,
     stream: Stream,
+    rules: Option<&Rules>,
     store: Option<&Store>,
 ) -> anyhow::Result<Handle> {
     // Two descriptors for each connection: the usual 1024 are soon used up.
@@ -41,6 +43,11 @@ pub async fn start(
     let builder = Proxy::builder()
         .config(settings.config.clone())
         .authority(authority.authority.clone());
+    // First: everybody else sees what the rules make of the traffic.
+    let builder = match rules {
+        Some(rules) => builder.interceptor(rules.clone()),
+        None => builder,
+    };
     // Before whoever shows flows: what is shown is what became of them.
     let builder = match &settings.screen {
         Some(screen) => builder.interceptor(

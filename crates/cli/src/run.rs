@@ -10,12 +10,14 @@ use anyhow::Context as _;
 use tokio::process::{Child, Command};
 
 use tollgate_engine::{Endpoint, Listen, Mode};
+use tollgate_rules::Rules;
 use tollgate_store::Store;
 
 use crate::args::RunArgs;
 use crate::child_env::{self, Files};
 use crate::output::{Printer, Stream};
 use crate::proxy;
+use crate::rules::while_reloading;
 use crate::settings::{OpenAuthority, Purpose, Settings};
 
 /// How long connections may take to end when the command has: what it left behind, say.
@@ -34,9 +36,18 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("can't start")?;
+    let rules = settings.rules.open()?;
     let store = settings.store.open()?;
-    let proxy = with_proxy(args, &settings, &authority, &printer, store.as_ref());
-    let result = runtime.block_on(proxy);
+    let reload = rules.clone().map(|rules| (settings.rules.clone(), rules));
+    let proxy = with_proxy(
+        args,
+        &settings,
+        &authority,
+        &printer,
+        rules.as_ref(),
+        store.as_ref(),
+    );
+    let result = runtime.block_on(while_reloading(reload, proxy));
     // What was recorded last is written before the process ends.
     drop(store);
     printer.flush();
@@ -48,12 +59,13 @@ async fn with_proxy(
     settings: &Settings,
     authority: &OpenAuthority,
     printer: &Printer,
+    rules: Option<&Rules>,
     store: Option<&Store>,
 ) -> anyhow::Result<ExitCode> {
     #[cfg(unix)]
     let mut signals = crate::signals::Passed::listen().context("can't listen for signals")?;
     // Standard output is the command's.
-    let handle = proxy::start(settings, authority, printer, Stream::Stderr, store).await?;
+    let handle = proxy::start(settings, authority, printer, Stream::Stderr, rules, store).await?;
     let address = handle
         .endpoints()
         .into_iter()

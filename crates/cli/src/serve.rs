@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use tollgate_engine::{Endpoint, Handle, Listen, Metrics, Mode};
+use tollgate_rules::Rules;
 use tollgate_store::Store;
 
 use crate::args::ProxyArgs;
 use crate::output::{Printer, Stream, Verbosity, pretty_size};
 use crate::proxy;
+use crate::rules::while_reloading;
 use crate::settings::{OpenAuthority, Purpose, Settings};
 use crate::signals::Stop;
 
@@ -28,13 +30,17 @@ pub fn serve(args: &ProxyArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("can't start")?;
+    let rules = settings.rules.open()?;
     let store = settings.store.open()?;
-    let result = runtime.block_on(until_stopped(
+    let reload = rules.clone().map(|rules| (settings.rules.clone(), rules));
+    let serving = until_stopped(
         &settings,
         &authority,
         &printer,
+        rules.as_ref(),
         store.as_ref(),
-    ));
+    );
+    let result = runtime.block_on(while_reloading(reload, serving));
     // What was recorded last is written before the process ends.
     drop(store);
     printer.flush();
@@ -45,12 +51,13 @@ async fn until_stopped(
     settings: &Settings,
     authority: &OpenAuthority,
     printer: &Printer,
+    rules: Option<&Rules>,
     store: Option<&Store>,
 ) -> anyhow::Result<()> {
     // Before anything else, so that no signal is missed.
     let mut stop = Stop::listen().context("can't listen for signals")?;
     let started = Instant::now();
-    let handle = proxy::start(settings, authority, printer, Stream::Stdout, store).await?;
+    let handle = proxy::start(settings, authority, printer, Stream::Stdout, rules, store).await?;
     let quiet = matches!(
         settings.output.verbosity,
         Verbosity::Error | Verbosity::Warn

@@ -22,6 +22,7 @@ use crate::args::{
 use crate::mitm_options::MitmOptions;
 use crate::output::Verbosity;
 use crate::paths::default_data_dir;
+use crate::rules::RulesSettings;
 use crate::scan;
 use crate::store::StoreSettings;
 
@@ -34,6 +35,8 @@ pub struct Settings {
     pub authority: AuthoritySource,
     /// What is shown.
     pub output: OutputSettings,
+    /// What changes what passes.
+    pub rules: RulesSettings,
     /// What looks at what passes.
     pub screen: Option<ScreenSettings>,
     /// How long connections may take to end.
@@ -179,6 +182,7 @@ impl Settings {
             config,
             authority: AuthoritySource::new(&args.authority, &set, purpose)?,
             output: OutputSettings::new(&args.output, &set, purpose)?,
+            rules: RulesSettings::new(&args.rules, &set.rules),
             screen: ScreenSettings::new(&args.screen)?,
             drain: args.listen.drain,
             store: StoreSettings::new(&args.store, &args.authority, purpose)?,

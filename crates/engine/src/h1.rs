@@ -41,6 +41,7 @@ use crate::metrics::count;
 use crate::pool::{RouteTls, UpConn};
 use crate::reply;
 use crate::session::{FlowGuard, Session, Up, UpstreamError};
+use crate::stages::origin_tls;
 use crate::via;
 use crate::websocket;
 
@@ -487,25 +488,17 @@ impl Server {
         }
 
         // The upstream connection: the last one, a pooled one, or a new one.
-        let (tls, broken) = match mode {
-            Mode::Fixed(fixed) if guard.flow.request.target == fixed.target => {
-                (fixed.tls.clone(), fixed.broken.clone())
-            }
-            Mode::Fixed(fixed) => (
-                fixed.tls.clone().map(|tls| RouteTls {
-                    sni: Arc::clone(&guard.flow.request.target.host),
-                    ..tls
-                }),
-                None,
-            ),
-            Mode::Proxy => (None, None),
-            Mode::Return => (returned.as_ref().and_then(|t| t.tls.clone()), None),
+        let tls = match mode {
+            Mode::Fixed(fixed) => origin_tls(session, &guard.flow.request, Some(fixed)),
+            Mode::Proxy => origin_tls(session, &guard.flow.request, None),
+            Mode::Return => Ok(returned.as_ref().and_then(|t| t.tls.clone())),
+        };
+        let tls = match tls {
+            Ok(tls) => tls,
+            Err(error) => fail!(error),
         };
         #[cfg(feature = "http2")]
         let mut tls = tls;
-        if let Some(error) = broken {
-            fail!(error);
-        }
         let pinned = is_connection_bound(&guard.flow.request.head.headers, "authorization");
         let mut attempt = 0;
         loop {

@@ -3,6 +3,7 @@
 mod messages;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -160,6 +161,8 @@ pub(crate) struct Run {
     interests: Vec<Interest>,
     /// All interests together.
     any: Interest,
+    /// Who of them, by position, has given up editing the response's body. Those behind the 64th can't.
+    gave_up: AtomicU64,
 }
 
 impl Run {
@@ -184,6 +187,7 @@ impl Run {
             hooks: hooks.clone(),
             interests,
             any,
+            gave_up: AtomicU64::new(0),
         }
     }
 
@@ -193,6 +197,7 @@ impl Run {
             hooks: Hooks::default(),
             interests: Vec::new(),
             any: Interest::NONE,
+            gave_up: AtomicU64::new(0),
         }
     }
 
@@ -208,18 +213,27 @@ impl Run {
 
     /// Whether pieces of a body are to be offered.
     pub fn watches(&self, direction: Direction) -> bool {
-        self.wants(match direction {
-            Direction::Request => Interest::REQUEST_DATA,
-            Direction::Response => Interest::RESPONSE_DATA,
-        })
+        self.asks(direction, watch_flag(direction))
     }
 
     /// Whether pieces of a body may be changed.
     pub fn edits(&self, direction: Direction) -> bool {
-        self.wants(match direction {
-            Direction::Request => Interest::EDIT_REQUEST_DATA,
-            Direction::Response => Interest::EDIT_RESPONSE_DATA,
-        })
+        self.asks(direction, edit_flag(direction))
+    }
+
+    fn asks(&self, direction: Direction, flag: Interest) -> bool {
+        self.any.contains(flag)
+            && (direction == Direction::Request
+                || self.gave_up.load(Ordering::Relaxed) == 0
+                || self
+                    .interests
+                    .iter()
+                    .enumerate()
+                    .any(|(at, wants)| wants.contains(flag) && !self.has_given_up(at)))
+    }
+
+    fn has_given_up(&self, at: usize) -> bool {
+        at < 64 && self.gave_up.load(Ordering::Relaxed) >> at & 1 == 1
     }
 
     pub async fn request(&self, flow: &SharedFlow<'_>, counters: &Counters) -> Verdict {
@@ -230,10 +244,22 @@ impl Run {
     }
 
     pub async fn response(&self, flow: &SharedFlow<'_>, counters: &Counters) -> Verdict {
-        self.head(flow, counters, Interest::RESPONSE, |hook, flow| {
-            hook.response(flow)
-        })
-        .await
+        let verdict = self
+            .head(flow, counters, Interest::RESPONSE, |hook, flow| {
+                hook.response(flow)
+            })
+            .await;
+        if self.any.contains(Interest::EDIT_RESPONSE_DATA) {
+            for (at, (hook, wants)) in self.hooks.0.iter().zip(&self.interests).enumerate() {
+                if at < 64
+                    && wants.contains(Interest::EDIT_RESPONSE_DATA)
+                    && guard(&**hook, counters, || hook.edits_response(&lock(flow))) == Some(false)
+                {
+                    self.gave_up.fetch_or(1 << at, Ordering::Relaxed);
+                }
+            }
+        }
+        verdict
     }
 
     async fn head(
@@ -411,10 +437,7 @@ impl<'f> BodyRun<'_, 'f> {
     }
 
     async fn offer(&mut self, data: &[u8], last: bool) -> PieceVerdict {
-        let (watch, edit) = match self.direction {
-            Direction::Request => (Interest::REQUEST_DATA, Interest::EDIT_REQUEST_DATA),
-            Direction::Response => (Interest::RESPONSE_DATA, Interest::EDIT_RESPONSE_DATA),
-        };
+        let (watch, edit) = (watch_flag(self.direction), edit_flag(self.direction));
         if let Some(decoding) = &mut self.decoding {
             decoding.feed(data, last, self.counters);
         }
@@ -424,8 +447,9 @@ impl<'f> BodyRun<'_, 'f> {
         let counters = self.counters;
         let decoded = self.decoding.as_ref().map(|d| d.out.as_slice());
         let mut changed: Option<Bytes> = None;
-        for (hook, wants) in self.run.hooks.0.iter().zip(&self.run.interests) {
-            if !wants.contains(watch) {
+        let given_up = |at| self.direction == Direction::Response && self.run.has_given_up(at);
+        for (at, (hook, wants)) in self.run.hooks.0.iter().zip(&self.run.interests).enumerate() {
+            if !wants.contains(watch) || given_up(at) {
                 continue;
             }
             let may_edit = wants.contains(edit);
@@ -515,6 +539,20 @@ impl<'f> BodyRun<'_, 'f> {
             }
         }
         None
+    }
+}
+
+fn watch_flag(direction: Direction) -> Interest {
+    match direction {
+        Direction::Request => Interest::REQUEST_DATA,
+        Direction::Response => Interest::RESPONSE_DATA,
+    }
+}
+
+fn edit_flag(direction: Direction) -> Interest {
+    match direction {
+        Direction::Request => Interest::EDIT_REQUEST_DATA,
+        Direction::Response => Interest::EDIT_RESPONSE_DATA,
     }
 }
 

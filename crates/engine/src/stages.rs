@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use tollgate_ca::LeafRequest;
 use tollgate_flow::{
-    ClientHello, ClientTls, ConnectDecision, ErrorClass, FlowError, Scheme, Side, Target,
-    TlsDecision, TlsFailure, TlsFailureKind, UpstreamInfo, Via,
+    ClientHello, ClientTls, ConnectDecision, ErrorClass, FlowError, HttpVersion, Scheme, Side,
+    Target, TlsDecision, TlsFailure, TlsFailureKind, UpstreamInfo, Via,
 };
 use tollgate_wire::detect::{Detected, Protocol, detect};
 use tollgate_wire::tls::{HelloStatus, parse_client_hello};
@@ -432,6 +432,37 @@ async fn inner(
 }
 
 /// The versions of HTTP to offer a server where the client can't be asked: it speaks no TLS.
+/// How TLS is spoken to the origin of a request, which a hook may have sent elsewhere or another way.
+///
+/// # Errors
+/// The connection's one origin could not be reached.
+pub(crate) fn origin_tls(
+    session: &Session,
+    request: &tollgate_flow::Request,
+    fixed: Option<&Fixed>,
+) -> Result<Option<RouteTls>, FlowError> {
+    if let Some(fixed) = fixed
+        && fixed.target == request.target
+        && fixed.scheme == request.scheme
+    {
+        return match &fixed.broken {
+            Some(error) => Err(error.clone()),
+            None => Ok(fixed.tls.clone()),
+        };
+    }
+    if request.scheme == Scheme::Http {
+        return Ok(None);
+    }
+    let agreed = fixed.and_then(|fixed| fixed.tls.as_ref());
+    Ok(Some(RouteTls {
+        sni: Arc::clone(&request.target.host),
+        alpn: match agreed {
+            Some(tls) => Arc::clone(&tls.alpn),
+            None => alpn_towards(session, request.version == HttpVersion::Http2),
+        },
+    }))
+}
+
 fn alpn_towards(session: &Session, client_has_h2: bool) -> Arc<[Vec<u8>]> {
     let config = &session.live.config;
     #[cfg(feature = "http3")]

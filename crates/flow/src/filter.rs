@@ -33,6 +33,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use operators::{Argument, OPERATORS, Operator};
+pub use pattern::python_regex;
 pub use subject::{Field, Property, Subject};
 
 use operators::{Numbers, Texts};
@@ -77,6 +78,81 @@ impl Filter {
     /// The expression as it was given.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// Whether the answer may change after the request head has come: it looks at the response, at bodies or messages,
+    /// at sizes and times, or at what other parts of the proxy note of the flow.
+    pub fn looks_beyond_request_head(&self) -> bool {
+        self.root.any_test(&|test| match test {
+            Test::All => false,
+            Test::Asset | Test::Code(_) => true,
+            Test::Number(_, _) => true,
+            Test::Is(property) => !matches!(
+                property,
+                Property::Http | Property::Tcp | Property::Udp | Property::Dns
+            ),
+            Test::Text(texts, _) => !matches!(
+                texts,
+                Texts::ContentTypeRequest
+                    | Texts::Domain
+                    | Texts::Destination
+                    | Texts::HeaderRequest
+                    | Texts::Method
+                    | Texts::Source
+                    | Texts::Url
+                    | Texts::Process
+                    | Texts::Ja3
+                    | Texts::Ja4
+                    | Texts::Sni
+                    | Texts::Version
+                    | Texts::Id
+            ),
+        })
+    }
+
+    /// Whether the answer may depend on the request's body, or on what other parts of the proxy note of the flow.
+    pub fn looks_at_request_bodies(&self) -> bool {
+        self.root.any_test(&|test| {
+            matches!(
+                test,
+                Test::Text(
+                    Texts::Body | Texts::BodyRequest | Texts::Metadata | Texts::Finding,
+                    _
+                ) | Test::Number(Numbers::Size | Numbers::SizeRequest, _)
+            )
+        })
+    }
+
+    /// Whether the answer may depend on a response.
+    pub fn looks_at_responses(&self) -> bool {
+        self.root.any_test(&|test| match test {
+            Test::Asset | Test::Code(_) => true,
+            Test::Number(numbers, _) => !matches!(numbers, Numbers::Size | Numbers::SizeRequest),
+            Test::Is(property) => matches!(property, Property::Response | Property::Error),
+            Test::Text(texts, _) => matches!(
+                texts,
+                Texts::BodyResponse | Texts::ContentTypeResponse | Texts::HeaderResponse
+            ),
+            Test::All => false,
+        })
+    }
+
+    /// Whether the answer needs no more than a connection: its addresses, hosts, fingerprints and process.
+    pub fn is_about_connections(&self) -> bool {
+        !self.root.any_test(&|test| match test {
+            Test::All => false,
+            Test::Text(texts, _) => !matches!(
+                texts,
+                Texts::Domain
+                    | Texts::Destination
+                    | Texts::Source
+                    | Texts::Process
+                    | Texts::Ja3
+                    | Texts::Ja4
+                    | Texts::Sni
+            ),
+            _ => true,
+        })
     }
 
     /// Whether the answer may depend on bodies or messages: who has none kept needn't ask.

@@ -1,11 +1,12 @@
 //! One recorded exchange.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use tollgate_wire::headers::HeaderList;
+use tollgate_wire::headers::{HeaderList, InvalidHeader};
 use tollgate_wire::http1::{RequestHead, ResponseHead};
 
 use crate::connection::{ConnectionInfo, Target, UpstreamInfo};
@@ -115,6 +116,14 @@ impl Flow {
     pub fn url(&self) -> String {
         self.request.url()
     }
+
+    /// The absolute URL with the host that the request names, where it names one: mitmproxy's `pretty_url`, which is
+    /// what people write patterns for.
+    pub fn pretty_url(&self) -> Vec<u8> {
+        let mut url = Vec::with_capacity(64);
+        self.url_parts().write_pretty_url(&mut url);
+        url
+    }
 }
 
 /// `http` or `https`.
@@ -195,6 +204,18 @@ pub struct Request {
     body_edited: bool,
     /// Body bytes received so far, as on the wire without framing.
     pub body_size: u64,
+    hidden: Hidden,
+}
+
+/// Header fields that only the origin sees.
+#[derive(Clone, Default)]
+struct Hidden(Vec<(Vec<u8>, Vec<u8>)>);
+
+/// How many there are, and nothing of them.
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} hidden", self.0.len())
+    }
 }
 
 impl Default for Request {
@@ -213,6 +234,7 @@ impl Default for Request {
             body: None,
             body_edited: false,
             body_size: 0,
+            hidden: Hidden::default(),
         }
     }
 }
@@ -226,6 +248,34 @@ impl Request {
         self.body = None;
         self.body_edited = false;
         self.body_size = 0;
+        self.hidden.0.clear();
+    }
+
+    /// Sets a header field that only the origin sees: it replaces fields of that name where the head is written, and
+    /// stands in no hook, record or log. For credentials that clients don't have.
+    ///
+    /// # Errors
+    /// A name or value that can't stand in a header.
+    pub fn put_hidden_header(&mut self, name: &[u8], value: &[u8]) -> Result<(), InvalidHeader> {
+        HeaderList::new().append(name, value)?;
+        self.hidden
+            .0
+            .retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+        self.hidden.0.push((name.to_vec(), value.to_vec()));
+        Ok(())
+    }
+
+    /// The head as the origin gets it: with the hidden header fields.
+    pub fn wire_head(&self) -> Cow<'_, RequestHead> {
+        if self.hidden.0.is_empty() {
+            return Cow::Borrowed(&self.head);
+        }
+        let mut head = self.head.clone();
+        for (name, value) in &self.hidden.0 {
+            // Looked at when they were put in.
+            let _ = head.headers.set(name, value);
+        }
+        Cow::Owned(head)
     }
 
     /// The method, e.g. `GET`.

@@ -87,6 +87,13 @@ pub trait Interceptor: Send + Sync + 'static {
         Step::Continue
     }
 
+    /// Asked once after `response`, of who asked for [`Interest::EDIT_RESPONSE_DATA`]: whether it still wants to, now
+    /// that the response's head is known. Who says no is offered none of its pieces; a body that nobody edits keeps its
+    /// framing.
+    fn edits_response(&self, _flow: &Flow) -> bool {
+        true
+    }
+
     /// A piece of a body passes.
     fn data(&self, _flow: &mut Flow, _piece: Piece<'_>) -> Step {
         Step::Continue

@@ -378,19 +378,17 @@ impl Exchange<'_> {
         let mut head = Vec::new();
         let untouched = {
             let flow = body.flow();
+            let sent = flow.request.wire_head();
             let untouched = self.forward.is_none()
-                && flow
-                    .request
-                    .head
+                && sent
                     .as_raw()
                     .is_some_and(|raw| raw.len() == request.head_len);
             if let Some(forward) = &self.forward {
-                let request = &flow.request;
                 forward
-                    .write_head(&request.head, &request.target, &mut head)
+                    .write_head(&sent, &flow.request.target, &mut head)
                     .map_err(Start::Proxy)?;
             } else if !untouched || edits || request.collected.is_some() {
-                flow.request.head.write_to(&mut head);
+                sent.write_to(&mut head);
             }
             untouched
         };

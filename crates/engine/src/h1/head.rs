@@ -123,17 +123,16 @@ pub(super) fn refused(
     Target::parse(host, Some(request.target.port)).filter(is_blocked)
 }
 
-/// Reads `http://host/path`, and leaves the path as the request's target.
+/// Reads `http://host/path` or `https://host/path`, and leaves the path as the request's target.
 pub(super) fn absolute_form(request: &mut tollgate_flow::Request) -> Result<(), &'static str> {
     let target = request.head.target();
-    let rest = match target.split_at_checked(7) {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"http://") => rest,
-        _ if target
-            .get(..8)
-            .is_some_and(|s| s.eq_ignore_ascii_case(b"https://")) =>
-        {
-            return Err("https:// is asked for with CONNECT, not with an absolute URL");
-        }
+    let after = |scheme: &[u8]| {
+        let (start, rest) = target.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some(rest)
+    };
+    let (scheme, rest) = match (after(b"http://"), after(b"https://")) {
+        (Some(rest), _) => (Scheme::Http, rest),
+        (_, Some(rest)) => (Scheme::Https, rest),
         _ => {
             return Err(
                 "this is an HTTP proxy: requests need an absolute URL (http://host/path) or CONNECT",
@@ -152,7 +151,7 @@ pub(super) fn absolute_form(request: &mut tollgate_flow::Request) -> Result<(), 
     };
     let parsed = std::str::from_utf8(host)
         .ok()
-        .and_then(|h| Target::parse(h, Some(80)))
+        .and_then(|h| Target::parse(h, Some(scheme.default_port())))
         .ok_or("the URL's host is not one")?;
     let path = match path.first() {
         Some(b'/') => path.to_vec(),
@@ -178,7 +177,7 @@ pub(super) fn absolute_form(request: &mut tollgate_flow::Request) -> Result<(), 
             .map_err(|_| "the URL's host is not one")?;
     }
     request.authority = Some(authority);
-    request.scheme = Scheme::Http;
+    request.scheme = scheme;
     if request.target != parsed {
         request.target = parsed;
     }

@@ -36,7 +36,8 @@ pub(crate) fn parts_of(flow: &Flow) -> Result<http::request::Parts, FlowError> {
     let mut request = Request::new(());
     *request.method_mut() =
         http::Method::from_bytes(flow.request.method()).map_err(|_| failed("the method"))?;
-    let headers = flow.request.headers();
+    let head = flow.request.wire_head();
+    let headers = &head.headers;
     let authority = match (&flow.request.authority, headers.get("host")) {
         (_, Some(host)) => host.to_vec(),
         (Some(authority), None) => authority.clone(),
@@ -136,11 +137,12 @@ pub(crate) fn head_of(
 }
 
 pub(crate) fn head_from_flow(flow: &Flow, has_body: bool) -> Result<RequestHead, FlowError> {
+    let head = flow.request.wire_head();
     http1_head(
-        flow.request.method(),
-        flow.request.path(),
+        head.method(),
+        head.target(),
         flow.request.authority.clone(),
-        flow.request.headers(),
+        &head.headers,
         flow,
         has_body,
     )

@@ -14,7 +14,7 @@ use h2::{Reason, SendStream};
 use http::header::{self, HeaderValue};
 use tollgate_flow::{
     Direction, ErrorClass, FlowError, HttpVersion, Interest, Outcome, OutcomeKind, Reply, Response,
-    Side, Target,
+    Side,
 };
 use tollgate_wire::headers::HeaderList;
 use tollgate_wire::http1::{self, Framing, HeadLimits, Parsed, RequestHead, ResponseHead, Version};
@@ -28,6 +28,7 @@ use crate::metrics::{Counters, count};
 use crate::pool::{RouteTls, UpConn};
 use crate::reply;
 use crate::session::{FlowGuard, Session, Up, UpstreamError};
+use crate::stages::origin_tls;
 use crate::timer::Timer;
 use crate::via::{self, Forward};
 use crate::visible;
@@ -161,7 +162,7 @@ impl Exchange<'_> {
             if let Some((bytes, trailers)) = &whole {
                 *source = Source::Whole(bytes.clone(), trailers.clone());
             }
-            let tls = self.tls(&guard.flow.request.target);
+            let tls = self.tls(&guard.flow.request);
             let tls = match tls {
                 Ok(tls) => tls,
                 Err(error) => return failed(error),
@@ -211,21 +212,12 @@ impl Exchange<'_> {
     }
 
     /// How TLS is spoken to the origin of a request.
-    pub(crate) fn tls(&self, target: &Target) -> Result<Option<RouteTls>, FlowError> {
-        Ok(match &self.streams.fixed {
-            Some(fixed) if fixed.target == *target => {
-                if let Some(error) = &fixed.broken {
-                    return Err(error.clone());
-                }
-                fixed.tls.clone()
-            }
-            // An interceptor sent it elsewhere.
-            Some(fixed) => fixed.tls.clone().map(|tls| RouteTls {
-                sni: Arc::clone(&target.host),
-                ..tls
-            }),
-            None => None,
-        })
+    pub(crate) fn tls(
+        &self,
+        request: &tollgate_flow::Request,
+    ) -> Result<Option<RouteTls>, FlowError> {
+        let fixed = self.streams.fixed.as_ref();
+        origin_tls(&self.streams.session, request, fixed)
     }
 
     pub(crate) async fn link(
@@ -955,9 +947,9 @@ impl UpHead {
 }
 
 /// What arrived while the response was waited for.
-#[expect(
+#[allow(
     clippy::large_enum_variant,
-    reason = "made and taken apart in the same breath, never stored"
+    reason = "made and taken apart in the same breath, never stored; how large depends on features"
 )]
 pub(crate) enum Arrived {
     Gone,

@@ -182,7 +182,7 @@ async fn open(
     guard: &mut FlowGuard<'_>,
     down: &mut Down<'_>,
 ) -> Result<(Box<Switched>, Option<InUse>), Ended> {
-    let tls = exchange.tls(&guard.flow.request.target).map_err(failed)?;
+    let tls = exchange.tls(&guard.flow.request).map_err(failed)?;
     for attempt in 0..3 {
         let mut tls = tls.clone();
         let link = link(exchange, guard, &mut tls, attempt > 0)

@@ -50,28 +50,13 @@ impl Pattern {
         flavour: Flavour,
         ignore_case: bool,
     ) -> Result<Self, FilterError> {
-        let mut translator = Translator::new(token, flavour);
+        let mut translator = Translator::new(token, flavour, false);
         translator.pattern()?;
         let regex = RegexBuilder::new(&translator.out)
             .unicode(!flavour.bytes)
             .case_insensitive(ignore_case)
             .build()
-            .map_err(|cause| {
-                let message = match cause {
-                    regex::Error::CompiledTooBig(_) => {
-                        "the pattern is too large; are the repetitions meant?".to_owned()
-                    }
-                    other => {
-                        let text = other.to_string();
-                        let last = text.lines().last().unwrap_or_default();
-                        format!(
-                            "the pattern is no regular expression: {}",
-                            last.trim_start_matches("error: ")
-                        )
-                    }
-                };
-                error(token.column(0), &message)
-            })?;
+            .map_err(|cause| not_compiled(cause, token.column(0)))?;
         let flags = match (ignore_case, flavour.multi_line, flavour.dot_all) {
             (true, true, _) => "im",
             (true, _, true) => "is",
@@ -91,6 +76,54 @@ impl Pattern {
     pub fn is_match(&self, text: &[u8]) -> bool {
         self.regex.is_match(text)
     }
+}
+
+/// A regular expression of Python's `re` module, compiled for an engine that takes linear time, with its groups.
+///
+/// `dot_all` is Python's `re.DOTALL`. It matches bytes as Python's `re` does with a pattern of type `bytes` (classes and
+/// case are those of ASCII), or text, in UTF-8, as with one of type `str`.
+///
+/// # Errors
+/// What Python refuses, too; and look-around, back-references, possessive quantifiers and conditions, which have no
+/// linear time.
+///
+/// ```
+/// let regex = tollgate_flow::filter::python_regex(r"(?P<host>\w+)\.example\Z", true, false)?;
+/// let found = regex.captures(b"https://api.example").unwrap();
+/// assert_eq!(&found["host"], b"api");
+/// # Ok::<(), tollgate_flow::filter::FilterError>(())
+/// ```
+pub fn python_regex(pattern: &str, bytes: bool, dot_all: bool) -> Result<Regex, FilterError> {
+    let chars: Vec<(char, usize)> = pattern.chars().zip(1..).collect();
+    let token = Token::new(chars, pattern.chars().count() + 1);
+    let flavour = Flavour {
+        bytes,
+        multi_line: false,
+        dot_all,
+    };
+    let mut translator = Translator::new(&token, flavour, true);
+    translator.pattern()?;
+    RegexBuilder::new(&translator.out)
+        .unicode(!bytes)
+        .build()
+        .map_err(|cause| not_compiled(cause, 1))
+}
+
+fn not_compiled(cause: regex::Error, column: usize) -> FilterError {
+    let message = match cause {
+        regex::Error::CompiledTooBig(_) => {
+            "the pattern is too large; are the repetitions meant?".to_owned()
+        }
+        other => {
+            let text = other.to_string();
+            let last = text.lines().last().unwrap_or_default();
+            format!(
+                "the pattern is no regular expression: {}",
+                last.trim_start_matches("error: ")
+            )
+        }
+    };
+    error(column, &message)
 }
 
 /// `/pattern/flags`.
@@ -120,12 +153,14 @@ struct Translator {
     flags: Flags,
     out: String,
     depth: usize,
+    /// Groups stay groups.
+    capturing: bool,
 }
 
 type Outcome<T> = Result<T, FilterError>;
 
 impl Translator {
-    fn new(token: &Token, flavour: Flavour) -> Self {
+    fn new(token: &Token, flavour: Flavour, capturing: bool) -> Self {
         let mut units = Vec::with_capacity(token.chars.len());
         for &(c, column) in &token.chars {
             if flavour.bytes {
@@ -150,6 +185,7 @@ impl Translator {
             },
             out: String::new(),
             depth: 0,
+            capturing,
         }
     }
 
@@ -276,7 +312,8 @@ impl Translator {
     fn group(&mut self, at: usize) -> Outcome<bool> {
         let outer = self.flags;
         if self.peek() != Some('?') {
-            self.inner(at, "(?:", outer)?;
+            let opening = if self.capturing { "(" } else { "(?:" };
+            self.inner(at, opening, outer)?;
             return Ok(true);
         }
         self.at += 1;
@@ -287,11 +324,16 @@ impl Translator {
         match (kind, self.peek()) {
             (Some(':'), _) => self.inner(at, "(?:", outer)?,
             (Some('P'), Some('<')) => {
-                while self.peek().is_some_and(|c| c != '>') {
+                let mut opening = "(?P<".to_owned();
+                self.at += 1;
+                while let Some(c) = self.peek().filter(|c| *c != '>') {
+                    opening.push(c);
                     self.at += 1;
                 }
                 self.at += 1;
-                self.inner(at, "(?:", outer)?;
+                opening.push('>');
+                let opening = if self.capturing { &opening } else { "(?:" };
+                self.inner(at, opening, outer)?;
             }
             (Some('P'), Some('=')) => return Err(self.fail(at, &linear("back-references are"))),
             (Some('='), _) | (Some('!'), _) => return Err(self.fail(at, &linear("look-ahead is"))),

@@ -268,7 +268,7 @@ impl Flow {
         self.connection.tls().map(|tls| &*tls.hello)
     }
 
-    fn url_parts(&self) -> UrlParts<'_> {
+    pub(crate) fn url_parts(&self) -> UrlParts<'_> {
         let request = &self.request;
         UrlParts {
             method: request.method(),

@@ -1,0 +1,230 @@
+//! What changes traffic: the rules of the command line, their reload, and `tollgate rules`.
+
+use std::convert::Infallible;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+use tollgate_flow::Direction;
+use tollgate_rules::{Explained, MitmOptions, RuleSet, Rules};
+
+use crate::args::{RulesArgs, RulesCommand};
+use crate::files;
+
+/// How often files of rules are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The rules of a command line.
+#[derive(Clone, Debug)]
+pub struct RulesSettings {
+    files: Vec<PathBuf>,
+    options: MitmOptions,
+}
+
+impl RulesSettings {
+    /// What flags and `--set` say together: lists are joined, and of the rest a flag wins.
+    pub fn new(args: &RulesArgs, set: &MitmOptions) -> Self {
+        let joined = |set: &[String], flags: &[String]| [set, flags].concat();
+        let mut options = MitmOptions::default();
+        options.block_list = joined(&set.block_list, &args.block_list);
+        options.map_remote = joined(&set.map_remote, &args.map_remote);
+        options.map_local = joined(&set.map_local, &args.map_local);
+        options.modify_headers = joined(&set.modify_headers, &args.modify_headers);
+        options.modify_body = joined(&set.modify_body, &args.modify_body);
+        options.stickycookie = args.stickycookie.clone().or(set.stickycookie.clone());
+        options.stickyauth = args.stickyauth.clone().or(set.stickyauth.clone());
+        options.anticache = args.anticache || (set.anticache && !args.no_anticache);
+        options.anticomp = args.anticomp || (set.anticomp && !args.no_anticomp);
+        Self {
+            files: args.rules.clone(),
+            options,
+        }
+    }
+
+    /// Reads the rules; `None` where there are none, and no file that may get some.
+    ///
+    /// # Errors
+    /// The first rule that can't be used.
+    pub fn open(&self) -> anyhow::Result<Option<Rules>> {
+        let set = RuleSet::load(&self.files, &self.options)?;
+        Ok((!set.is_empty() || !self.files.is_empty()).then(|| Rules::new(set)))
+    }
+
+    /// Puts the rules in force anew whenever one of their files changes: all of them, or, where one is wrong, none.
+    pub async fn keep_current(self, rules: Rules) -> Infallible {
+        let mut seen = changed_at(rules.current().files());
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = changed_at(rules.current().files());
+            if now == seen {
+                continue;
+            }
+            let settings = self.clone();
+            // Injected credentials may come from a command.
+            let loading = tokio::task::spawn_blocking(move || {
+                RuleSet::load(&settings.files, &settings.options)
+            });
+            match loading.await {
+                Ok(Ok(set)) => {
+                    tracing::info!("rules reloaded: {} in force", set.rules().len());
+                    rules.replace(set);
+                    seen = changed_at(rules.current().files());
+                }
+                Ok(Err(error)) => {
+                    tracing::error!("rules not reloaded, the old ones stay in force: {error}");
+                    seen = now;
+                }
+                Err(_) => seen = now,
+            }
+        }
+    }
+}
+
+/// Reloads while `work` goes on.
+pub async fn while_reloading<T>(
+    reload: Option<(RulesSettings, Rules)>,
+    work: impl Future<Output = T>,
+) -> T {
+    let reloading = async {
+        match reload {
+            Some((settings, rules)) => settings.keep_current(rules).await,
+            None => std::future::pending::<Infallible>().await,
+        }
+    };
+    tokio::select! {
+        result = work => result,
+        never = reloading => match never {},
+    }
+}
+
+/// When each file was changed last, and its length.
+fn changed_at(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
+    files
+        .iter()
+        .map(|file| {
+            let data = std::fs::metadata(file).ok()?;
+            Some((data.modified().ok()?, data.len()))
+        })
+        .collect()
+}
+
+/// `tollgate rules`.
+///
+/// # Errors
+/// A rule that can't be used, or flows that can't be read.
+pub fn rules(command: &RulesCommand) -> anyhow::Result<ExitCode> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut code = ExitCode::SUCCESS;
+    let result = match command {
+        RulesCommand::Check { files, json } => check(files, *json, &mut out),
+        RulesCommand::Test {
+            file,
+            flow,
+            from,
+            filter,
+            json,
+        } => {
+            let set = RuleSet::load(std::slice::from_ref(file), &MitmOptions::default())?;
+            let filter = filter.as_deref().map(files::filter_of).transpose()?;
+            files::each_record(flow, *from, filter.as_ref(), |record| {
+                let found = set.explain(record);
+                match json {
+                    true => explained_json(&mut out, record, &found)?,
+                    false => explained_text(&mut out, record, &found)?,
+                }
+                Ok(())
+            })
+            .map(|read| code = read)
+        }
+    };
+    files::finish(result.and_then(|()| Ok(out.flush()?)))?;
+    Ok(code)
+}
+
+fn check(files: &[PathBuf], json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+    let set = RuleSet::load(files, &MitmOptions::default())?;
+    for rule in set.rules() {
+        if json {
+            let line = json!({
+                "name": rule.name(),
+                "place": rule.place().to_string(),
+                "action": rule.action(),
+                "when": rule.when(),
+            });
+            writeln!(out, "{line}")?;
+        } else {
+            let when = rule.when().unwrap_or("every flow");
+            writeln!(out, "{:16} {when}  ({})", rule.action(), rule.name())?;
+        }
+    }
+    if !json {
+        let rules = set.rules().len();
+        let s = if rules == 1 { "" } else { "s" };
+        writeln!(out, "{rules} rule{s}, all fine")?;
+    }
+    Ok(())
+}
+
+fn title(record: &tollgate_flow::record::Record) -> String {
+    match record.as_http() {
+        Some(http) => format!(
+            "{} {}",
+            String::from_utf8_lossy(&http.request.method),
+            http.request.pretty_url()
+        ),
+        None => format!("{:?}", record.flow_type()),
+    }
+}
+
+fn explained_text(
+    out: &mut impl Write,
+    record: &tollgate_flow::record::Record,
+    found: &[Explained],
+) -> io::Result<()> {
+    writeln!(out, "{}", title(record))?;
+    if found.is_empty() {
+        writeln!(out, "    no rule matches")?;
+    }
+    for rule in found {
+        let on = match rule.on {
+            Direction::Request => "",
+            Direction::Response => " on the response",
+        };
+        let ends = if rule.ends { ", and ends the list" } else { "" };
+        writeln!(
+            out,
+            "    {} ({}){on}: {}{ends}",
+            rule.action, rule.rule, rule.does
+        )?;
+    }
+    Ok(())
+}
+
+fn explained_json(
+    out: &mut impl Write,
+    record: &tollgate_flow::record::Record,
+    found: &[Explained],
+) -> io::Result<()> {
+    let rules: Vec<_> = found
+        .iter()
+        .map(|rule| {
+            json!({
+                "rule": rule.rule,
+                "action": rule.action,
+                "on": match rule.on {
+                    Direction::Request => "request",
+                    Direction::Response => "response",
+                },
+                "does": rule.does,
+                "ends": rule.ends,
+            })
+        })
+        .collect();
+    writeln!(
+        out,
+        "{}",
+        json!({ "id": record.id, "flow": title(record), "rules": rules })
+    )
+}

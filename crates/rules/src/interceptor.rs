@@ -1,0 +1,744 @@
+//! Rules as an interceptor.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use hashbrown::HashMap;
+use tollgate_flow::record::RULE;
+use tollgate_flow::{
+    Bytes, ClientHello, ConnectDecision, ConnectionInfo, Direction, Flow, FlowId, FlowKind,
+    Interceptor, Interest, Outcome, Piece, Reply, Response, Step, Target, TlsDecision,
+};
+use tollgate_wire::coding::{Decoder, OutputLimit};
+use tollgate_wire::http1::{ResponseHead, standard_reason};
+use tracing::{debug, warn};
+
+use crate::hold::Holds;
+use crate::local::{self, Candidates};
+use crate::rewrite::{Replace, Rewriter};
+use crate::rule::{Action, CUT, Rule, blocked, modify_headers};
+use crate::set::{Connecting, OfConnection, RuleSet};
+use crate::sticky::Bucket;
+use crate::url::set_url;
+
+/// Flows in flight are spread over so many tables, so that workers seldom meet at a lock.
+const SHARDS: usize = 16;
+
+/// The longest that files or a command may take that a rule waits for.
+const BLOCKING: Duration = Duration::from_secs(30);
+
+/// What one piece of a coded body may decode to.
+const DECODED_PIECE: usize = 32 << 20;
+
+/// Rules in force: an interceptor that blocks, maps, modifies and answers as they say.
+///
+/// The rules act in their order. The first that answers ends the list; `allow` frees a flow from the `block`s behind it.
+/// A flow keeps the rules that were in force when its request came, also where [`replace`](Self::replace) brings others.
+///
+/// ```
+/// use tollgate_rules::{RuleSet, Rules};
+///
+/// let set = RuleSet::parse(
+///     "[[rule]]\nwhen = \"~d ads.example\"\nblock = 403\n",
+///     "rules.toml",
+///     ".".as_ref(),
+/// )?;
+/// let rules = Rules::new(set);
+/// // Proxy::builder().interceptor(rules.clone()) …, and later, without a restart:
+/// rules.replace(RuleSet::default());
+/// # Ok::<(), tollgate_rules::RuleError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Rules(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    set: ArcSwap<RuleSet>,
+    flows: [Mutex<HashMap<FlowId, Arc<Mutex<State>>>>; SHARDS],
+    holds: Holds,
+}
+
+/// What is remembered of a flow until it ends.
+#[derive(Debug)]
+struct State {
+    set: Arc<RuleSet>,
+    allowed: bool,
+    request: Option<Chain>,
+    response: Option<Chain>,
+    upload: Vec<Arc<Bucket>>,
+    download: Vec<Arc<Bucket>>,
+}
+
+/// A body on its way through replacements.
+#[derive(Debug)]
+struct Chain {
+    decoder: Option<Box<DebugDecoder>>,
+    rewriters: Vec<Rewriter>,
+    failed: bool,
+}
+
+struct DebugDecoder(Decoder);
+
+impl std::fmt::Debug for DebugDecoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Decoder")
+    }
+}
+
+impl Rules {
+    /// Puts rules in force.
+    pub fn new(set: RuleSet) -> Self {
+        Self(Arc::new(Inner {
+            set: ArcSwap::from_pointee(set),
+            flows: Default::default(),
+            holds: Holds::default(),
+        }))
+    }
+
+    /// Puts other rules in force, for the flows that come.
+    pub fn replace(&self, set: RuleSet) {
+        self.0.set.store(Arc::new(set));
+    }
+
+    /// The rules that are in force.
+    pub fn current(&self) -> Arc<RuleSet> {
+        self.0.set.load_full()
+    }
+
+    /// The flows that `hold` keeps waiting, to list them and decide.
+    pub fn holds(&self) -> &Holds {
+        &self.0.holds
+    }
+
+    fn shard(&self, id: FlowId) -> MutexGuard<'_, HashMap<FlowId, Arc<Mutex<State>>>> {
+        // The low bits of an id are its random ones.
+        let at = (id.0 % SHARDS as u128) as usize;
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "a remainder by the number of shards"
+        )]
+        lock(&self.0.flows[at])
+    }
+
+    fn state(&self, id: FlowId) -> Option<Arc<Mutex<State>>> {
+        self.shard(id).get(&id).cloned()
+    }
+
+    /// The rules for requests, from one on.
+    fn request_from(&self, flow: &mut Flow, from: usize) -> Step {
+        let Some(state) = self.state(flow.id) else {
+            return Step::Continue;
+        };
+        let set = Arc::clone(&lock(&state).set);
+        for (at, rule) in set.rules.iter().enumerate().skip(from) {
+            match self.act_on_request(&state, &set, rule, at, flow) {
+                Step::Continue => {}
+                Step::Respond(reply) => return Step::respond(finish_reply(&set, flow, *reply)),
+                step => return step,
+            }
+        }
+        Step::Continue
+    }
+
+    fn act_on_request(
+        &self,
+        state: &Mutex<State>,
+        set: &Arc<RuleSet>,
+        rule: &Rule,
+        at: usize,
+        flow: &mut Flow,
+    ) -> Step {
+        if rule.on == Direction::Response {
+            return Step::Continue;
+        }
+        match &rule.action {
+            // Each of its parts has a filter of its own.
+            Action::ModifyHeaders(specs) => {
+                if modify_headers(specs, flow, Direction::Request) {
+                    note(flow, rule);
+                }
+                return Step::Continue;
+            }
+            Action::MapLocal(maps) => {
+                if !rule.applies(flow) {
+                    return Step::Continue;
+                }
+                let url = flow.pretty_url();
+                let found: Vec<_> = maps
+                    .iter()
+                    .filter_map(|map| map.candidates(flow, &url))
+                    .collect();
+                if found.is_empty() {
+                    return Step::Continue;
+                }
+                let candidates = Candidates {
+                    files: found.into_iter().flatten().collect(),
+                };
+                note(flow, rule);
+                return self.answer_from(set, candidates, at);
+            }
+            Action::StickyAuth(sticky) => {
+                let applies = rule.applies(flow);
+                sticky.request(flow, applies);
+                return Step::Continue;
+            }
+            _ => {}
+        }
+        if !rule.applies(flow) {
+            return Step::Continue;
+        }
+        match &rule.action {
+            Action::Block(_) if lock(state).allowed => return Step::Continue,
+            Action::Block(status) => {
+                note(flow, rule);
+                return refuse(*status);
+            }
+            Action::Allow => lock(state).allowed = true,
+            Action::MapRemote(replacement) => {
+                let Some(url) = replacement.replaced(&flow.pretty_url()) else {
+                    return Step::Continue;
+                };
+                if let Err(why) = set_url(flow, &url) {
+                    return broken(rule, &why);
+                }
+            }
+            Action::Headers(edits) => edits.apply(flow.request.headers_mut()),
+            Action::Body(edit) if edit.is_on(Direction::Request) => {
+                if !edit_request(state, flow, &edit.replace) {
+                    return Step::Continue;
+                }
+            }
+            Action::Respond(reply) => {
+                note(flow, rule);
+                return Step::respond(reply.clone());
+            }
+            Action::Redirect(redirect) => {
+                let Some(location) = redirect.location(&flow.pretty_url()) else {
+                    return Step::Continue;
+                };
+                note(flow, rule);
+                return redirected(redirect.status, &location)
+                    .map_or_else(|why| broken(rule, &why), Step::respond);
+            }
+            Action::Upstream(via) => flow.request.via = via.clone(),
+            Action::Throttle(throttle) => {
+                let mut state = lock(state);
+                state.upload.extend(throttle.upload.clone());
+                state.download.extend(throttle.download.clone());
+                drop(state);
+                note(flow, rule);
+                if !throttle.latency.is_zero() {
+                    return self.after(throttle.latency, at);
+                }
+                return Step::Continue;
+            }
+            Action::Hold(hold) => {
+                note(flow, rule);
+                let this = self.clone();
+                return self.0.holds.hold(
+                    flow,
+                    Direction::Request,
+                    rule.name(),
+                    hold.deadline,
+                    hold.then_continue,
+                    move |flow| this.request_from(flow, at + 1),
+                );
+            }
+            Action::Inject(inject) => {
+                if !inject.belongs(flow) {
+                    return Step::Continue;
+                }
+                if inject.is_stale() {
+                    let inject = Arc::clone(inject);
+                    return self.blocking(at, move || {
+                        if let Err(error) = inject.fetch() {
+                            warn!("{error}; the old one is used");
+                        }
+                        None
+                    });
+                }
+                if let Err(why) = inject.apply(flow) {
+                    return broken(rule, &why);
+                }
+            }
+            Action::StickyCookie(jar) => jar.apply(flow),
+            Action::AntiCache => {
+                flow.request.headers_mut().remove("if-modified-since");
+                flow.request.headers_mut().remove("if-none-match");
+            }
+            Action::AntiComp => {
+                // A constant that is a valid header.
+                let _ = flow
+                    .request
+                    .headers_mut()
+                    .set(b"Accept-Encoding", b"identity");
+            }
+            Action::Tunnel
+            | Action::Body(_)
+            | Action::ModifyHeaders(_)
+            | Action::MapLocal(_)
+            | Action::StickyAuth(_) => return Step::Continue,
+        }
+        note(flow, rule);
+        Step::Continue
+    }
+
+    /// Goes on behind a rule after a time.
+    fn after(&self, time: Duration, at: usize) -> Step {
+        let this = self.clone();
+        let future = async move {
+            tokio::time::sleep(time).await;
+            Step::edit(move |flow| this.request_from(flow, at + 1))
+        };
+        Step::hold(
+            future,
+            time + BLOCKING,
+            Step::close("a throttle took too long"),
+        )
+    }
+
+    /// Answers from files, or goes on where there are none to look for.
+    fn answer_from(&self, set: &Arc<RuleSet>, candidates: Candidates, at: usize) -> Step {
+        let this = self.clone();
+        let set = Arc::clone(set);
+        let future = async move {
+            match tokio::task::spawn_blocking(move || local::answer(&candidates)).await {
+                Ok(Some(reply)) => {
+                    Step::edit(move |flow| Step::respond(finish_reply(&set, flow, reply)))
+                }
+                Ok(None) => Step::edit(move |flow| this.request_from(flow, at + 1)),
+                Err(_) => Step::respond(Reply::new(500).text("Tollgate: reading a file failed\n")),
+            }
+        };
+        Step::hold(
+            future,
+            BLOCKING,
+            Step::respond(Reply::new(504).text("Tollgate: reading a file took too long\n")),
+        )
+    }
+
+    /// Does something that blocks, and comes back to the same rule.
+    fn blocking(&self, at: usize, work: impl FnOnce() -> Option<Step> + Send + 'static) -> Step {
+        let this = self.clone();
+        let future = async move {
+            match tokio::task::spawn_blocking(work).await {
+                Ok(Some(step)) => step,
+                _ => Step::edit(move |flow| this.request_from(flow, at)),
+            }
+        };
+        Step::hold(
+            future,
+            BLOCKING,
+            Step::respond(Reply::new(504).text("Tollgate: fetching a credential took too long\n")),
+        )
+    }
+
+    /// The rules for responses, from one on.
+    fn response_from(&self, flow: &mut Flow, from: usize) -> Step {
+        let Some(state) = self.state(flow.id) else {
+            return Step::Continue;
+        };
+        let set = Arc::clone(&lock(&state).set);
+        let mut replaces: Vec<Arc<Replace>> = Vec::new();
+        for (at, rule) in set.rules.iter().enumerate().skip(from) {
+            match &rule.action {
+                Action::ModifyHeaders(specs) => {
+                    if modify_headers(specs, flow, Direction::Response) {
+                        note(flow, rule);
+                    }
+                    continue;
+                }
+                Action::StickyCookie(jar) => {
+                    jar.learn(flow);
+                    continue;
+                }
+                Action::Body(edit) if edit.is_on(Direction::Response) && rule.applies(flow) => {
+                    replaces.push(Arc::clone(&edit.replace));
+                    note(flow, rule);
+                    continue;
+                }
+                _ if rule.on != Direction::Response || !rule.applies(flow) => continue,
+                Action::Headers(edits) => {
+                    if let Some(response) = &mut flow.response {
+                        edits.apply(response.headers_mut());
+                    }
+                }
+                Action::Block(_) if lock(&state).allowed => continue,
+                Action::Block(status) => {
+                    note(flow, rule);
+                    return refuse(*status);
+                }
+                Action::Respond(reply) => {
+                    note(flow, rule);
+                    return Step::respond(reply.clone());
+                }
+                Action::Redirect(redirect) => {
+                    let Some(location) = redirect.location(&flow.pretty_url()) else {
+                        continue;
+                    };
+                    note(flow, rule);
+                    return redirected(redirect.status, &location)
+                        .map_or_else(|why| broken(rule, &why), Step::respond);
+                }
+                Action::Hold(hold) => {
+                    note(flow, rule);
+                    let this = self.clone();
+                    return self.0.holds.hold(
+                        flow,
+                        Direction::Response,
+                        rule.name(),
+                        hold.deadline,
+                        hold.then_continue,
+                        move |flow| this.response_from(flow, at + 1),
+                    );
+                }
+                _ => continue,
+            }
+            note(flow, rule);
+        }
+        if !replaces.is_empty() {
+            edit_response(&state, flow, replaces);
+        }
+        Step::Continue
+    }
+}
+
+impl Interceptor for Rules {
+    fn name(&self) -> &str {
+        "rules"
+    }
+
+    fn connect(&self, target: &Target, connection: &ConnectionInfo) -> ConnectDecision {
+        let subject = Connecting {
+            target: Some(target),
+            hello: None,
+            connection,
+        };
+        match self.0.set.load().of_connection(&subject) {
+            OfConnection::Nothing => ConnectDecision::Default,
+            OfConnection::Tunnel => ConnectDecision::Tunnel,
+            OfConnection::Block => ConnectDecision::Block,
+        }
+    }
+
+    fn tls(&self, hello: &ClientHello, connection: &ConnectionInfo) -> TlsDecision {
+        let subject = Connecting {
+            target: connection.target(),
+            hello: Some(hello),
+            connection,
+        };
+        match self.0.set.load().of_connection(&subject) {
+            OfConnection::Nothing => TlsDecision::Default,
+            OfConnection::Tunnel => TlsDecision::Tunnel,
+            OfConnection::Block => TlsDecision::Block,
+        }
+    }
+
+    fn interest(&self, flow: &Flow) -> Interest {
+        let set = self.0.set.load();
+        if set.is_empty() || flow.kind != FlowKind::Http {
+            return Interest::NONE;
+        }
+        let interest = set.interest(flow);
+        if interest.is_empty() {
+            return interest;
+        }
+        let state = State {
+            set: Arc::clone(&set),
+            allowed: false,
+            request: None,
+            response: None,
+            upload: Vec::new(),
+            download: Vec::new(),
+        };
+        self.shard(flow.id)
+            .insert(flow.id, Arc::new(Mutex::new(state)));
+        interest
+    }
+
+    fn request(&self, flow: &mut Flow) -> Step {
+        self.request_from(flow, 0)
+    }
+
+    fn response(&self, flow: &mut Flow) -> Step {
+        self.response_from(flow, 0)
+    }
+
+    fn edits_response(&self, flow: &Flow) -> bool {
+        self.state(flow.id)
+            .is_some_and(|state| lock(&state).response.is_some())
+    }
+
+    fn data(&self, flow: &mut Flow, piece: Piece<'_>) -> Step {
+        let Some(state) = self.state(flow.id) else {
+            return Step::Continue;
+        };
+        let mut state = lock(&state);
+        let state = &mut *state;
+        let (chain, buckets) = match piece.direction {
+            Direction::Request => (&mut state.request, &state.upload),
+            Direction::Response => (&mut state.response, &state.download),
+        };
+        let step = match chain {
+            None => Step::Continue,
+            Some(chain) => match chain.feed(piece) {
+                Ok(out) => Step::Replace(Bytes::from(out)),
+                Err(error) => {
+                    warn!(flow = %flow.id, %error, "a body can't be decoded to change it");
+                    return Step::close(format!("a rule changes the body, and {error}"));
+                }
+            },
+        };
+        let bytes = match &step {
+            Step::Replace(out) => out.len(),
+            _ => piece.data.len(),
+        };
+        let now = Instant::now();
+        let wait = buckets.iter().map(|bucket| bucket.wait(bytes, now)).max();
+        match wait.filter(|wait| !wait.is_zero() && bytes > 0) {
+            None => step,
+            Some(wait) => Step::hold(
+                async move {
+                    tokio::time::sleep(wait).await;
+                    step
+                },
+                wait + BLOCKING,
+                Step::close("a throttle took too long"),
+            ),
+        }
+    }
+
+    fn end(&self, flow: &Flow, _: &Outcome) {
+        self.shard(flow.id).remove(&flow.id);
+    }
+}
+
+impl Chain {
+    fn new(decoder: Option<Decoder>, replaces: Vec<Arc<Replace>>) -> Self {
+        Self {
+            decoder: decoder.map(|decoder| Box::new(DebugDecoder(decoder))),
+            rewriters: replaces.into_iter().map(Rewriter::new).collect(),
+            failed: false,
+        }
+    }
+
+    /// What goes on in place of a piece.
+    fn feed(&mut self, piece: Piece<'_>) -> Result<Vec<u8>, tollgate_wire::coding::CodingError> {
+        if self.failed {
+            return Ok(Vec::new());
+        }
+        let mut data = Vec::new();
+        match &mut self.decoder {
+            None => data.extend_from_slice(piece.data),
+            Some(decoder) => {
+                let fed = match piece.last {
+                    false => decoder.0.feed(piece.data, &mut data),
+                    true => decoder.0.finish(&mut data),
+                };
+                if let Err(error) = fed {
+                    self.failed = true;
+                    return Err(error);
+                }
+            }
+        }
+        for rewriter in &mut self.rewriters {
+            let mut out = Vec::with_capacity(data.len());
+            rewriter.feed(&data, &mut out);
+            if piece.last {
+                rewriter.finish(&mut out);
+            }
+            data = out;
+        }
+        Ok(data)
+    }
+}
+
+/// Changes a request body: the whole one where it is there, else as it streams. Answers whether it is changed.
+fn edit_request(state: &Mutex<State>, flow: &mut Flow, replace: &Arc<Replace>) -> bool {
+    if let Some(body) = flow.request.body().filter(|body| !body.is_empty()) {
+        let decoded = match decoded(body, flow.request.headers().get_all("content-encoding")) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                warn!(flow = %flow.id, %error, "a request body is not changed: it can't be decoded");
+                return false;
+            }
+        };
+        let Some(replaced) = replace.all(&decoded) else {
+            return false;
+        };
+        flow.request.set_body(replaced);
+        return true;
+    }
+    if flow.request.body().is_some() {
+        return false;
+    }
+    let mut state = lock(state);
+    if let Some(chain) = &mut state.request {
+        chain.rewriters.push(Rewriter::new(Arc::clone(replace)));
+        return true;
+    }
+    match decoder(flow.request.headers().get_all("content-encoding")) {
+        Ok(decoder) => {
+            flow.request.headers_mut().remove("content-encoding");
+            state.request = Some(Chain::new(decoder, vec![Arc::clone(replace)]));
+            true
+        }
+        Err(error) => {
+            warn!(flow = %flow.id, %error, "a request body is not changed: it can't be decoded");
+            false
+        }
+    }
+}
+
+/// Changes a response body, as far as there is one.
+fn edit_response(state: &Mutex<State>, flow: &mut Flow, replaces: Vec<Arc<Replace>>) {
+    let is_head = flow.request.method() == b"HEAD";
+    let id = flow.id;
+    let Some(response) = &mut flow.response else {
+        return;
+    };
+    if is_head || matches!(response.status(), 100..=199 | 204 | 304) {
+        return;
+    }
+    if let Some(body) = response.body() {
+        let body = match decoded(body, response.headers().get_all("content-encoding")) {
+            Ok(body) => body,
+            Err(error) => {
+                warn!(flow = %id, %error, "a response body is not changed: it can't be decoded");
+                return;
+            }
+        };
+        let mut changed: Option<Vec<u8>> = None;
+        for replace in replaces {
+            changed = replace.all(changed.as_deref().unwrap_or(&body)).or(changed);
+        }
+        if let Some(body) = changed {
+            response.set_body(body);
+        }
+        return;
+    }
+    match decoder(response.headers().get_all("content-encoding")) {
+        Ok(decoder) => {
+            response.headers_mut().remove("content-encoding");
+            lock(state).response = Some(Chain::new(decoder, replaces));
+        }
+        Err(error) => {
+            warn!(flow = %id, %error, "a response body is not changed: it can't be decoded");
+        }
+    }
+}
+
+fn decoder<'a>(
+    codings: impl Iterator<Item = &'a [u8]>,
+) -> Result<Option<Decoder>, tollgate_wire::coding::CodingError> {
+    let limit = OutputLimit {
+        total: u64::MAX,
+        per_feed: DECODED_PIECE,
+    };
+    Decoder::new(codings, limit)
+}
+
+fn decoded<'a>(
+    body: &Bytes,
+    codings: impl Iterator<Item = &'a [u8]>,
+) -> Result<Vec<u8>, tollgate_wire::coding::CodingError> {
+    let limit = OutputLimit {
+        total: 64 << 20,
+        per_feed: 64 << 20,
+    };
+    let Some(mut decoder) = Decoder::new(codings, limit)? else {
+        return Ok(body.to_vec());
+    };
+    let mut out = Vec::new();
+    decoder.feed(body, &mut out)?;
+    decoder.finish(&mut out)?;
+    Ok(out)
+}
+
+/// Lets the rules for responses change an answer of ours, as mitmproxy does.
+fn finish_reply(set: &RuleSet, flow: &mut Flow, reply: Reply) -> Reply {
+    let touches = |rule: &Rule| {
+        matches!(&rule.action, Action::ModifyHeaders(_))
+            || matches!(&rule.action, Action::Body(edit) if edit.is_on(Direction::Response))
+            || (rule.on == Direction::Response && matches!(rule.action, Action::Headers(_)))
+    };
+    if !set.rules.iter().any(touches) {
+        return reply;
+    }
+    let Ok(head) = ResponseHead::build(reply.status, standard_reason(reply.status).as_bytes())
+    else {
+        return reply;
+    };
+    let mut response = Box::<Response>::default();
+    response.head = head;
+    response.head.headers = reply.headers.clone();
+    response.put_collected_body(reply.body.clone());
+    let before = flow.response.replace(response);
+    for rule in &set.rules {
+        match &rule.action {
+            Action::ModifyHeaders(specs) => {
+                modify_headers(specs, flow, Direction::Response);
+            }
+            _ if !rule.applies(flow) => {}
+            Action::Headers(edits) if edits.on == Direction::Response => {
+                if let Some(response) = &mut flow.response {
+                    edits.apply(response.headers_mut());
+                }
+            }
+            Action::Body(edit) if edit.is_on(Direction::Response) => {
+                if let Some(response) = &mut flow.response
+                    && let Some(changed) = response.body().and_then(|b| edit.replace.all(b))
+                {
+                    response.set_body(changed);
+                }
+            }
+            _ => {}
+        }
+    }
+    let Some(response) = std::mem::replace(&mut flow.response, before) else {
+        return reply;
+    };
+    Reply {
+        headers: response.head.headers.clone(),
+        body: response.body().cloned().unwrap_or_default(),
+        ..reply
+    }
+}
+
+/// Notes in the flow which rule acted on it.
+fn note(flow: &mut Flow, rule: &Rule) {
+    let text = format!("{}: {}", rule.action(), rule.name());
+    debug!(flow = %flow.id, rule = text, "a rule acts");
+    let entry = (RULE.to_owned(), text);
+    if !flow.metadata.contains(&entry) {
+        flow.metadata.push(entry);
+    }
+}
+
+fn refuse(status: u16) -> Step {
+    match status {
+        CUT => Step::Drop,
+        status => Step::respond(blocked(status)),
+    }
+}
+
+/// A rule that can't do what it says: the request goes nowhere.
+fn broken(rule: &Rule, why: &str) -> Step {
+    warn!(rule = rule.name(), "{why}");
+    let text = format!("Tollgate: the rule {} can't act: {why}\n", rule.name());
+    Step::respond(Reply::new(502).text(text))
+}
+
+fn redirected(status: u16, location: &[u8]) -> Result<Reply, String> {
+    let mut reply = Reply::new(status);
+    reply
+        .headers
+        .append(b"Location", location)
+        .map_err(|_| "what it redirects to can't stand in a header".to_owned())?;
+    Ok(reply)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
