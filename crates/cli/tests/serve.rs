@@ -306,8 +306,8 @@ fn options_that_cannot_be_used_are_one_line() {
             "error: unknown option 'flow_detial' — did you mean 'flow_detail'?",
         ),
         (
-            &["--set", "map_local=|a|b"],
-            "error: option 'map_local' exists in mitmproxy but Tollgate doesn't have it yet",
+            &["--map-local", "|a|/no/such/path"],
+            "error: map_local '|a|/no/such/path': can't find /no/such/path: No such file or directory (os error 2)",
         ),
         (
             &["-s", "addon.py"],

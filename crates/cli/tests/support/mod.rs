@@ -20,7 +20,7 @@ use tollgate_ca::{Authority, AuthorityParams, LeafRequest};
 /// The longest that anything here is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An HTTPS server on localhost that answers every request with JSON, and closes.
+/// An HTTPS server on localhost that answers every request with JSON about it, and closes.
 pub struct Origin {
     /// Where it listens.
     pub address: SocketAddr,
@@ -69,20 +69,24 @@ fn answer(stream: TcpStream, config: Arc<ServerConfig>) -> Option<()> {
     let mut length = 0;
     let mut first = String::new();
     stream.read_line(&mut first).ok()?;
+    let mut head = Vec::new();
     loop {
         let mut line = String::new();
         stream.read_line(&mut line).ok()?;
-        let line = line.trim_end().to_ascii_lowercase();
+        let line = line.trim_end();
         if line.is_empty() {
             break;
         }
+        head.push(line.to_owned());
+        let line = line.to_ascii_lowercase();
         if let Some(value) = line.strip_prefix("content-length:") {
             length = value.trim().parse().ok()?;
         }
     }
     std::io::copy(&mut stream.by_ref().take(length), &mut std::io::sink()).ok()?;
     let target = first.split(' ').nth(1)?;
-    let body = format!("{{\"path\":\"{target}\",\"received\":{length}}}");
+    let head = serde_json::to_string(&head).ok()?;
+    let body = format!("{{\"path\":\"{target}\",\"received\":{length},\"head\":{head}}}");
     let head = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
