@@ -67,6 +67,12 @@ END
   section 'flows show'
   section 'flows delete'
   section 'flows stats'
+  section 'rules check'
+  section 'rules test'
+  section scan
+  section 'transparent rules'
+  section 'transparent apply'
+  section 'transparent remove'
   section completions
 } >"$page"
 

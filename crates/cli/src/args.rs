@@ -318,8 +318,8 @@ pub enum ScreenArg {
 /// Whether flows are recorded, and how much of them.
 #[derive(Clone, Debug, Args)]
 pub struct StoreArgs {
-    /// Where flows are recorded, for `tollgate flows`: disk, memory (until the proxy ends), or off [default: disk; for
-    /// `tollgate run`: off].
+    /// Whether flows are recorded, for `tollgate flows`: disk, or off [default: disk; for `tollgate run`: off, also where
+    /// the environment says otherwise].
     ///
     /// What passes is recorded as it is, passwords and tokens included, in files that only their owner can read.
     #[arg(
@@ -333,7 +333,7 @@ pub struct StoreArgs {
     /// The folder of the recorded flows [default: ~/.local/share/tollgate/flows, or flows in --data-dir].
     #[arg(long, value_name = "DIR", env = "TOLLGATE_STORE_DIR")]
     pub store_dir: Option<PathBuf>,
-    /// The most that recorded flows may take: 500m, 2g [default: 1g; in memory: 64m]. At the bound the oldest go.
+    /// The most that recorded flows may take: 500m, 2g [default: 1g]. At the bound the oldest go.
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub store_max_size: Option<u64>,
     /// How long flows are kept: 12h, 7d; 0 for as long as there is room.
@@ -342,6 +342,12 @@ pub struct StoreArgs {
     /// The most that is recorded of one body or message; the rest passes unrecorded, and the flow is marked.
     #[arg(long, value_name = "BYTES", default_value = "1m", value_parser = bytes)]
     pub store_body_limit: u64,
+    /// Whether `store` came from the environment.
+    #[arg(skip)]
+    pub store_from_env: bool,
+    /// Whether `store_dir` came from the environment.
+    #[arg(skip)]
+    pub store_dir_from_env: bool,
 }
 
 /// `--store`.
@@ -349,15 +355,12 @@ pub struct StoreArgs {
 pub enum StorePlace {
     /// In a folder.
     Disk,
-    /// In memory.
-    Memory,
     /// Nowhere.
     Off,
 }
 
 /// `tollgate flows`.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
 pub struct FlowsArgs {
     /// What to do instead of listing.
     #[command(subcommand)]
@@ -377,30 +380,22 @@ pub struct FlowsArgs {
     /// The folder of the flows.
     #[command(flatten)]
     pub folder: FlowsFolder,
-    /// Print one JSON object per line and flow.
-    #[arg(long, conflicts_with = "export")]
+    /// Print JSON: one object per line and flow, or what the command has to say.
+    #[arg(long, global = true)]
     pub json: bool,
     /// No colours.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub no_color: bool,
 }
 
 /// What to do with recorded flows instead of listing them.
 #[derive(Debug, Subcommand)]
 pub enum FlowsCommand {
-    /// Show one flow with its headers and bodies.
+    /// Show one flow with its headers and bodies; with --json, bodies as text, or base64 where they are none.
     Show {
         /// Its number, or its id or how that begins.
         #[arg(value_name = "NUMBER|ID")]
         flow: String,
-        #[command(flatten)]
-        folder: FlowsFolder,
-        /// Print a JSON object, with the bodies (as text, or base64 where they are none).
-        #[arg(long)]
-        json: bool,
-        /// No colours.
-        #[arg(long)]
-        no_color: bool,
     },
     /// Delete flows.
     ///
@@ -414,20 +409,9 @@ pub enum FlowsCommand {
         /// Only flows that are older: 30min, 12h, 7d.
         #[arg(long, value_name = "TIME", value_parser = age)]
         older: Option<Duration>,
-        #[command(flatten)]
-        folder: FlowsFolder,
-        /// Print how many as JSON.
-        #[arg(long)]
-        json: bool,
     },
     /// Show how many flows there are and what they take.
-    Stats {
-        #[command(flatten)]
-        folder: FlowsFolder,
-        /// Print it as JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Stats,
 }
 
 /// Which recorded flows.
@@ -446,10 +430,10 @@ pub struct FlowsQuery {
 #[derive(Debug, Args)]
 pub struct FlowsFolder {
     /// The folder of the recorded flows [default: ~/.local/share/tollgate/flows, or flows in --data-dir].
-    #[arg(long, value_name = "DIR", env = "TOLLGATE_STORE_DIR")]
+    #[arg(long, global = true, value_name = "DIR", env = "TOLLGATE_STORE_DIR")]
     pub store_dir: Option<PathBuf>,
     /// Tollgate's folder.
-    #[arg(long, value_name = "DIR", env = "TOLLGATE_DATA_DIR")]
+    #[arg(long, global = true, value_name = "DIR", env = "TOLLGATE_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
 }
 
@@ -853,6 +837,8 @@ impl Cli {
             (Some(Command::Run(run)), Some((_, matches))) => {
                 run.proxy.listen.listen_from_env = from_env(matches, "listen");
                 run.proxy.authority.data_dir_from_env = from_env(matches, "data_dir");
+                run.proxy.store.store_from_env = from_env(matches, "store");
+                run.proxy.store.store_dir_from_env = from_env(matches, "store_dir");
             }
             (None, _) => {
                 cli.proxy.listen.listen_from_env = from_env(&matches, "listen");

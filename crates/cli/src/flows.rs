@@ -29,25 +29,26 @@ const WAIT: Duration = Duration::from_secs(1);
 /// # Errors
 /// No recorded flows, a wrong expression, or what the store says.
 pub fn flows(args: &FlowsArgs) -> anyhow::Result<ExitCode> {
-    match &args.command {
-        None => match &args.export {
+    let Some(command) = &args.command else {
+        return match &args.export {
+            Some(_) if args.json => bail!("--export writes a file, and --json prints"),
             Some(path) => export(args, path),
             None => finish(list(args)).map(|()| ExitCode::SUCCESS),
-        },
-        Some(FlowsCommand::Show {
-            flow,
-            folder,
-            json,
-            no_color,
-        }) => show(flow, folder, *json, *no_color),
-        Some(FlowsCommand::Delete {
-            query,
-            all,
-            older,
-            folder,
-            json,
-        }) => delete(query, *all, *older, folder, *json),
-        Some(FlowsCommand::Stats { folder, json }) => stats(folder, *json),
+        };
+    };
+    ensure!(
+        args.number.is_none()
+            && !args.follow
+            && args.export.is_none()
+            && args.query.since.is_none(),
+        "--number, --follow, --export and --since before a command are for listing; they say nothing there"
+    );
+    match command {
+        FlowsCommand::Show { flow } => show(flow, &args.folder, args.json, args.no_color),
+        FlowsCommand::Delete { query, all, older } => {
+            delete(query, *all, *older, &args.folder, args.json)
+        }
+        FlowsCommand::Stats => stats(&args.folder, args.json),
     }
 }
 

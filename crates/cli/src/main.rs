@@ -42,6 +42,8 @@ fn main() -> ExitCode {
     };
     match dispatch(cli) {
         Ok(code) => code,
+        // Whoever reads our output has seen enough.
+        Err(error) if files::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => match error.downcast_ref::<tollgate_rules::RuleError>() {
             // It may point at a column, in lines of its own.
             Some(rule) => {

@@ -34,15 +34,18 @@ impl StoreSettings {
             Purpose::Serve => StorePlace::Disk,
             Purpose::Run => StorePlace::Off,
         };
-        let asked_for = args.store.is_some() || args.store_dir.is_some();
-        let place = match args.store {
+        // The environment of a shell is for the proxy that runs there; one for a command is asked by flags.
+        let counts = |from_env: bool| purpose == Purpose::Serve || !from_env;
+        let place = args.store.filter(|_| counts(args.store_from_env));
+        let has_folder = args.store_dir.is_some() && counts(args.store_dir_from_env);
+        let asked_for = place.is_some() || has_folder;
+        let place = match place {
             Some(place) => place,
-            None if args.store_dir.is_some() => StorePlace::Disk,
+            None if has_folder => StorePlace::Disk,
             None => by_default,
         };
         let place = match place {
             StorePlace::Off => None,
-            StorePlace::Memory => Some(Place::Memory),
             StorePlace::Disk => {
                 let folder = folder(args.store_dir.as_deref(), authority.data_dir.as_deref())?;
                 Some(Place::Disk(folder))

@@ -154,18 +154,51 @@ fn what_comes_is_followed() {
 #[test]
 fn who_wants_no_record_has_none() {
     let origin = Origin::start();
-    for place in ["off", "memory"] {
-        let mut proxy = Proxy::start(&["--store", place, "--upstream-trusted-ca", &origin.ca()]);
-        proxy.curl(&origin.url("/"), &["--http1.1"]);
-        proxy.line();
-        proxy.signal("TERM");
-        proxy.wait();
-        let (code, _, err) = flows(proxy.home.path(), &[]);
-        assert!(
-            code == 1 && err.contains("no flows have been recorded"),
-            "{err}"
-        );
+    let mut proxy = Proxy::start(&["--store", "off", "--upstream-trusted-ca", &origin.ca()]);
+    proxy.curl(&origin.url("/"), &["--http1.1"]);
+    proxy.line();
+    proxy.signal("TERM");
+    proxy.wait();
+    let (code, _, err) = flows(proxy.home.path(), &[]);
+    assert!(
+        code == 1 && err.contains("no flows have been recorded"),
+        "{err}"
+    );
+}
+
+#[test]
+fn the_folder_may_be_named_before_the_command() {
+    let origin = Origin::start();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let mut proxy = Proxy::start(&["--store-dir", folder, "--upstream-trusted-ca", &origin.ca()]);
+    proxy.curl(&origin.url("/here"), &["--http1.1"]);
+    proxy.line();
+    proxy.signal("TERM");
+    proxy.wait();
+    for arguments in [
+        &["--store-dir", folder, "show", "1", "--json"],
+        &["show", "1", "--store-dir", folder, "--json"],
+    ] {
+        let (code, out, err) = flows(proxy.home.path(), arguments);
+        assert!(code == 0 && out.contains("/here"), "{out}{err}");
     }
+    let (code, _, err) = flows(proxy.home.path(), &["-n", "1", "show", "1"]);
+    assert!(code == 1 && err.contains("for listing"), "{err}");
+}
+
+#[test]
+fn the_environment_does_not_record_what_a_command_does() {
+    let origin = Origin::start();
+    let folder = tempfile::tempdir().unwrap();
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .args(["run", "--upstream-trusted-ca", &origin.ca(), "--", "true"])
+        .env("TOLLGATE_STORE", "disk")
+        .env("TOLLGATE_STORE_DIR", folder.path())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none());
 }
 
 #[test]

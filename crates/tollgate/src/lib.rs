@@ -64,6 +64,9 @@
 //! | `http2` | HTTP/2 on both sides | no |
 //! | `http3` | HTTP/3 on both sides; brings `http2` along | no |
 //! | `sse-parsing` | [`sse`]: server-sent events, and the text of LLM streams | no |
+//! | `rules` | [`rules`]: block, map, modify, respond, hold, inject credentials, from a file | no |
+//! | `screen` | [`screen`]: secrets that leave, dangerous tool calls that come | no |
+//! | `store` | [`store`]: flows recorded on disk, listed, searched, followed | no |
 //! | `rest-api` | nothing yet; reserved for the REST API | no |
 //! | `compat` | [`compat`]: the surfaces of mitmproxy-rs and soth-mitm | no |
 //!
@@ -74,6 +77,9 @@
         feature = "http-proxy",
         feature = "tls-intercept",
         feature = "sse-parsing",
+        feature = "rules",
+        feature = "screen",
+        feature = "store",
         feature = "compat"
     )),
     allow(
@@ -105,6 +111,12 @@ pub use tollgate_engine::{
 #[cfg(all(feature = "http-proxy", feature = "tls-intercept"))]
 pub use tollgate_engine::{Proxy, ProxyBuilder};
 pub use tollgate_flow::*;
+#[cfg(feature = "rules")]
+pub use tollgate_rules as rules;
+#[cfg(feature = "screen")]
+pub use tollgate_screen as screen;
+#[cfg(feature = "store")]
+pub use tollgate_store as store;
 pub use tollgate_wire as wire;
 
 // The snippets of the documents are tested like those of the code.
