@@ -9,7 +9,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use tollgate_screen::scan::{Finding, Kind, RulePack, Scanner};
 
@@ -85,18 +85,13 @@ impl From<KindArg> for Kind {
 pub fn scan(args: &ScanArgs) -> ExitCode {
     match run(args) {
         Ok(code) => code,
-        Err(error) if broken_pipe(&error) => ExitCode::SUCCESS,
+        // Whoever reads our output has seen enough.
+        Err(error) if super::files::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             super::fail(&format!("{error:#}"));
             ExitCode::from(FAILED)
         }
     }
-}
-
-fn broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
@@ -132,8 +127,10 @@ fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
         if path.as_os_str() == "-" {
             take("-".to_owned(), read(&scanner, kind, io::stdin().lock()));
         } else {
-            walk(path, 0, &mut |path| {
-                let outcome = File::open(path).and_then(|file| read(&scanner, kind, file));
+            walk(path, 0, &mut |path, readable| {
+                let outcome = readable
+                    .and_then(|()| File::open(path))
+                    .and_then(|file| read(&scanner, kind, file));
                 take(path.display().to_string(), outcome);
             });
         }
@@ -184,7 +181,20 @@ pub fn build(
         builder = builder.allow(rule);
     }
     builder = builder.known(known::collect(known_secrets, canary)?);
-    Ok(builder.build()?)
+    let scanner = builder.build()?;
+    let ids: Vec<String> = scanner.rules().map(|rule| rule.id.to_string()).collect();
+    for rule in allow {
+        if ids.contains(rule) {
+            continue;
+        }
+        match tollgate_rules::closest(rule, ids.iter().map(String::as_str)) {
+            Some(meant) => bail!("there is no rule '{rule}' to allow; did you mean '{meant}'?"),
+            None => bail!(
+                "there is no rule '{rule}' to allow; docs/reference/screening-rules.md lists them"
+            ),
+        }
+    }
+    Ok(scanner)
 }
 
 fn read(scanner: &Scanner, kind: Kind, mut from: impl Read) -> io::Result<Vec<Finding>> {
@@ -213,7 +223,7 @@ fn read(scanner: &Scanner, kind: Kind, mut from: impl Read) -> io::Result<Vec<Fi
 }
 
 /// Files below a path, in order of their names, without following links below it.
-fn walk(path: &Path, depth: usize, each: &mut impl FnMut(&Path)) {
+fn walk(path: &Path, depth: usize, each: &mut impl FnMut(&Path, io::Result<()>)) {
     let folder = if depth == 0 {
         path.is_dir()
     } else {
@@ -222,19 +232,21 @@ fn walk(path: &Path, depth: usize, each: &mut impl FnMut(&Path)) {
     if !folder {
         let link = depth > 0 && path.symlink_metadata().is_ok_and(|data| !data.is_file());
         if !link {
-            each(path);
+            each(path, Ok(()));
         }
         return;
     }
-    let Ok(entries) = std::fs::read_dir(path) else {
-        each(path);
-        return;
+    if depth >= MAX_DEPTH {
+        let why = format!("folders deeper than {MAX_DEPTH} are not scanned");
+        return each(path, Err(io::Error::other(why)));
+    }
+    let entries = std::fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let mut below: Vec<_> = match entries {
+        Ok(entries) => entries.into_iter().map(|entry| entry.path()).collect(),
+        Err(error) => return each(path, Err(error)),
     };
-    let mut below: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     below.sort();
-    if depth < MAX_DEPTH {
-        for entry in below {
-            walk(&entry, depth + 1, each);
-        }
+    for entry in below {
+        walk(&entry, depth + 1, each);
     }
 }

@@ -347,9 +347,9 @@ fn requests_go_elsewhere_with_and_without_tls() {
         ),
         &["--upstream-trusted-ca", &tls.ca()],
     );
-    let (_, body) = setup.get("/tls/there", &[]);
+    let (_, body) = setup.get("/tls/head", &[]);
     let json: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(json["path"], "/there");
+    assert_eq!(json["path"], "/head");
     let host = format!("Host: localhost:{}", tls.address.port());
     assert!(
         json["head"].as_array().unwrap().contains(&host.into()),
@@ -409,14 +409,14 @@ fn a_credential_is_seen_by_its_host_alone() {
             "3",
         ],
     );
-    let (_, body) = setup.get_url(&tls.url("/x"), &["--header", "Authorization: Bearer dummy"]);
+    let (_, body) = setup.get_url(&tls.url("/head"), &["--header", "Authorization: Bearer dummy"]);
     let json: Value = serde_json::from_str(&body).unwrap();
     let head = json["head"].to_string();
     assert!(
         head.contains(&format!("Authorization: Bearer {secret}")) && !head.contains("dummy"),
         "{head}"
     );
-    let (_, body) = setup.get_url(&tls.url("/x"), &["--http2"]);
+    let (_, body) = setup.get_url(&tls.url("/head"), &["--http2"]);
     assert!(body.contains(secret), "{body}");
     // Over plain HTTP, and to a host that is only called so, it doesn't go.
     let (_, body) = setup.get("/x", &["--header", "Host: localhost"]);
@@ -424,7 +424,7 @@ fn a_credential_is_seen_by_its_host_alone() {
     setup.proxy.signal("TERM");
     let (_, log) = setup.proxy.wait();
     let shown = setup.proxy.rest();
-    assert!(shown.contains("/x"), "{shown}");
+    assert!(shown.contains("/head"), "{shown}");
     // Neither is it in what is shown (but for the origin's own echo), logged or recorded.
     assert!(
         !log.concat().contains(secret) && !shown.contains(secret),

@@ -218,4 +218,22 @@ mod tests {
         let wide = "{a,b}".repeat(40);
         assert!(Script::parse(&wide).commands.len() <= MAX_COMMANDS);
     }
+
+    #[test]
+    fn expansions_have_a_budget() {
+        let long = "x".repeat(8 << 10);
+        let doubled = format!("x={long}; {}", "echo $x$x$x;".repeat(4000));
+        let braces = format!("echo {}", "{a,b}".repeat(1500));
+        for script in [doubled, braces] {
+            let read = Script::parse(&script);
+            assert!(read.truncated);
+            let size: usize = read
+                .commands
+                .iter()
+                .flat_map(|c| &c.argv)
+                .map(String::len)
+                .sum();
+            assert!(size < 2 << 20, "{size}");
+        }
+    }
 }

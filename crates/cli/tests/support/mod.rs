@@ -85,8 +85,12 @@ fn answer(stream: TcpStream, config: Arc<ServerConfig>) -> Option<()> {
     }
     std::io::copy(&mut stream.by_ref().take(length), &mut std::io::sink()).ok()?;
     let target = first.split(' ').nth(1)?;
-    let head = serde_json::to_string(&head).ok()?;
-    let body = format!("{{\"path\":\"{target}\",\"received\":{length},\"head\":{head}}}");
+    // What it was asked for, on request.
+    let head = match target.contains("head") {
+        true => format!(",\"head\":{}", serde_json::to_string(&head).ok()?),
+        false => String::new(),
+    };
+    let body = format!("{{\"path\":\"{target}\",\"received\":{length}{head}}}");
     let head = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()

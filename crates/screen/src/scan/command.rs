@@ -76,27 +76,26 @@ rules! {
 
 /// Judges a script.
 pub(super) fn judge(script: &Script) -> Vec<Danger> {
-    let top = script
-        .commands
-        .iter()
-        .filter(|command| command.through.is_empty() && !command.argv.is_empty())
-        .count();
     let mut judge = Judge {
         script,
-        top,
         found: Vec::new(),
     };
     for (at, command) in script.commands.iter().enumerate() {
         judge.command(at, command);
     }
     judge.together();
+    if script.truncated {
+        judge.tell(
+            OBSCURED,
+            "script",
+            "too long or too deep to be read to its end",
+        );
+    }
     judge.found
 }
 
 struct Judge<'s> {
     script: &'s Script,
-    /// How many commands stand in the script itself, not inside others.
-    top: usize,
     found: Vec<Danger>,
 }
 
@@ -417,7 +416,6 @@ impl Judge<'_> {
                     } else if recursive
                         && force
                         && (path.starts_with('/') || path.starts_with("~/"))
-                        && !path.contains("path/to")
                     {
                         self.tell(DESTROY, name, "everything below a folder");
                     }
@@ -436,9 +434,7 @@ impl Judge<'_> {
                     self.tell(DESTROY, name, "overwrites a device");
                 }
             }
-            "shred" | "srm" | "wipe"
-                if args.iter().any(|arg| canonical(arg).starts_with('/')) && !any("path/to") =>
-            {
+            "shred" | "srm" | "wipe" if args.iter().any(|arg| canonical(arg).starts_with('/')) => {
                 self.tell(DESTROY, name, "overwrites");
             }
             "dd" => {
@@ -460,7 +456,6 @@ impl Judge<'_> {
                     || input.starts_with("/dev/random")
                     || input.starts_with("/dev/urandom"))
                     && (output.starts_with('/') || output.starts_with("$") || output.is_empty())
-                    && !output.contains("path/to")
                 {
                     self.tell(DESTROY, name, "a file is filled or overwritten");
                 }
@@ -514,19 +509,18 @@ impl Judge<'_> {
                 }
             }
             "setcap"
-                if !any("path/to")
-                    && [
-                        "setuid",
-                        "setgid",
-                        "sys_admin",
-                        "dac_",
-                        "sys_ptrace",
-                        "sys_module",
-                        "=ep",
-                        "all",
-                    ]
-                    .iter()
-                    .any(|cap| any(cap)) =>
+                if [
+                    "setuid",
+                    "setgid",
+                    "sys_admin",
+                    "dac_",
+                    "sys_ptrace",
+                    "sys_module",
+                    "=ep",
+                    "all",
+                ]
+                .iter()
+                .any(|cap| any(cap)) =>
             {
                 self.tell(PRIVILEGE, name, "capabilities of a program")
             }
@@ -544,10 +538,7 @@ impl Judge<'_> {
                     || args.iter().any(|arg| arg.starts_with("--reference="));
                 let time =
                     short('t') || short('d') || args.iter().any(|arg| arg.starts_with("--date="));
-                if (reference || time)
-                    && args.iter().any(|arg| canonical(arg).starts_with('/'))
-                    && !any("path/to")
-                {
+                if (reference || time) && args.iter().any(|arg| canonical(arg).starts_with('/')) {
                     self.tell(TRACES, name, "the times of a file are made up");
                 }
             }
@@ -569,7 +560,7 @@ impl Judge<'_> {
                 self.tell(TRACES, name, "the journal");
             }
             "log" if has(&["erase"]) => self.tell(TRACES, name, "the system's log"),
-            "dmesg" if has(&["-c", "-C", "--clear"]) && command.elevated && self.top > 2 => {
+            "dmesg" if has(&["-c", "-C", "--clear"]) && command.elevated => {
                 self.tell(TRACES, name, "the kernel's log");
             }
             "auditctl" => {
@@ -611,8 +602,7 @@ impl Judge<'_> {
                     || (command
                         .redirects
                         .iter()
-                        .any(|r| r.kind == RedirectKind::Read)
-                        && self.top > 1) =>
+                        .any(|r| r.kind == RedirectKind::Read)) =>
             {
                 self.tell(PERSISTENCE, name, "runs something later");
             }
@@ -626,18 +616,16 @@ impl Judge<'_> {
             {
                 self.tell(PERSISTENCE, name, "runs something as a service");
             }
-            "insmod" | "kldload" | "kextload"
-                if args.iter().any(|arg| arg.contains('/')) && !any("path/to") =>
-            {
+            "insmod" | "kldload" | "kextload" if args.iter().any(|arg| arg.contains('/')) => {
                 self.tell(PRIVILEGE, name, "loads a module into the kernel");
             }
             "useradd" | "adduser" | "usermod" | "pw" | "dscl" | "dseditgroup" | "net" => {
                 self.accounts(command, name)
             }
-            "passwd" if has(&["-d", "--delete"]) && self.top > 1 => {
+            "passwd" if has(&["-d", "--delete"]) => {
                 self.tell(PRIVILEGE, name, "an account without password")
             }
-            "chpasswd" if command.input.is_some() && self.top > 2 => {
+            "chpasswd" if command.input.is_some() => {
                 self.tell(PRIVILEGE, name, "the password of an account")
             }
             "sysctl"
@@ -658,7 +646,7 @@ impl Judge<'_> {
             "fdesetup" if has(&["disable"]) => {
                 self.tell(DEFENCES, name, "the encryption of the disk")
             }
-            "tmutil" if has(&["disable", "delete", "deletelocalsnapshots"]) && self.top > 1 => {
+            "tmutil" if has(&["disable", "delete", "deletelocalsnapshots"]) => {
                 self.tell(DESTROY, name, "backups")
             }
             "xattr" if any("com.apple.quarantine") => {
@@ -669,7 +657,7 @@ impl Judge<'_> {
             {
                 self.tell(DEFENCES, name, "a security product")
             }
-            "swapoff" if has(&["-a"]) && self.top > 1 => self.tell(SYSTEM_WRITE, name, "swap"),
+            "swapoff" if has(&["-a"]) => self.tell(SYSTEM_WRITE, name, "swap"),
             "security" => {
                 if any("dump-keychain")
                     || any("find-generic-password")
@@ -680,15 +668,11 @@ impl Judge<'_> {
                     self.tell(CREDENTIALS, name, "the keychain");
                 } else if any("add-trusted-cert") {
                     self.tell(TRUST, name, "a certificate");
-                } else if any("authorizationdb")
-                    || has(&["import"]) && self.top == 1 && !any("path/to")
-                {
+                } else if any("authorizationdb") || has(&["import"]) {
                     self.tell(CREDENTIALS, name, "the keychain");
                 }
             }
-            "update-ca-certificates" | "update-ca-trust" if self.top > 1 => {
-                self.tell(TRUST, name, "certificates")
-            }
+            "update-ca-certificates" | "update-ca-trust" => self.tell(TRUST, name, "certificates"),
             "getent" if has(&["shadow"]) => self.tell(CREDENTIALS, name, "password hashes"),
             "gpg" | "gpg2" if any("--export-secret") => self.tell(CREDENTIALS, name, "secret keys"),
             "gcore" | "procdump" => self.tell(CREDENTIALS, name, "the memory of a process"),
@@ -696,7 +680,7 @@ impl Judge<'_> {
                 self.tell(CREDENTIALS, name, "the memory of a process")
             }
             "secretsdump" | "unshadow" => self.tell(CREDENTIALS, name, "password hashes"),
-            "secret-tool" if has(&["lookup", "search"]) && self.top > 1 => {
+            "secret-tool" if has(&["lookup", "search"]) => {
                 self.tell(CREDENTIALS, name, "the keyring")
             }
             "grep" | "egrep" | "rg" | "zgrep" | "ag" | "ack" | "fgrep" => {
@@ -795,9 +779,7 @@ impl Judge<'_> {
                     || args
                         .iter()
                         .any(|arg| canonical(arg).starts_with("/var/log/"))
-                        && self.top > 0
                         && !has(&["-x", "-d", "-t"])
-                        && !any("path/to")
                         && name != "gzip"
                 {
                     self.tell(
@@ -854,7 +836,7 @@ impl Judge<'_> {
                 {
                     self.tell(REVERSE_SHELL, name, "connects a shell");
                 }
-                if has(&["-p"]) && args.len() == 1 && self.top > 1 {
+                if has(&["-p"]) && args.len() == 1 {
                     self.tell(PRIVILEGE, name, "keeps the rights of its owner");
                 }
             }
@@ -899,16 +881,10 @@ impl Judge<'_> {
             "nsenter" if any("-t1") || (has(&["-t", "--target"]) && has(&["1"])) => {
                 self.tell(PRIVILEGE, name, "out of a container")
             }
-            "sudo"
-                if has(&["-l", "--list"])
-                    && args.iter().all(|arg| arg.starts_with('-'))
-                    && self.top > 1 =>
-            {
+            "sudo" if has(&["-l", "--list"]) && args.iter().all(|arg| arg.starts_with('-')) => {
                 self.tell(RECON, name, "what it may do")
             }
-            "sysadminctl" | "dsenableroot"
-                if !has(&["status", "-screenLock"]) && !any("path/to") =>
-            {
+            "sysadminctl" | "dsenableroot" if !has(&["status", "-screenLock"]) => {
                 self.tell(PRIVILEGE, name, "accounts of the machine")
             }
             "kickstart" | "systemsetup" if has(&["-activate", "-setremotelogin"]) => {
@@ -965,8 +941,7 @@ impl Judge<'_> {
                 }
             }
             "screencapture" | "pbpaste"
-                if self.top > 2
-                    || command.redirects.iter().any(|r| temporary(&r.target))
+                if command.redirects.iter().any(|r| temporary(&r.target))
                     || args.iter().any(|arg| temporary(arg)) =>
             {
                 self.tell(SPY, name, "the screen or the clipboard")
@@ -988,7 +963,7 @@ impl Judge<'_> {
                 self.tell(TUNNEL, name, "from outside");
             }
             "code" if has(&["tunnel"]) => self.tell(TUNNEL, name, "from outside"),
-            "setfile" | "SetFile" if has(&["-m", "-d"]) && !any("path/to") => {
+            "setfile" | "SetFile" if has(&["-m", "-d"]) => {
                 self.tell(TRACES, name, "the times of a file are made up")
             }
             "setfile" | "SetFile" if has(&["-a"]) && any("V") => self.tell(HIDE, name, "a file"),
@@ -1017,7 +992,6 @@ impl Judge<'_> {
                                 || crate_shell(arg)
                         })
                     && args.len() >= 2
-                    && !any("path/to")
                 {
                     self.tell(HIDE, name, "a program of the system under another name");
                 }
@@ -1057,10 +1031,7 @@ impl Judge<'_> {
             "az" if any("diagnostic-settings") && has(&["delete"]) => {
                 self.tell(DEFENCES, name, "the log of a cloud")
             }
-            "git"
-                if any("core.hooksPath")
-                    || any("credential.helper") && any("store") && self.top > 1 =>
-            {
+            "git" if any("core.hooksPath") || any("credential.helper") && any("store") => {
                 self.tell(PERSISTENCE, name, "hooks")
             }
             "killall5" => self.tell(DESTROY, name, "every process"),
@@ -1107,16 +1078,14 @@ impl Judge<'_> {
             }
         } else if name == "launchctl"
             && has(&["load", "submit", "bootstrap", "setenv"])
-            && !args.iter().any(|arg| arg.contains("path/to"))
             && args.len() >= 2
         {
-            if self.top > 1 || has(&["submit"]) || args.iter().any(|arg| arg.contains("/tmp/")) {
+            if has(&["submit"]) || args.iter().any(|arg| arg.contains("/tmp/")) {
                 self.tell(PERSISTENCE, name, "a service");
             }
         } else if name == "systemctl"
             && has(&["enable"])
             && args.iter().any(|arg| arg.contains('/'))
-            && !args.iter().any(|arg| arg.contains("path/to"))
         {
             self.tell(PERSISTENCE, name, "a service");
         }
@@ -1143,14 +1112,13 @@ impl Judge<'_> {
         let hidden = has(&["IsHidden"]) || has(&["UniqueID"]) && name == "dscl";
         let creates = name == "dscl"
             && has(&["-create", "create", "-passwd"])
-            && !args.iter().any(|arg| arg.contains("path/to"))
             && args.iter().any(|arg| arg.starts_with("/Users/"));
         let admin = name == "dseditgroup" && has(&["admin"])
             || args.iter().any(|arg| arg == "GroupMembership");
-        let password = has(&["-p", "--password"]) && self.top > 1;
+        let password = has(&["-p", "--password"]);
         if root || strong || hidden || creates || admin || password {
             self.tell(PRIVILEGE, name, "an account with privileges");
-        } else if matches!(name, "useradd" | "adduser" | "pw") && command.elevated && self.top > 2 {
+        } else if matches!(name, "useradd" | "adduser" | "pw") && command.elevated {
             self.tell(PERSISTENCE, name, "an account");
         }
     }
@@ -1211,14 +1179,11 @@ impl Judge<'_> {
             self.tell(CREDENTIALS, name, "code that reads accounts or keys");
         } else if has(&["keylog", "pynput"]) {
             self.tell(SPY, name, "what a person types");
-        } else if name.starts_with("python")
-            && has(&["http.server", "SimpleHTTPServer"])
-            && self.top > 1
-        {
+        } else if name.starts_with("python") && has(&["http.server", "SimpleHTTPServer"]) {
             self.tell(EXFILTRATE, name, "serves files to the network");
         } else if has(&["shutil.rmtree", "os.remove"]) && has(&["'/", "\"/"]) {
             self.tell(DESTROY, name, "code that deletes");
-        } else if socket && has(&["connect"]) && has(&["-c", "-e", "-r"]) && self.top > 1 {
+        } else if socket && has(&["connect"]) && has(&["-c", "-e", "-r"]) {
             self.tell(TUNNEL, name, "code that connects");
         }
     }
@@ -1294,17 +1259,13 @@ impl Judge<'_> {
                         other => {
                             other.starts_with("--post-file=")
                                 || other.starts_with("--body-file=")
-                                || (other.starts_with("--post-data=")
-                                    && (other.contains("$(")
-                                        || self.top > 0
-                                            && !other.contains("path/to")
-                                            && other.contains("msg=")))
+                                || (other.starts_with("--post-data=") && other.contains("$("))
                                 || other.starts_with("-T") && other.len() > 2
                                 || other.starts_with("-d@")
                                 || other.starts_with("-F") && other.contains("=@")
                         }
                     };
-                    sends |= file && !next.contains("path/to") && !arg.contains("path/to");
+                    sends |= file;
                 }
                 let drop = args
                     .iter()
@@ -1352,11 +1313,10 @@ impl Judge<'_> {
                                 | "xxd"
                                 | "openssl"
                                 | "zip"
-                        ) && !from.args().iter().any(|arg| arg.contains("path/to"))
+                        )
                     });
                 let file = command.redirects.iter().any(|redirect| {
                     redirect.kind == RedirectKind::Read
-                        && !redirect.target.contains("path/to")
                         && redirect.target.contains('/')
                         && !redirect.target.starts_with("/dev/null")
                 });
@@ -1570,7 +1530,7 @@ impl Judge<'_> {
                 facts.first().copied().unwrap_or("sh"),
                 "many questions about the machine",
             );
-        } else if loops && self.top > 1 {
+        } else if loops {
             self.tell(RECON, "sh", "looks for machines nearby");
         }
         if let Some(command) = commands.iter().find(|command| {
@@ -1902,9 +1862,6 @@ fn persistent(path: &str) -> bool {
 
 /// Files that hold credentials.
 fn credentials(path: &str) -> bool {
-    if path.contains("path/to") {
-        return false;
-    }
     const EXACT: [&str; 18] = [
         "/etc/shadow",
         "/etc/shadow-",

@@ -525,7 +525,7 @@ impl Pass<'_> {
         let mut compact = Vec::with_capacity(34);
         let mut end = start;
         for (at, group) in window
-            .get(start..start + 44)
+            .get(start..(start + 44).min(window.text.len()))
             .split(|&byte| byte == b' ')
             .enumerate()
         {

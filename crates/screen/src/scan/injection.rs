@@ -69,12 +69,10 @@ const ANCHORS: &[&str] = &[
     "system administrator",
     "<system>",
     "</system>",
-    "<information>",
     "### instruction",
     "new directive",
     "new instruction",
     "priority directive",
-    "important message from",
     // Addressing the model.
     "you are now",
     "do anything now",
@@ -154,7 +152,7 @@ const PHRASES: &[(&str, Part, u32)] = &[
     ("<|im_start|>", Part::Authority, 60), ("<|system|>", Part::Authority, 60), ("[inst]", Part::Authority, 35), ("<<sys>>", Part::Authority, 50),
     ("[system]", Part::Authority, 30), ("<system>", Part::Authority, 25), ("</system>", Part::Authority, 25), ("(system_message)", Part::Authority, 50), ("system message:", Part::Authority, 30), ("\nsystem:", Part::Authority, 30), ("\\nsystem:", Part::Authority, 30), ("<!-- system", Part::Authority, 35),
     ("system note", Part::Authority, 30), ("system update", Part::Authority, 25), ("system override", Part::Authority, 35), ("admin override", Part::Authority, 35), ("administrator notice", Part::Authority, 30), ("new directive", Part::Authority, 25), ("priority directive", Part::Authority, 30),
-    ("new instructions:", Part::Authority, 30), ("### instruction", Part::Authority, 30), ("<information>", Part::Authority, 25), ("<important>", Part::Authority, 25), ("important message from me", Part::Authority, 40), ("this is an important message from", Part::Authority, 20), ("message from the developers", Part::Authority, 30),
+    ("new instructions:", Part::Authority, 30), ("### instruction", Part::Authority, 30), ("<important>", Part::Authority, 25), ("message from the developers", Part::Authority, 30),
 
     ("you are now in", Part::Role, 30), ("you are now a", Part::Role, 20), ("developer mode", Part::Role, 25), ("unrestricted mode", Part::Role, 40), ("do anything now", Part::Role, 60), ("act as dan", Part::Role, 50), ("stands for do anything", Part::Role, 50), ("jailbreak", Part::Role, 15), ("without restriction", Part::Role, 20), ("no restrictions", Part::Role, 20),
     ("elevated privileges", Part::Role, 20), ("full admin access", Part::Role, 20), ("ignore all safety", Part::Role, 30), ("comply with every request", Part::Role, 30), ("comply with all requests", Part::Role, 30), ("debug mode enabled", Part::Role, 20), ("override mode", Part::Role, 25),

@@ -165,13 +165,17 @@ impl KnownSecrets {
                 name: index,
                 how,
             };
-            let at = self.needles.partition_point(|known| known.gram < gram);
-            self.needles.insert(at, needle);
+            self.needles.push(needle);
             if let Some(word) = self.seen.get_mut((gram >> 54) as usize) {
                 *word |= 1 << (gram >> 48 & 63);
             }
         }
         Ok(())
+    }
+
+    /// Puts the needles in order, once all are there: they are looked up by bisection.
+    pub(super) fn seal(&mut self) {
+        self.needles.sort_by_key(|needle| needle.gram);
     }
 
     fn gram(&self, bytes: [u8; GRAM]) -> u64 {

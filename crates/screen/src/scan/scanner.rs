@@ -18,7 +18,7 @@ use super::rule::{Pattern, PatternError, Rule, RuleInfo};
 use super::toolcall;
 use super::url;
 use super::verify::Verdict;
-use crate::shell::Script;
+use crate::shell::{MAX_SCRIPT, Script};
 
 /// Text is judged in blocks of this many bytes, at fixed offsets of the stream.
 const BLOCK: usize = 1024;
@@ -151,7 +151,8 @@ impl ScannerBuilder {
     ///
     /// # Errors
     /// None today; the packs were checked when they were read.
-    pub fn build(self) -> Result<Scanner, BuildError> {
+    pub fn build(mut self) -> Result<Scanner, BuildError> {
+        self.known.seal();
         let mut rules: Vec<Rule> = Vec::new();
         if self.builtin {
             for shape in SHAPES {
@@ -256,7 +257,8 @@ impl Table {
     }
 }
 
-/// What one stream needs to remember: at most 4 KiB, whatever is fed.
+/// What one stream needs to remember: at most 4 KiB, whatever is fed; for [`Kind::Command`] the script as well, up to
+/// [`MAX_SCRIPT`] bytes of it.
 ///
 /// A clone is a snapshot: finishing it tells what would be found if the stream ended here, and
 /// leaves the stream as it is.
@@ -269,6 +271,9 @@ pub struct ScanState {
     judged: u64,
     /// The bytes from `judged - BACK` (or the start) to `fed`.
     tail: Vec<u8>,
+    /// Of a command, the beginning: a quoted string may be longer than a block, and what stands behind it is
+    /// understood only with it.
+    script: Vec<u8>,
     memo: Memo,
 }
 
@@ -291,6 +296,7 @@ impl ScanState {
     pub fn size(&self) -> usize {
         size_of::<Self>()
             + self.tail.capacity()
+            + self.script.capacity()
             + self.memo.found.capacity() * size_of::<(u32, u32)>()
     }
 }
@@ -385,13 +391,20 @@ impl Scanner {
             fed: 0,
             judged: 0,
             tail: Vec::new(),
+            script: Vec::new(),
             memo: Memo::default(),
         }
     }
 
     /// Takes the next bytes of a stream. A finding is told as soon as the block it stands in and
-    /// the text after it have arrived, at most 3 KiB later; [`finish`](Self::finish) tells the rest.
+    /// the text after it have arrived, at most 3 KiB later; [`finish`](Self::finish) tells the rest, and what a script
+    /// as a whole would run.
     pub fn feed(&self, state: &mut ScanState, bytes: &[u8], out: &mut Vec<Finding>) {
+        if state.kind == Kind::Command {
+            let room = MAX_SCRIPT.saturating_sub(state.script.len());
+            let beginning = bytes.get(..room.min(bytes.len())).unwrap_or_default();
+            state.script.extend_from_slice(beginning);
+        }
         let mut rest = bytes;
         while !rest.is_empty() {
             // Large pieces are judged where they are; only the seam is copied.
@@ -429,6 +442,17 @@ impl Scanner {
         while state.judged < state.fed {
             let left = usize::try_from(state.fed - state.judged).unwrap_or(usize::MAX);
             self.judge_block(state, left.min(BLOCK), out);
+        }
+        let script = std::mem::take(&mut state.script);
+        if !script.is_empty() {
+            let whole = Window {
+                text: &script,
+                base: 0,
+                from: 0,
+                to: script.len(),
+            };
+            self.pass(state.kind, &mut state.memo, out)
+                .command(whole, 0..script.len());
         }
         *state = self.start(state.kind);
     }
@@ -781,11 +805,14 @@ impl Pass<'_> {
 }
 
 impl Pass<'_> {
-    /// Reads a block of a shell command: the first from its start, a later one from the first line
-    /// that starts in it or shortly before.
+    /// Reads a block of a shell command that lies behind what is read as a whole, from the first line that starts in
+    /// it or shortly before; or what was decoded.
     fn command_block(&mut self, window: Window<'_>) {
-        let first = window.base == 0 && window.from == 0;
-        let start = if first || self.depth > 0 {
+        let end = window.base + window.to as u64;
+        if self.depth == 0 && end <= MAX_SCRIPT as u64 {
+            return;
+        }
+        let start = if self.depth > 0 {
             window.from
         } else {
             let before = window.get(0..window.from);

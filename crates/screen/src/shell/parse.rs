@@ -8,6 +8,9 @@ use super::{Command, MAX_COMMANDS, MAX_NESTING, MAX_SCRIPT, Redirect, RedirectKi
 /// How many characters all scripts inside a script may have together.
 const MAX_WORK: usize = 8 * MAX_SCRIPT;
 
+/// How many characters expansions may add to a script, all together.
+const MAX_EXPANDED: usize = 8 * MAX_SCRIPT;
+
 /// What has been read, and what is known about variables and files.
 #[derive(Default)]
 pub(super) struct Reader {
@@ -16,6 +19,8 @@ pub(super) struct Reader {
     pub(super) files: HashMap<String, String>,
     pub(super) truncated: bool,
     work: usize,
+    /// How many characters expansions have added.
+    expanded: usize,
 }
 
 /// The characters of one script, and where the reader is.
@@ -302,7 +307,7 @@ impl Reader {
                 .get("IFS")
                 .map_or(" \t\n", String::as_str)
                 .to_owned();
-            let fields = word.fields(&ifs);
+            let fields = self.fields(&word, &ifs);
             for field in fields {
                 if command.argv.len() < 512 {
                     command.argv.push(field);
@@ -440,7 +445,8 @@ impl Reader {
                 .get("IFS")
                 .map_or(" \t\n", String::as_str)
                 .to_owned();
-            values.extend(self.word(text, around).fields(&ifs));
+            let word = self.word(text, around);
+            values.extend(self.fields(&word, &ifs));
             if text.at == before {
                 text.at += 1;
             }
@@ -657,7 +663,7 @@ impl Reader {
                     inner.push(c);
                 }
                 let value = self.parameter(&inner, around);
-                word.expanded(&value, quoted);
+                self.expand(word, &value, quoted);
             }
             '\'' if !quoted => {
                 text.at += 2;
@@ -686,7 +692,7 @@ impl Reader {
                     text.at += 1;
                 }
                 let value = self.variable(&name).unwrap_or_else(|| format!("${name}"));
-                word.expanded(&value, quoted);
+                self.expand(word, &value, quoted);
             }
             // Positional parameters are empty in a command line of its own.
             c if c.is_ascii_digit() || matches!(c, '@' | '*') => {
@@ -705,6 +711,25 @@ impl Reader {
                 text.at += 1;
             }
         }
+    }
+
+    /// Puts what an expansion gives into a word, as long as there is room for it.
+    fn expand(&mut self, word: &mut Word, text: &str, quoted: bool) {
+        self.expanded += text.len();
+        if self.expanded > MAX_EXPANDED {
+            self.truncated = true;
+            return;
+        }
+        word.expanded(text, quoted);
+    }
+
+    fn fields(&mut self, word: &Word, ifs: &str) -> Vec<String> {
+        let mut room = MAX_EXPANDED.saturating_sub(self.expanded);
+        let before = room;
+        let fields = word.fields(ifs, &mut room);
+        self.truncated |= room == 0;
+        self.expanded += before - room;
+        fields
     }
 
     /// Commands up to the closing bracket of a substitution.
@@ -735,7 +760,7 @@ impl Reader {
             .filter(|&last| last >= first)
             .and_then(|last| self.output(last, 0));
         match output {
-            Some(output) => word.expanded(output.trim_end_matches('\n'), quoted),
+            Some(output) => self.expand(word, output.trim_end_matches('\n'), quoted),
             None => {
                 let inner = self.commands.get(first).map(|command| command.argv.clone());
                 let inner = inner.unwrap_or_default();
@@ -743,7 +768,7 @@ impl Reader {
                     word.substituted = Some(only.clone());
                 }
                 // Quoted, because what it becomes isn't known and can't be split.
-                word.expanded(&format!("$({})", inner.join(" ")), true);
+                self.expand(word, &format!("$({})", inner.join(" ")), true);
                 word.push(Piece::Mark);
             }
         }

@@ -71,10 +71,11 @@ impl Word {
             .collect()
     }
 
-    /// Braces, then fields.
-    pub(super) fn fields(&self, ifs: &str) -> Vec<String> {
+    /// Braces, then fields. `room` is how many characters may still be copied for that, here and for the words to come;
+    /// where it is at its end, braces stay as they are.
+    pub(super) fn fields(&self, ifs: &str, room: &mut usize) -> Vec<String> {
         let mut words = Vec::new();
-        braces(&self.pieces, &mut words);
+        braces(&self.pieces, &mut words, room);
         let mut out = Vec::new();
         for word in words {
             split(&word, ifs, &mut out);
@@ -85,7 +86,7 @@ impl Word {
 }
 
 /// `a{b,c}d` is `abd acd`, and `{1..3}` is `1 2 3`.
-fn braces(pieces: &[Piece], out: &mut Vec<Vec<Piece>>) {
+fn braces(pieces: &[Piece], out: &mut Vec<Vec<Piece>>, room: &mut usize) {
     if out.len() >= MAX_FIELDS {
         return;
     }
@@ -125,10 +126,16 @@ fn braces(pieces: &[Piece], out: &mut Vec<Vec<Piece>>) {
                     }
                 }
                 for choice in choices {
+                    let length = before.len() + choice.len() + after.len();
+                    let Some(left) = room.checked_sub(length) else {
+                        *room = 0;
+                        break;
+                    };
+                    *room = left;
                     let mut whole = before.to_vec();
                     whole.extend(choice);
                     whole.extend_from_slice(after);
-                    braces(&whole, out);
+                    braces(&whole, out, room);
                 }
                 return;
             }
