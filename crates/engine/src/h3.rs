@@ -80,7 +80,11 @@ fn reason_of(code: u64) -> Reason {
     let known = SAME.iter().find(|(_, c)| *c == code);
     match known {
         Some((reason, _)) => *reason,
-        None => u32::try_from(code).map_or(Reason::INTERNAL_ERROR, Reason::from),
+        // Below are HTTP/2's own words, which mean something else.
+        None => u32::try_from(code)
+            .ok()
+            .filter(|code| *code >= 0x100)
+            .map_or(Reason::INTERNAL_ERROR, Reason::from),
     }
 }
 

@@ -468,13 +468,30 @@ impl<'f> BodyRun<'_, 'f> {
                 (!view.is_empty()).then(|| piece(view, false)),
                 last.then(|| piece(&[], true)),
             ];
+            // What the parts become together; `None` as long as nothing is replaced.
             let mut replaced: Option<Bytes> = None;
+            let mut passed: &[u8] = &[];
             for part in parts.into_iter().flatten() {
                 let step = guard(&**hook, counters, || hook.data(&mut lock(self.flow), part));
                 match follow(&**hook, step, self.flow, counters).await {
-                    Some(Step::Continue) => {}
-                    Some(Step::Replace(bytes)) if may_edit => replaced = Some(bytes),
-                    Some(Step::Drop) if may_edit => replaced = Some(Bytes::new()),
+                    Some(Step::Continue) => match &mut replaced {
+                        None => passed = part.data,
+                        Some(before) if !part.data.is_empty() => {
+                            *before = [before.as_ref(), part.data].concat().into();
+                        }
+                        Some(_) => {}
+                    },
+                    Some(Step::Replace(bytes)) if may_edit => {
+                        let before = replaced.as_deref().unwrap_or(passed);
+                        replaced = Some(match before.is_empty() {
+                            true => bytes,
+                            false => [before, &bytes].concat().into(),
+                        });
+                    }
+                    Some(Step::Drop) if may_edit => {
+                        let before = replaced.as_deref().unwrap_or(passed);
+                        replaced = Some(Bytes::copy_from_slice(before));
+                    }
                     Some(Step::Replace(_) | Step::Drop) => warn!(
                         interceptor = hook.name(),
                         "changes a body without an EDIT interest: ignored"

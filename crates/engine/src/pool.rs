@@ -1,7 +1,7 @@
 //! Idle upstream connections, one pool for each worker, keyed by [`Route`].
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -59,17 +59,22 @@ pub(crate) struct Destination {
     pub user: Option<Arc<str>>,
 }
 
-/// Origins that were found not to speak HTTP/2 without TLS.
+/// Origins that were found not to speak HTTP/2 without TLS, and when.
 #[derive(Default)]
-pub(crate) struct NotH2c(Mutex<HashSet<Destination>>);
+pub(crate) struct NotH2c(Mutex<HashMap<Destination, Instant>>);
 
 impl NotH2c {
     /// So many are remembered; then all are forgotten, and asked once more.
     #[cfg(feature = "http2")]
     const MAX: usize = 1024;
 
+    /// So long it counts: an origin that was just starting, say, is asked again.
+    const MAX_AGE: Duration = Duration::from_secs(600);
+
     pub fn contains(&self, destination: &Destination) -> bool {
-        self.lock().contains(destination)
+        self.lock()
+            .get(destination)
+            .is_some_and(|since| since.elapsed() < Self::MAX_AGE)
     }
 
     #[cfg(feature = "http2")]
@@ -78,10 +83,10 @@ impl NotH2c {
         if known.len() >= Self::MAX {
             known.clear();
         }
-        known.insert(destination.clone());
+        known.insert(destination.clone(), Instant::now());
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<Destination>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Destination, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -211,6 +216,23 @@ impl Pool {
             self.removed(&up.route.to, counters);
             if up.conn.is_idle_alive() {
                 up.reused = true;
+                return Some(up);
+            }
+        }
+    }
+
+    /// Takes a connection that has carried nothing yet: what it speaks is open.
+    #[cfg(feature = "http2")]
+    pub fn take_unused(&mut self, route: &Route, counters: &Counters) -> Option<UpConn> {
+        loop {
+            let list = self.idle.get_mut(route)?;
+            let at = list.iter().position(|(up, _)| !up.reused)?;
+            let (mut up, _) = list.remove(at);
+            if list.is_empty() {
+                self.idle.remove(route);
+            }
+            self.removed(&up.route.to, counters);
+            if up.conn.is_idle_alive() {
                 return Some(up);
             }
         }

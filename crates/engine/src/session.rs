@@ -247,14 +247,20 @@ impl Session {
             let shared = crate::h3::connect(self, Arc::new(route), slot).await?;
             return Ok(Up::Shared(shared));
         }
+        #[cfg(feature = "http2")]
         let h2c = route.h2c;
+        #[cfg(feature = "http2")]
         let idle = h2c.then(|| Route {
             h2c: false,
             ..route.clone()
         });
         let route = Arc::new(route);
         // The connection that showed the origin to be alive has said nothing yet.
-        let up = match idle.and_then(|idle| self.pooled(&idle)) {
+        #[cfg(feature = "http2")]
+        let unused = idle.and_then(|idle| self.worker.pool().take_unused(&idle, self.counters()));
+        #[cfg(not(feature = "http2"))]
+        let unused = None::<UpConn>;
+        let up = match unused {
             Some(up) => UpConn { route, ..up },
             None => {
                 let mut up = self.connect(route, dialled).await?;

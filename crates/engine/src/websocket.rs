@@ -470,6 +470,17 @@ impl OneDirection<'_, '_, '_> {
             .await
     }
 
+    /// Whether what is held of a message is more than it may be; then the WebSocket ends.
+    fn is_too_much(&self, held: &Held) -> bool {
+        let limit = self.relay.message;
+        let is_too_much = held.len() > limit.saturating_mul(2) + FRAMING_SLACK;
+        if is_too_much {
+            self.relay
+                .end_by_violation(self.direction, WebSocketError::TooLarge { limit });
+        }
+        is_too_much
+    }
+
     /// Passes on what interceptors made of each message.
     async fn edit(
         &mut self,
@@ -492,6 +503,10 @@ impl OneDirection<'_, '_, '_> {
                 let event = match read {
                     Ok(Some(Event::Fragment)) => {
                         held.fragment(taken);
+                        // Fragments may be empty, and come for ever.
+                        if self.is_too_much(&held) {
+                            break;
+                        }
                         continue;
                     }
                     Ok(Some(event)) => event,
@@ -499,11 +514,7 @@ impl OneDirection<'_, '_, '_> {
                     Ok(None) if self.close_sent => break,
                     Ok(None) => {
                         held.part(taken);
-                        if held.len() > self.relay.message.saturating_mul(2) + FRAMING_SLACK {
-                            let limit = self.relay.message;
-                            let error = WebSocketError::TooLarge { limit };
-                            self.relay.end_by_violation(self.direction, error);
-                        }
+                        self.is_too_much(&held);
                         break;
                     }
                     Err(error) => {

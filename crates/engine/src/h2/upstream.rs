@@ -127,6 +127,8 @@ pub(crate) fn failed(error: &h2::Error, doing: &str) -> StreamFailed {
         retry: error.is_go_away()
             || error.reason() == Some(Reason::REFUSED_STREAM)
             || error.is_io(),
+        // An answer to GOAWAY leaves out only streams that the origin has not looked at.
+        unprocessed: error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM),
         reset: error.reason().filter(|_| error.is_reset()),
         ..StreamFailed::new(
             class,

@@ -46,6 +46,9 @@ const WAITING: usize = 1024;
 /// How long a connection that ends waits for its client to take what was sent.
 const FLUSH: Duration = Duration::from_secs(10);
 
+/// How long a client may take to take a GOAWAY.
+const GOAWAY: Duration = Duration::from_secs(1);
+
 /// Takes connections from a UDP socket.
 pub(crate) struct Acceptor {
     endpoint: Endpoint,
@@ -108,6 +111,8 @@ impl Acceptor {
         loop {
             let incoming = ready!(self.next.as_mut().poll(cx));
             let Some(incoming) = incoming else {
+                // The endpoint is gone, and no further connection comes.
+                self.next = Box::pin(std::future::pending());
                 return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
             };
             self.next = next(&self.endpoint);
@@ -258,7 +263,8 @@ async fn requests(
             Event::Tick if !tasks.is_empty() => session.timer.set(keep_alive),
             Event::Drain | Event::Tick => {
                 draining = true;
-                ours.goaway(next_id).await;
+                // A client that takes nothing is not waited for: its connection ends with the drain.
+                let _ = tokio::time::timeout(GOAWAY, ours.goaway(next_id)).await;
             }
             Event::Drained => {
                 close(connection, code::NO_ERROR, "");

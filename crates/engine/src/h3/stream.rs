@@ -152,6 +152,11 @@ impl Receiver {
         Ok(())
     }
 
+    /// The message has no body: one that comes breaks the protocol.
+    pub(super) fn expect_nothing(&mut self) {
+        self.left = Some(0);
+    }
+
     /// Whether the message has ended, as far as is known without waiting.
     pub(super) async fn has_ended(&mut self) -> Result<bool, Failure> {
         let event = {
@@ -331,6 +336,8 @@ pub(crate) struct Sender {
     peer: Arc<Peer>,
     gone: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
     ended: bool,
+    /// It ended as a whole message does.
+    finished: bool,
 }
 
 impl Sender {
@@ -340,6 +347,7 @@ impl Sender {
             peer: Arc::clone(peer),
             gone: None,
             ended: false,
+            finished: false,
         }
     }
 
@@ -414,8 +422,11 @@ impl Sender {
     }
 
     /// Waits until the peer has all that was sent, for at most `limit`: a connection that is closed
-    /// before takes it along.
+    /// before takes it along. Of a stream that was reset there is nothing to wait for.
     pub(super) async fn delivered(&mut self, limit: Duration) {
+        if !self.finished {
+            return;
+        }
         let _ = tokio::time::timeout(limit, self.stream.stopped()).await;
     }
 
@@ -435,7 +446,9 @@ impl Sender {
 
     fn end(&mut self) -> Result<(), Failure> {
         self.ended = true;
-        self.stream.finish().map_err(|_| Failure::Closed)
+        self.stream.finish().map_err(|_| Failure::Closed)?;
+        self.finished = true;
+        Ok(())
     }
 }
 

@@ -81,6 +81,11 @@ struct Handle {
 }
 
 impl Client {
+    /// Whether it takes no further requests.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.0.peer.is_leaving()
+    }
+
     /// Adds what passed since the last call to the counters.
     pub(crate) fn count_bytes(&self, counters: &Counters) {
         count_bytes(&self.0.connection, &self.0.counted, counters);
@@ -407,8 +412,10 @@ async fn wait(mut receiver: Receiver, is_head: bool) -> Result<Head, Failure> {
     if parts.status.is_informational() {
         return Ok(Head::Interim(parts, receiver));
     }
-    // Neither has a body, whatever length it says that there would be.
-    if !is_head && parts.status != http::StatusCode::NOT_MODIFIED {
+    if is_head || has_no_body(parts.status) {
+        // Whatever length it says that there would be.
+        receiver.expect_nothing();
+    } else {
         receiver.expect_length(&parts.headers)?;
     }
     let source = match receiver.has_ended().await? {
@@ -418,6 +425,14 @@ async fn wait(mut receiver: Receiver, is_head: bool) -> Result<Head, Failure> {
     Ok(Head::Final(parts, source))
 }
 
+/// RFC 9110 section 6.4.1: what is sent there as a body is none.
+fn has_no_body(status: http::StatusCode) -> bool {
+    matches!(
+        status,
+        http::StatusCode::NO_CONTENT | http::StatusCode::NOT_MODIFIED
+    )
+}
+
 fn stream_failed(failure: &Failure, doing: &str) -> StreamFailed {
     let rejected = matches!(failure, Failure::Reset(code::REQUEST_REJECTED));
     let lost = matches!(failure, Failure::Lost(_));
@@ -425,6 +440,7 @@ fn stream_failed(failure: &Failure, doing: &str) -> StreamFailed {
     let silent = matches!(failure, Failure::Lost(ConnectionError::TimedOut));
     StreamFailed {
         retry: rejected || (lost && !silent),
+        unprocessed: rejected,
         closes: lost,
         reset: match failure {
             Failure::Reset(_) => Some(failure.reason()),

@@ -69,7 +69,12 @@ impl Shared {
     }
 
     pub fn is_open(&self) -> bool {
-        !self.state.closed.load(Ordering::Relaxed)
+        let is_leaving = match &self.carrier {
+            Carrier::H2(_) => false,
+            #[cfg(feature = "http3")]
+            Carrier::H3(client) => client.is_leaving(),
+        };
+        !is_leaving && !self.state.closed.load(Ordering::Relaxed)
     }
 
     fn streams(&self) -> usize {

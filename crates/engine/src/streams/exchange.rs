@@ -22,7 +22,7 @@ use tollgate_wire::http1::{self, Framing, HeadLimits, Parsed, RequestHead, Respo
 use crate::body::Body;
 use crate::config::Config;
 use crate::h1::{self, ClientBody, Closing, ExchangeEnd, Exchanged, UpstreamAfter};
-use crate::hooks::{Run, SharedFlow, Verdict, lock};
+use crate::hooks::{PieceVerdict, Run, SharedFlow, Verdict, lock};
 use crate::io::{Conn, ReadHalf, WriteHalf};
 use crate::metrics::{Counters, count};
 use crate::pool::{RouteTls, UpConn};
@@ -293,6 +293,8 @@ impl Exchange<'_> {
         down: &mut Down<'_>,
     ) -> Option<Ended> {
         let replayable = source.is_replayable();
+        // RFC 9110 section 9.2.2.
+        let idempotent = parts.method.is_idempotent();
         // RFC 8441: the stream stays open for the other protocol.
         let extended = parts.extensions.get::<Protocol>().is_some();
         let empty = source.is_empty() && !extended;
@@ -368,7 +370,8 @@ impl Exchange<'_> {
                         }
                     }
                     Err(failure) => {
-                        if failure.retry && replayable {
+                        let harmless = failure.unprocessed || idempotent;
+                        if failure.retry && replayable && harmless {
                             return None;
                         }
                         return Some(match failure.reset {
@@ -825,6 +828,11 @@ impl Exchange<'_> {
             Verdict::Continue => {}
             verdict => return by_verdict(verdict, false),
         }
+        if run.edits(Direction::Response)
+            && let Some(response) = &mut lock(flow).response
+        {
+            response.headers_mut().remove("content-length");
+        }
         self.send(run, flow, None, start.into(), source, down, progress)
             .await
     }
@@ -858,7 +866,14 @@ impl Exchange<'_> {
         );
         if !prefix.is_empty() {
             size.store(prefix.len() as u64, Ordering::Relaxed);
-            if let Err(error) = sink.send(prefix, false).await {
+            let prefix = match hooks.data(&prefix, false).await {
+                PieceVerdict::Pass => prefix,
+                PieceVerdict::Replace(bytes) => bytes,
+                PieceVerdict::End(verdict) => return by_verdict(verdict, true),
+            };
+            if !prefix.is_empty()
+                && let Err(error) = sink.send(prefix, false).await
+            {
                 return Ended::Cut(Reason::CANCEL, Outcome::failed(error));
             }
         }
@@ -960,8 +975,10 @@ pub(crate) enum Arrived {
 /// Why a stream of a shared connection carries no exchange.
 pub(crate) struct StreamFailed {
     pub(crate) error: FlowError,
-    /// The origin has not processed the request: it may be sent once more.
+    /// The request may be sent once more, if that does no harm.
     pub(crate) retry: bool,
+    /// The origin has not processed it: it may be sent once more in any case.
+    pub(crate) unprocessed: bool,
     /// The connection takes no further streams.
     pub(crate) closes: bool,
     /// The origin reset the stream, with this.
@@ -973,6 +990,7 @@ impl StreamFailed {
         Self {
             error: FlowError::new(Side::Upstream, class, message),
             retry: false,
+            unprocessed: false,
             closes: false,
             reset: None,
         }
@@ -1201,6 +1219,7 @@ impl Down<'_> {
             } => {
                 let mut out = Vec::with_capacity(512);
                 let framing;
+                let bodiless;
                 {
                     let mut flow = lock(flow);
                     let Some(from) = &mut flow.response else {
@@ -1215,7 +1234,7 @@ impl Down<'_> {
                             let _ = head.headers.append(name, value);
                         }
                     }
-                    let bodiless = *head_only || status == 204 || status == 304;
+                    bodiless = *head_only || status == 204 || status == 304;
                     let mut close = !*keep_alive;
                     framing = if head.headers.contains("content-length") || bodiless {
                         SinkFraming::Plain
@@ -1239,7 +1258,8 @@ impl Down<'_> {
                 }
                 *started = true;
                 wr.write_all(&out).await.map_err(|_| gone())?;
-                if empty || *head_only {
+                // What an origin sends there all the same would be read as the next response.
+                if empty || bodiless {
                     return Ok(None);
                 }
                 Ok(Some(Sink::H1 {

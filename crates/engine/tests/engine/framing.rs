@@ -412,17 +412,19 @@ fn a_refused_upgrade_is_an_ordinary_response() {
 }
 
 #[test]
-fn an_upgrade_that_nobody_asked_for_is_cut() {
+fn an_upgrade_that_nobody_asked_for_is_the_origins_failure() {
     let origin = Origin::http(Identity::Good, |_| {
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\n".to_vec()
     });
     let recorder = Recorder::new(Interest::END);
     let proxy = start_with(config(), [recorder.clone()]);
     let mut client = proxy.tls(&origin);
-    client.send(get("/")).unwrap();
-    client.read_to_end();
-    let outcome = recorder.ends(1).remove(0);
-    assert_eq!(outcome.error.unwrap().class, ErrorClass::Protocol);
+    assert_eq!(client.exchange(get("/")).unwrap().status(), 502);
+    let error = recorder.ends(1).remove(0).error.unwrap();
+    assert_eq!(
+        (error.side, error.class),
+        (Side::Upstream, ErrorClass::Protocol)
+    );
 }
 
 #[test]

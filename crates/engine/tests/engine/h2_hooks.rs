@@ -6,12 +6,19 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use h2::Reason;
-use tollgate_flow::{Direction, ErrorClass, Interest, OutcomeKind, Reply, Side, Step, Target};
+use tollgate_flow::{
+    Direction, ErrorClass, Flow, Interceptor, Interest, OutcomeKind, Piece, Reply, Scheme, Side,
+    Step, Target,
+};
 
 use crate::support::http2::{self, H2Origin, read_exact, response, run, send, until};
 use crate::support::*;
 
 /// Answers with the body of the request.
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+}
+
 fn echo() -> H2Origin {
     H2Origin::serve(|mut call| async move {
         let (body, _) = call.body().await?;
@@ -438,6 +445,202 @@ fn a_response_body_over_the_limit_streams_past_whole() {
         assert_eq!(answer.trailers.unwrap()["x-sum"], "1");
     });
     assert_eq!(collected.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn an_editor_sees_a_body_over_the_limit_from_its_first_byte() {
+    const SIZE: usize = 300_000;
+    let origin = H2Origin::serve(|mut call| async move {
+        let length = SIZE.to_string();
+        let mut stream = call.begin(response(200, &[("content-length", &length)]))?;
+        send(&mut stream, vec![b'a'; SIZE].into(), true).await
+    });
+    let mut config = config();
+    config.limits.body_limit = 100_000;
+    let hook =
+        Hook::new(Interest::RESPONSE_BODY | Interest::EDIT_RESPONSE_DATA).on_data(|_, piece| {
+            match piece.last {
+                true => Step::Replace("end".into()),
+                false => Step::Replace(vec![b'b'; piece.data.len()].into()),
+            }
+        });
+    let proxy = start_with(config, [hook.shared()]);
+    run(async {
+        let client = proxy.h2(&origin.authority()).await;
+        let answer = client.get("/").await.unwrap();
+        assert_eq!(answer.header("content-length"), None);
+        assert_same(&answer.body, &[&[b'b'; SIZE][..], b"end"].concat());
+    });
+}
+
+#[test]
+fn who_gives_up_editing_leaves_the_framing_as_it_is() {
+    struct GivesUp;
+    impl Interceptor for GivesUp {
+        fn interest(&self, _: &Flow) -> Interest {
+            Interest::EDIT_RESPONSE_DATA
+        }
+        fn edits_response(&self, flow: &Flow) -> bool {
+            flow.request.path() == b"/edit"
+        }
+        fn data(&self, flow: &mut Flow, piece: Piece<'_>) -> Step {
+            assert_eq!(flow.request.path(), b"/edit");
+            match piece.last {
+                true => Step::Replace("!".into()),
+                false => Step::Continue,
+            }
+        }
+    }
+    let plain = Origin::http(Identity::Good, |_| ok("body"));
+    let origin = H2Origin::serve(|mut call| async move {
+        let mut stream = call.begin(response(200, &[("content-length", "4")]))?;
+        send(&mut stream, "body".into(), true).await
+    });
+    let proxy = start_with(config(), [Arc::new(GivesUp) as Arc<dyn Interceptor>]);
+    let mut client = proxy.tls(&plain);
+    let answer = client.exchange(get("/")).unwrap();
+    assert_eq!(answer.header("content-length").as_deref(), Some("4"));
+    let answer = client.exchange(get("/edit")).unwrap();
+    assert_eq!(answer.header("content-length"), None);
+    assert_eq!(answer.text(), "body!");
+    run(async {
+        let client = proxy.h2(&origin.authority()).await;
+        let answer = client.get("/").await.unwrap();
+        assert_eq!(answer.header("content-length"), Some("4"));
+        let answer = client.get("/edit").await.unwrap();
+        assert_eq!(answer.header("content-length"), None);
+        assert_eq!(answer.text(), "body!");
+    });
+}
+
+#[test]
+fn a_request_that_may_have_been_processed_is_sent_once_more_only_if_it_does_no_harm() {
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    // Each connection takes a request and goes away without a word; from the third on it answers.
+    let origin = H2Origin::script(move |mut connection, number| {
+        let log = Arc::clone(&log);
+        async move {
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                log.lock().unwrap().push(request.method().clone());
+                if number < 2 {
+                    return;
+                }
+                let _ = respond.send_response(response(200, &[]), true);
+            }
+        }
+    });
+    let proxy = start(config());
+    run(async {
+        let client = proxy.h2(&origin.authority()).await;
+        let answer = client.call(client.request("POST", "/"), "").await.unwrap();
+        assert_eq!(answer.status, 502);
+        assert_eq!(*seen.lock().unwrap(), ["POST"]);
+        // A GET finds the next connection that answers.
+        assert_eq!(client.get("/").await.unwrap().status, 200);
+    });
+}
+
+#[test]
+fn a_hook_sends_a_request_another_way() {
+    let tls = Origin::echo_path(Identity::Good);
+    let h2 = H2Origin::echo_path();
+    let plain = Origin::script(Identity::Plain, |wire, _| {
+        loop {
+            let path = wire.read_request()?.path();
+            wire.send(ok(format!("plain {path}")))?;
+        }
+    });
+    let to_tls: u16 = tls.authority().rsplit(':').next().unwrap().parse().unwrap();
+    let to_plain: u16 = plain
+        .authority()
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let hook = Hook::new(Interest::REQUEST).on_request(move |flow| {
+        let (scheme, port) = match flow.request.path() {
+            b"/to-tls" => (Scheme::Https, to_tls),
+            b"/to-plain" => (Scheme::Http, to_plain),
+            _ => return Step::Continue,
+        };
+        flow.request.scheme = scheme;
+        flow.request.target = Target::new("localhost", port);
+        Step::Continue
+    });
+    let proxy = start_with(config(), [hook.shared()]);
+    let mut client = proxy.tls(&tls);
+    assert_eq!(
+        client.exchange(get("/to-plain")).unwrap().text(),
+        "plain /to-plain"
+    );
+    assert_eq!(client.exchange(get("/here")).unwrap().text(), "/here");
+    let mut client = proxy.plain();
+    let to = |path: &str| {
+        format!(
+            "GET http://{}{path} HTTP/1.1\r\nHost: x\r\n\r\n",
+            plain.authority()
+        )
+    };
+    assert_eq!(client.exchange(to("/to-tls")).unwrap().text(), "/to-tls");
+    assert_eq!(
+        client.exchange(to("/there")).unwrap().text(),
+        "plain /there"
+    );
+    // An absolute URL may say https by itself.
+    let absolute = format!(
+        "GET https://{}/direct HTTP/1.1\r\nHost: x\r\n\r\n",
+        tls.authority()
+    );
+    assert_eq!(client.exchange(absolute).unwrap().text(), "/direct");
+    run(async {
+        let client = proxy.h2(&h2.authority()).await;
+        assert_eq!(
+            client.get("/to-plain").await.unwrap().text(),
+            "plain /to-plain"
+        );
+        assert_eq!(client.get("/here").await.unwrap().text(), "/here");
+    });
+}
+
+#[test]
+fn a_hidden_header_reaches_the_origin_and_nobody_else() {
+    let origin = Origin::http(Identity::Good, |request| {
+        ok(request.header("authorization").unwrap_or_default())
+    });
+    let h2 = H2Origin::serve(|mut call| async move {
+        let value = call.head.headers.get("authorization").cloned();
+        call.answer(
+            200,
+            value.map_or(String::new(), |v| v.to_str().unwrap().to_owned()),
+        )
+        .await
+    });
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let keep = Arc::clone(&seen);
+    let hook = Hook::new(Interest::HEADS)
+        .on_request(|flow| {
+            flow.request
+                .put_hidden_header(b"Authorization", b"real")
+                .unwrap();
+            Step::Continue
+        })
+        .on_response(move |flow| {
+            keep.lock().unwrap().push(format!("{flow:?}"));
+            Step::Continue
+        });
+    let proxy = start_with(config(), [hook.shared()]);
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: dummy\r\n\r\n";
+    let mut client = proxy.tls(&origin);
+    assert_eq!(client.exchange(request).unwrap().text(), "real");
+    run(async {
+        let client = proxy.h2(&h2.authority()).await;
+        assert_eq!(client.get("/").await.unwrap().text(), "real");
+    });
+    for flow in &*seen.lock().unwrap() {
+        assert!(!flow.contains("real"), "{flow}");
+    }
 }
 
 #[test]

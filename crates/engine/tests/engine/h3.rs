@@ -483,6 +483,46 @@ fn http1_clients_reach_an_origin_that_only_has_http3() {
 }
 
 #[test]
+fn a_body_where_there_is_none_is_not_the_next_response_of_an_http1_client() {
+    let origin = H3Origin::serve(|mut call| async move {
+        let status = match call.head.uri.path() {
+            "/204" => 204,
+            _ => 200,
+        };
+        let head = response(status, &[]);
+        call.stream.send_response(head).await?;
+        call.stream
+            .send_data(Bytes::from_static(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+            ))
+            .await?;
+        call.stream.finish().await
+    });
+    let mut config = config();
+    config.upstream_http = UpstreamHttp::Http3;
+    let proxy = start(config);
+    let authority = origin.authority();
+    for (method, path) in [("GET", "/204"), ("HEAD", "/")] {
+        let mut client = proxy
+            .tunnel(&authority)
+            .tls_client(proxy.client_config(), "localhost")
+            .unwrap();
+        client
+            .send(format!(
+                "{method} {path} HTTP/1.1\r\nHost: {authority}\r\n\r\n"
+            ))
+            .unwrap();
+        // Refused, or the head alone: never what the origin put there.
+        let head = client.read_head().unwrap();
+        client.finish();
+        let bytes = [head, client.read_to_end().0].concat();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(!text.contains("evil"), "{method} {path}: {text}");
+        assert_eq!(text.matches("HTTP/1.1").count(), 1, "{text}");
+    }
+}
+
+#[test]
 fn http3_does_not_go_around_a_proxy_on_the_way() {
     let origin = H3Origin::echo_path();
     let mut config = in_front_of(config(), &origin.authority());

@@ -577,6 +577,35 @@ fn violations() -> Vec<(&'static str, Vec<u8>, u16)> {
 }
 
 #[test]
+fn fragments_that_are_empty_are_not_held_for_ever() {
+    let origin = Origin::script(Identity::Good, |wire, _| {
+        wire.read_request()?;
+        wire.send(switching(""))?;
+        wire.read_to_end();
+        Ok(())
+    });
+    let recorder = Recorder::new(Interest::EDIT_MESSAGES);
+    let mut config = config();
+    config.limits.message_bytes = 1024;
+    let proxy = start_with(config, [recorder.clone()]);
+    let (mut client, mut peer) = open(&proxy, &origin, "");
+    let mut first = frame(Opcode::Text, "x");
+    first[0] = 0x01;
+    let mut empty = frame(Opcode::Text, "");
+    empty[0] = 0x00;
+    client.send(&first).unwrap();
+    // More than the slack that framing has. The close may come before all of it was taken.
+    for _ in 0..64 {
+        if client.send(empty.repeat(4096)).is_err() {
+            break;
+        }
+    }
+    assert_eq!(peer.close(&mut client).0, 1009);
+    let error = recorder.ends(1).remove(0).error.unwrap();
+    assert_eq!((error.side, error.class), (Side::Client, ErrorClass::Limit));
+}
+
+#[test]
 fn a_peer_that_breaks_the_protocol_is_closed_where_somebody_may_edit() {
     for (what, bytes, code) in violations() {
         let closes: Arc<Mutex<Vec<u16>>> = Arc::default();
