@@ -27,8 +27,8 @@ use crate::error::StoreError;
 /// The header of a frame.
 pub(crate) const HEADER_BYTES: usize = 24;
 
-const LIVE: &[u8; 4] = b"TGB1";
-const WIPED: &[u8; 4] = b"TGX1";
+pub(crate) const LIVE: &[u8; 4] = b"TGB1";
+pub(crate) const WIPED: &[u8; 4] = b"TGX1";
 
 /// No block expands to more: a flow is bounded by its capture limits, and a block ends soon after [`FULL_BYTES`].
 const MAX_RAW_BYTES: u32 = 1 << 30;

@@ -15,7 +15,7 @@ use tollgate_flow::{
 };
 
 use crate::segment::lock;
-use crate::sink::FlowSink;
+use crate::sink::RecordSink;
 
 /// Flows in flight are spread over so many tables, so that workers seldom meet at a lock.
 const SHARDS: usize = 16;
@@ -60,14 +60,24 @@ impl Default for CaptureLimits {
 /// # let _ = capture;
 /// # Ok::<(), tollgate_store::StoreError>(())
 /// ```
-#[derive(Debug)]
 pub struct Capture {
-    sink: FlowSink,
+    sink: Box<dyn RecordSink>,
     limits: CaptureLimits,
     shards: [Mutex<HashMap<FlowId, InFlight>>; SHARDS],
     in_flight: AtomicUsize,
     cut: Arc<AtomicU64>,
 }
+
+impl std::fmt::Debug for Capture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Capture")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a message takes beside its content, about.
+const MESSAGE_BYTES: usize = 96;
 
 /// What is held of a flow that has not ended.
 #[derive(Debug, Default)]
@@ -75,6 +85,8 @@ struct InFlight {
     request: Part,
     response: Part,
     messages: Vec<Captured>,
+    /// Bytes of messages, by direction: requests, responses.
+    passed: [usize; 2],
     cut_messages: u64,
     closed: Option<Closed>,
 }
@@ -105,9 +117,9 @@ struct Closed {
 
 impl Capture {
     /// Records into a sink.
-    pub fn new(sink: FlowSink, limits: CaptureLimits) -> Self {
+    pub fn new(sink: impl RecordSink, limits: CaptureLimits) -> Self {
         Self {
-            sink,
+            sink: Box::new(sink),
             limits,
             shards: Default::default(),
             in_flight: AtomicUsize::new(0),
@@ -171,12 +183,11 @@ impl Capture {
     fn stream_piece(&self, id: FlowId, piece: Piece<'_>) {
         let mut shard = lock(self.shard(id));
         let flow = shard.entry(id).or_default();
-        let passed: usize = flow
-            .messages
-            .iter()
-            .filter(|message| message.direction == piece.direction)
-            .map(|message| message.content.len())
-            .sum();
+        let [request, response] = flow.passed;
+        let passed = match piece.direction {
+            Direction::Request => request,
+            Direction::Response => response,
+        };
         let room = self.limits.body_bytes.saturating_sub(passed);
         self.keep(flow, piece.direction, 0, false, piece.data, room);
     }
@@ -190,16 +201,30 @@ impl Capture {
         data: &[u8],
         room: usize,
     ) {
-        let kept = if flow.messages.len() < self.limits.messages {
-            self.reserve(data.len().min(room))
+        // Small messages are many: each takes its own room, too.
+        let granted = if flow.messages.len() < self.limits.messages {
+            self.reserve(data.len().min(room) + MESSAGE_BYTES)
         } else {
             0
         };
-        if kept < data.len() {
+        let has_room = granted >= MESSAGE_BYTES;
+        let kept = granted.saturating_sub(MESSAGE_BYTES);
+        if !has_room {
+            self.in_flight.fetch_sub(granted, Ordering::Relaxed);
+        }
+        if kept < data.len() || !has_room {
             flow.cut_messages += 1;
             self.count_cut();
         }
-        if kept > 0 || (data.is_empty() && flow.messages.len() < self.limits.messages) {
+        if has_room && kept == 0 && !data.is_empty() {
+            self.in_flight.fetch_sub(MESSAGE_BYTES, Ordering::Relaxed);
+        }
+        if has_room && (kept > 0 || data.is_empty()) {
+            let [request, response] = &mut flow.passed;
+            *match direction {
+                Direction::Request => request,
+                Direction::Response => response,
+            } += kept;
             flow.messages.push(Captured {
                 direction,
                 opcode,
@@ -212,7 +237,11 @@ impl Capture {
 
     fn take(&self, id: FlowId) -> InFlight {
         let flow = lock(self.shard(id)).remove(&id).unwrap_or_default();
-        let messages: usize = flow.messages.iter().map(|m| m.content.len()).sum();
+        let messages: usize = flow
+            .messages
+            .iter()
+            .map(|m| m.content.len() + MESSAGE_BYTES)
+            .sum();
         let held = flow.request.data.len() + flow.response.data.len() + messages;
         if held > 0 {
             self.in_flight.fetch_sub(held, Ordering::Relaxed);
@@ -234,7 +263,16 @@ impl Capture {
                     self.put(&mut recorded.message, captured.response, live.body_size);
                 }
                 if !captured.messages.is_empty() || captured.closed.is_some() {
-                    http.websocket = Some(websocket(captured.messages, captured.closed));
+                    let mut seen = websocket(captured.messages, captured.closed);
+                    // A close of the proxy's own is known to the flow alone.
+                    if let Some(known) = http.websocket.take().filter(|_| seen.close_code.is_none())
+                    {
+                        seen.closed_by_client = seen.closed_by_client.or(known.closed_by_client);
+                        seen.close_code = known.close_code;
+                        seen.close_reason = seen.close_reason.or(known.close_reason);
+                        seen.timestamp_end = seen.timestamp_end.or(known.timestamp_end);
+                    }
+                    http.websocket = Some(seen);
                 }
             }
             Content::Tcp(messages) | Content::Udp(messages) => {
@@ -265,7 +303,9 @@ impl Capture {
             && data.len() > self.limits.body_bytes
         {
             let whole = data.len() as u64;
-            message.body = Body::kept(data.slice(..self.limits.body_bytes), whole);
+            // A slice would keep the whole of it alive.
+            let kept = data.get(..self.limits.body_bytes).unwrap_or_default();
+            message.body = Body::kept(Bytes::copy_from_slice(kept), whole);
             self.count_cut();
         }
     }

@@ -202,7 +202,18 @@ impl Flows {
         {
             return Ok(Some(record));
         }
-        // It may have moved since the row was read.
+        // It may have moved since the row was read, and may move now.
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.read_once(row) {
+                Err(StoreError::Segment(_) | StoreError::Damaged { .. }) if tries < 3 => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn read_once(&self, row: &Summary) -> Result<Option<Record>, StoreError> {
         let place = self.with(|connection| {
             let rows = BlockRow::select(
                 connection,
@@ -410,7 +421,7 @@ struct Pages<'a> {
     after: u64,
     before: u64,
     /// Blocks that have all words, if words are asked for.
-    blocks: Option<VecDeque<u64>>,
+    blocks: Option<VecDeque<Range>>,
     ended: bool,
 }
 
@@ -470,13 +481,19 @@ impl<'a> Pages<'a> {
                 "DESC"
             };
             let blocks = self.flows.with(|connection| {
+                // By the flows that they hold: one that was moved has a new number, and old flows.
                 let mut statement = connection.prepare_cached(&format!(
-                    "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rowid {order}"
+                    "SELECT first, last, flows FROM words JOIN blocks ON blocks.id = words.rowid \
+                     WHERE words MATCH ? ORDER BY last {order}"
                 ))?;
-                let rows = statement.query_map([words.expression()], |row| row.get::<_, i64>(0))?;
-                let rows: Result<VecDeque<_>, _> =
-                    rows.map(|row| row.map(i64::cast_unsigned)).collect();
-                Ok(rows?)
+                let rows = statement.query_map([words.expression()], |row| {
+                    Ok(Range {
+                        first: row.get::<_, i64>(0)?.cast_unsigned(),
+                        last: row.get::<_, i64>(1)?.cast_unsigned(),
+                        flows: row.get::<_, i64>(2)?.cast_unsigned(),
+                    })
+                })?;
+                Ok(rows.collect::<Result<_, _>>()?)
             })?;
             self.blocks = Some(blocks);
         }
@@ -488,24 +505,14 @@ impl<'a> Pages<'a> {
         } else {
             "DESC"
         };
-        let place = self.flows.with(|connection| {
-            let rows = BlockRow::select(connection, "WHERE id = ?", [saturating(block)])?;
-            Ok(rows.into_iter().next())
-        })?;
-        let Some(place) = place else {
-            return Ok(Some(Page {
-                rows: Vec::new(),
-                words_hold: false,
-            }));
-        };
-        let rows = self.select(&format!("ORDER BY seq {order}"), Some(&place))?;
+        let rows = self.select(&format!("ORDER BY seq {order}"), Some(&block))?;
         Ok(Some(Page {
             rows,
-            words_hold: place.flows == 1,
+            words_hold: block.flows == 1,
         }))
     }
 
-    fn select(&self, tail: &str, block: Option<&BlockRow>) -> Result<Vec<Summary>, StoreError> {
+    fn select(&self, tail: &str, block: Option<&Range>) -> Result<Vec<Summary>, StoreError> {
         let mut clause = String::from("WHERE seq > ?1 AND seq < ?2");
         let micros = |time: SystemTime| {
             let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -515,7 +522,6 @@ impl<'a> Pages<'a> {
         if let Some(block) = block {
             after = after.max(block.first.saturating_sub(1));
             before = before.min(block.last.saturating_add(1));
-            clause.push_str(&format!(" AND block = {}", saturating(block.id)));
         }
         if let Some(since) = self.query.since {
             clause.push_str(&format!(" AND created >= {}", micros(since)));
@@ -533,6 +539,13 @@ impl<'a> Pages<'a> {
             Ok(rows.collect::<Result<_, _>>()?)
         })
     }
+}
+
+/// The numbers of the flows of a block. No two blocks share one, also where one is moved meanwhile.
+struct Range {
+    first: u64,
+    last: u64,
+    flows: u64,
 }
 
 /// How long a reader in another process waits before it looks again.

@@ -28,7 +28,7 @@ pub use config::{Place, StoreConfig};
 pub use error::StoreError;
 pub use flows::{Flows, Query, Usage};
 pub use follow::{Follow, Followed};
-pub use sink::{Dropped, FlowSink};
+pub use sink::{Dropped, FlowSink, RecordSink};
 pub use store::{Store, StoreStats};
 pub use summary::Summary;
 pub use words::Words;

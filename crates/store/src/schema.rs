@@ -98,8 +98,11 @@ pub(crate) fn open_in_memory() -> Result<Connection, StoreError> {
 /// Opens the database of a folder for a reader, who may also delete.
 pub(crate) fn open_for_reading(folder: &Path) -> Result<Connection, StoreError> {
     let path = database_path(folder);
-    if !path.exists() {
-        return Err(StoreError::Missing(folder.to_owned()));
+    match path.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Err(StoreError::Missing(folder.to_owned())),
+        // It may be there: its folder can't be looked into.
+        Err(error) => return Err(StoreError::Segment(error)),
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;

@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::block::{Block, HEADER_BYTES, Header};
+use crate::block::{Block, HEADER_BYTES, Header, LIVE, WIPED};
 
 /// What a segment begins with.
 const MAGIC: &[u8; 8] = b"TGSEG\0\0\x01";
@@ -28,6 +28,15 @@ type Shared = Arc<Mutex<Vec<u8>>>;
 pub(crate) enum Segment {
     File(File),
     Memory(Shared),
+}
+
+/// What was found in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scanned {
+    /// Where the last good frame ends.
+    pub end: u64,
+    /// Bytes before that which belong to no good frame.
+    pub damaged: u64,
 }
 
 impl SegmentDir {
@@ -174,27 +183,71 @@ impl Segment {
             .is_ok_and(|begin| begin == MAGIC)
     }
 
-    /// Goes over the frames from `offset` on and hands out each whole block. Answers where the good ones end.
+    /// Goes over the frames from `offset` on and hands out each whole block. What is damaged in between is passed over.
     pub fn scan(
         &mut self,
-        mut offset: u64,
+        offset: u64,
         mut found: impl FnMut(u64, u64, Block),
-    ) -> io::Result<u64> {
-        let end = self.len()?;
-        while let Some(header) = self.header(offset)? {
-            let length = header.frame_bytes();
-            if end.saturating_sub(offset) < length {
-                break;
-            }
-            if header.block != 0 {
-                match Block::parse(&self.read_at(offset, length)?) {
-                    Ok(block) => found(offset, length, block),
-                    Err(_) => break,
+    ) -> io::Result<Scanned> {
+        let length = self.len()?;
+        let mut scanned = Scanned {
+            end: offset,
+            damaged: 0,
+        };
+        let mut at = offset;
+        loop {
+            match self.frame(at, length)? {
+                Some((frame, block)) => {
+                    scanned.damaged += at - scanned.end;
+                    if let Some(block) = block {
+                        found(at, frame, block);
+                    }
+                    at += frame;
+                    scanned.end = at;
                 }
+                None => match self.next_magic(at + 1, length)? {
+                    Some(next) => at = next,
+                    None => return Ok(scanned),
+                },
             }
-            offset += length;
         }
-        Ok(offset)
+    }
+
+    /// The length of the frame at a place, and its block if it has not been deleted. `None`: it is no good one.
+    fn frame(&mut self, offset: u64, end: u64) -> io::Result<Option<(u64, Option<Block>)>> {
+        let Some(header) = self.header(offset)? else {
+            return Ok(None);
+        };
+        let length = header.frame_bytes();
+        if end.saturating_sub(offset) < length {
+            return Ok(None);
+        }
+        if header.block == 0 {
+            return Ok(Some((length, None)));
+        }
+        let block = Block::parse(&self.read_at(offset, length)?).ok();
+        Ok(block.map(|block| (length, Some(block))))
+    }
+
+    /// Where the next thing stands that looks like the beginning of a frame.
+    fn next_magic(&mut self, mut from: u64, end: u64) -> io::Result<Option<u64>> {
+        const STEP: u64 = 64 << 10;
+        while from < end {
+            let length = STEP.min(end - from);
+            let bytes = self.read_at(from, length)?;
+            let found = bytes
+                .windows(4)
+                .position(|window| window == LIVE || window == WIPED);
+            if let Some(at) = found {
+                return Ok(Some(from + at as u64));
+            }
+            if length < STEP {
+                return Ok(None);
+            }
+            // It may lie across the seam.
+            from += length - 3;
+        }
+        Ok(None)
     }
 
     fn header(&mut self, offset: u64) -> io::Result<Option<Header>> {

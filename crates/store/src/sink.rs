@@ -16,6 +16,57 @@ const LINGER: Duration = Duration::from_millis(20);
 /// What a flow weighs in the queue beside its bodies and messages, about.
 const FLOW_BYTES: usize = 4096;
 
+/// Takes recorded flows: a store, a file.
+///
+/// ```
+/// use std::sync::Mutex;
+///
+/// use tollgate_flow::record::Record;
+/// use tollgate_store::{Capture, CaptureLimits, Dropped, RecordSink};
+///
+/// /// Keeps the newest URL.
+/// struct Newest(Mutex<String>);
+///
+/// impl RecordSink for Newest {
+///     fn record(&self, record: Record) -> Result<(), Dropped> {
+///         if let (Some(http), Ok(mut url)) = (record.as_http(), self.0.lock()) {
+///             *url = http.request.url();
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let capture = Capture::new(Newest(Mutex::default()), CaptureLimits::default());
+/// # let _ = capture;
+/// ```
+pub trait RecordSink: Send + Sync + 'static {
+    /// Hands a flow over. Called on a connection's worker: it must not block.
+    ///
+    /// # Errors
+    /// Why the flow is not kept. Whoever drops it counts it.
+    fn record(&self, record: Record) -> Result<(), Dropped>;
+}
+
+impl RecordSink for FlowSink {
+    fn record(&self, record: Record) -> Result<(), Dropped> {
+        self.queue.push(record)
+    }
+}
+
+/// Each gets the flow; the last error counts.
+impl RecordSink for Vec<Box<dyn RecordSink>> {
+    fn record(&self, record: Record) -> Result<(), Dropped> {
+        let mut result = Ok(());
+        let Some((last, others)) = self.split_last() else {
+            return result;
+        };
+        for sink in others {
+            result = sink.record(record.clone()).and(result);
+        }
+        last.record(record).and(result)
+    }
+}
+
 /// Takes flows for a store. Clones are cheap and go to the same store.
 #[derive(Clone)]
 pub struct FlowSink {
@@ -143,7 +194,8 @@ impl Queue {
     }
 
     fn is_half_full(&self, inner: &Inner) -> bool {
-        inner.records.len() >= self.max_flows / 2 || inner.bytes >= self.max_bytes / 2
+        inner.records.len() >= (self.max_flows / 2).max(1)
+            || inner.bytes >= (self.max_bytes / 2).max(1)
     }
 
     /// Waits for flows, at most `tick`, and takes them.

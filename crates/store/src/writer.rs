@@ -100,6 +100,8 @@ impl Writer {
     }
 
     pub fn run(mut self) {
+        // However this thread ends, nobody waits for it any longer.
+        let _closing = Closing(Arc::clone(&self.shared.queue));
         loop {
             let batch = self.shared.queue.take(TICK);
             self.next_seq += batch.dropped;
@@ -476,9 +478,11 @@ impl Writer {
         lock(&self.shared.set_aside).push(aside);
         *lock(&self.connection) = schema::open(folder)?;
         self.active = None;
-        let next_seq = self.next_seq;
+        // Numbers that were given out stay given: blocks that carry them may still wait to be written.
+        let (next_seq, next_block) = (self.next_seq, self.next_block);
         self.reconcile()?;
         self.next_seq = self.next_seq.max(next_seq);
+        self.next_block = self.next_block.max(next_block);
         Ok(())
     }
 
@@ -526,12 +530,20 @@ impl Writer {
             }
             let mut problem = None;
             let words = &mut self.words;
-            let end = segment.scan(good.min(length), |offset, length, block| {
+            let scanned = segment.scan(good.min(length), |offset, length, block| {
                 let result = recover(&transaction, *id, offset, length, &block, words);
                 if let Err(error) = result {
                     problem.get_or_insert(error);
                 }
             })?;
+            let end = scanned.end;
+            if scanned.damaged > 0 {
+                tracing::warn!(
+                    segment = id,
+                    bytes = scanned.damaged,
+                    "a part of a segment of flows is damaged; its flows are lost"
+                );
+            }
             if let Some(error) = problem {
                 return Err(error);
             }
@@ -569,6 +581,14 @@ impl Writer {
         put_state(&connection, "next_seq", self.next_seq)?;
         put_state(&connection, "clean", 1)?;
         Ok(())
+    }
+}
+
+struct Closing(Arc<Queue>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -700,7 +720,6 @@ pub(crate) struct BlockRow {
     pub length: u64,
     pub first: u64,
     pub last: u64,
-    pub flows: u64,
     pub live: u64,
 }
 
@@ -711,7 +730,7 @@ impl BlockRow {
         params: impl rusqlite::Params,
     ) -> Result<Vec<Self>, StoreError> {
         let mut statement = connection.prepare_cached(&format!(
-            "SELECT id, segment, offset, length, first, last, flows, live FROM blocks {clause}"
+            "SELECT id, segment, offset, length, first, last, live FROM blocks {clause}"
         ))?;
         let rows = statement.query_map(params, |row| {
             let number =
@@ -723,8 +742,7 @@ impl BlockRow {
                 length: number(3)?,
                 first: number(4)?,
                 last: number(5)?,
-                flows: number(6)?,
-                live: number(7)?,
+                live: number(6)?,
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)

@@ -147,6 +147,28 @@ fn segments_without_a_database_are_enough_and_are_cut_at_damage() {
 }
 
 #[test]
+fn damage_in_the_middle_of_a_segment_costs_no_flow_behind_it() {
+    let (folder, expected) = recorded(200);
+    fs::remove_file(folder.path().join("flows.db")).unwrap();
+    let path = &segments(folder.path())[0];
+    let segment = fs::read(path).unwrap();
+    for at in (8..segment.len()).step_by(1301) {
+        let folder = copy(folder.path());
+        let path = folder.path().join(path.file_name().unwrap());
+        let mut damaged = segment.clone();
+        damaged[at] ^= 0xff;
+        fs::write(&path, &damaged).unwrap();
+        let found = is_usable(folder.path(), &expected, &format!("damaged at {at}"));
+        // A block holds twenty.
+        assert!(
+            found.len() + 20 >= expected.len(),
+            "{} at {at}",
+            found.len()
+        );
+    }
+}
+
+#[test]
 fn a_database_that_breaks_while_it_is_used_is_set_aside_then() {
     let (folder, _) = recorded(100);
     let store = open(folder.path());
