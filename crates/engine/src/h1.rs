@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tollgate_flow::{
     Direction, ErrorClass, Flow, FlowError, HttpVersion, Interest, Outcome, OutcomeKind, Reply,
-    Response, Scheme, Side, Target,
+    Response, Scheme, Side, Target, Via,
 };
 use tollgate_wire::http1::{self, HeadLimits, Parsed, RequestHead};
 
@@ -301,6 +301,7 @@ impl Server {
             }
         }
         let mut returned = None;
+        session.acting_for = None;
         let refusal = match prepared {
             Ok(Prepared::Connect(target)) => {
                 client.rd.consume(head_len);
@@ -308,6 +309,11 @@ impl Server {
             }
             Ok(Prepared::Request) => None,
             Ok(Prepared::Returned(ticket)) => {
+                flow.request.via = match &ticket.via {
+                    Some(proxy) => Via::Proxy(Arc::clone(proxy)),
+                    None => Via::Direct,
+                };
+                session.acting_for = Some(Arc::clone(&ticket));
                 returned = Some(ticket);
                 None
             }

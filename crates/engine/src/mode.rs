@@ -236,7 +236,7 @@ impl FromStr for ModeSpec {
             }
             _ => {
                 return Err(error(
-                    "unknown; there are regular, upstream, reverse, socks5 and transparent"
+                    "unknown; there are regular, upstream, reverse, socks5, transparent and return"
                         .to_owned(),
                 ));
             }

@@ -178,6 +178,8 @@ pub(crate) struct Accepted {
     pub came: Came,
     pub client: SocketAddr,
     pub local: SocketAddr,
+    /// Our address that the connection came to, whatever a PROXY header says.
+    pub reached: SocketAddr,
     /// Where the client was going, where the kernel gave us its connection.
     pub original: Option<SocketAddr>,
     pub port: Arc<Port>,
@@ -198,6 +200,11 @@ impl Acceptor {
             }
         };
         Ok(Self { port, socket })
+    }
+
+    /// Whether it takes back what a scanner was given.
+    pub fn takes_back(&self) -> bool {
+        **self.port.mode.load() == Mode::Return
     }
 
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
@@ -227,6 +234,7 @@ impl Acceptor {
             came,
             client: canonical(client),
             local: canonical(local),
+            reached: canonical(local),
             original: original.map(canonical),
             port: Arc::clone(&self.port),
         }))

@@ -826,7 +826,8 @@ async fn next_event(
     }
 }
 
-/// Accepts once there is a place free.
+/// Accepts once there is a place free. What a scanner gives back has a quarter more: the clients that it comes from
+/// have their places already, and would wait for it.
 async fn accept(
     worker: &Worker,
     acceptors: &mut [Acceptor],
@@ -835,7 +836,8 @@ async fn accept(
     let shared = &worker.shared;
     loop {
         let free = shared.slot_free.notified();
-        if shared.connections.load(Ordering::Relaxed) < shared.limit {
+        let open = shared.connections.load(Ordering::Relaxed);
+        if open < shared.limit {
             break;
         }
         if !std::mem::replace(delayed, true) {
@@ -845,21 +847,49 @@ async fn accept(
                 "the connection limit is reached: clients wait"
             );
         }
-        free.await;
-    }
-    let accepted = std::future::poll_fn(|cx| {
-        for acceptor in acceptors.iter_mut() {
-            if let std::task::Poll::Ready(result) = acceptor.poll_accept(cx) {
-                return std::task::Poll::Ready(result);
+        let reserve = shared
+            .limit
+            .saturating_add(shared.limit / 4)
+            .saturating_add(1);
+        let returned = async {
+            match open < reserve {
+                true => first_of(acceptors, Acceptor::takes_back).await,
+                false => std::future::pending().await,
             }
+        };
+        tokio::select! {
+            accepted = returned => {
+                shared.connections.fetch_add(1, Ordering::Relaxed);
+                return accepted;
+            }
+            () = free => {}
         }
-        std::task::Poll::Pending
-    })
-    .await;
+    }
+    let accepted = first_of(acceptors, |_| true).await;
     *delayed = false;
     // Counted here, and not before: waiting to accept can be given up at any time.
     shared.connections.fetch_add(1, Ordering::Relaxed);
     accepted
+}
+
+/// The next connection of any of the listeners. They take turns at being asked first, so that none starves another.
+async fn first_of(
+    acceptors: &mut [Acceptor],
+    of: impl Fn(&Acceptor) -> bool,
+) -> io::Result<Accepted> {
+    let accepted = std::future::poll_fn(|cx| {
+        for (at, acceptor) in acceptors.iter_mut().enumerate() {
+            if of(acceptor)
+                && let std::task::Poll::Ready(result) = acceptor.poll_accept(cx)
+            {
+                return std::task::Poll::Ready((at, result));
+            }
+        }
+        std::task::Poll::Pending
+    });
+    let (at, result) = accepted.await;
+    acceptors.rotate_left((at + 1) % acceptors.len().max(1));
+    result
 }
 
 fn release_slot(shared: &Shared) {
@@ -908,7 +938,8 @@ fn serve(
     let closer = Closer {
         worker: Arc::clone(&worker),
         info: Arc::clone(&info),
-        mirror: live.config.pool.mode == PoolMode::Mirror,
+        isolated: live.config.pool.mode == PoolMode::Mirror
+            || live.config.proxy_protocol.send.is_some(),
     };
     let mut session = Session {
         worker,
@@ -916,8 +947,10 @@ fn serve(
         info,
         mode,
         port: accepted.port.id,
+        reached: accepted.reached,
         timer: Timer::default(),
         control,
+        acting_for: None,
     };
     async move {
         let _closer = closer;
@@ -938,15 +971,18 @@ fn serve(
 struct Closer {
     worker: Arc<Worker>,
     info: Arc<ConnectionInfo>,
-    mirror: bool,
+    /// Whether it had upstream connections of its own, which end with it.
+    isolated: bool,
 }
 
 impl Drop for Closer {
     fn drop(&mut self) {
         let worker = &self.worker;
         worker.registry.remove(self.info.id);
-        if self.mirror {
+        if self.isolated {
             worker.pool().drop_isolated(self.info.id, &worker.counters);
+            #[cfg(feature = "http2")]
+            worker.shared_upstreams().drop_isolated(self.info.id);
         }
         uncount(&worker.counters.connections_active);
         worker

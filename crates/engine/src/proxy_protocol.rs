@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::task::Poll;
 
-use tollgate_flow::{ConnectionInfo, ErrorClass, FlowError, Side, Target};
+use tollgate_flow::{ErrorClass, FlowError, Side, Target};
 use tollgate_wire::proxy_protocol::{self, Endpoints, Parsed};
 use tracing::warn;
 
@@ -87,13 +87,13 @@ fn refuse(counters: &Counters, peer: SocketAddr, why: &str) {
 pub(crate) async fn send(
     dialled: &mut Dialled,
     version: ProxyProtocolVersion,
-    client: &ConnectionInfo,
+    client: SocketAddr,
     timeouts: &Timeouts,
 ) -> Result<(), FlowError> {
     let mut header = Vec::with_capacity(128);
     // A client on a Unix socket has no address.
-    let known = !client.client.ip().is_unspecified();
-    let addresses = known.then_some((client.client, dialled.address));
+    let known = !client.ip().is_unspecified();
+    let addresses = known.then_some((client, dialled.address));
     match version {
         ProxyProtocolVersion::V1 => proxy_protocol::write_v1(addresses, &mut header),
         ProxyProtocolVersion::V2 => proxy_protocol::write_v2(addresses, &mut header),

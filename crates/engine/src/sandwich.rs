@@ -12,7 +12,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tollgate_flow::{
-    ErrorClass, FlowError, HeaderList, Request, Scheme, Side, Target, UpstreamInfo,
+    ConnectionId, ErrorClass, FlowError, HeaderList, Request, Scheme, Side, Target, UpstreamInfo,
+    UpstreamProxy,
 };
 
 use crate::pool::RouteTls;
@@ -32,10 +33,13 @@ pub(crate) struct Ticket {
     pub host: Option<Vec<u8>>,
     /// How TLS is to be spoken to the origin.
     pub tls: Option<RouteTls>,
-    /// The client.
+    /// The client, and its connection.
     pub client: SocketAddr,
+    pub connection: ConnectionId,
     /// Who the client is, where it was asked.
     pub user: Option<Arc<str>>,
+    /// The proxy on the way to the origin, by the mode that the client came in and by what hooks said.
+    pub via: Option<Arc<UpstreamProxy>>,
     /// The connection to the origin, once there was one.
     pub upstream: OnceLock<Arc<UpstreamInfo>>,
 }
@@ -59,8 +63,9 @@ impl Tickets {
         &self,
         request: &Request,
         tls: Option<RouteTls>,
-        client: SocketAddr,
+        (client, connection): (SocketAddr, ConnectionId),
         user: Option<Arc<str>>,
+        via: Option<Arc<UpstreamProxy>>,
     ) -> Result<Issued<'_>, FlowError> {
         let mut number = [0; 16];
         aws_lc_rs::rand::fill(&mut number).map_err(|_| {
@@ -73,7 +78,9 @@ impl Tickets {
             host: request.headers().get("host").map(<[u8]>::to_vec),
             tls,
             client,
+            connection,
             user,
+            via,
             upstream: OnceLock::new(),
         });
         let mut tickets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -184,7 +191,8 @@ mod tests {
         request.target = Target::parse(target, None).unwrap();
         request.scheme = Scheme::Https;
         let client = SocketAddr::from(([127, 0, 0, 1], 5));
-        tickets.issue(&request, None, client, None).unwrap()
+        let client = (client, ConnectionId(1));
+        tickets.issue(&request, None, client, None, None).unwrap()
     }
 
     fn redeem(tickets: &Tickets, values: &[&str], target: &str) -> Result<Target, String> {

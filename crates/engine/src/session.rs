@@ -25,7 +25,7 @@ use crate::mode::Mode;
 use crate::pool::{Destination, Route, RouteTls, Slot, UpConn};
 use crate::proxy::{Live, Worker};
 use crate::proxy_protocol;
-use crate::sandwich::{Issued, Tickets};
+use crate::sandwich::{Issued, Ticket, Tickets};
 use crate::timer::Timer;
 use crate::tls::{failure, handshake};
 use crate::via;
@@ -40,8 +40,12 @@ pub(crate) struct Session {
     pub mode: Arc<Mode>,
     /// That listener.
     pub port: u32,
+    /// Our address that the connection came to: what a PROXY header says of it is the client's address for it.
+    pub reached: SocketAddr,
     pub timer: Timer,
     pub control: Arc<Control>,
+    /// Of a request that a scanner gives back: what it was.
+    pub acting_for: Option<Arc<Ticket>>,
 }
 
 impl Session {
@@ -79,7 +83,23 @@ impl Session {
             target: target.clone(),
             via: via::choose(&self.live.config, &self.mode, asked, target),
             port: self.port,
-            user: self.info.user().cloned(),
+            user: self.user(),
+        }
+    }
+
+    /// The client whose request is under way.
+    fn client(&self) -> SocketAddr {
+        match &self.acting_for {
+            Some(ticket) => ticket.client,
+            None => self.info.client,
+        }
+    }
+
+    /// Whose request is under way: the client's, or, where a scanner gives one back, its client's.
+    fn user(&self) -> Option<Arc<str>> {
+        match &self.acting_for {
+            Some(ticket) => ticket.user.clone(),
+            None => self.info.user().cloned(),
         }
     }
 
@@ -95,7 +115,10 @@ impl Session {
             forward: false,
             h2c: false,
             tls,
-            isolation: own.then_some(self.info.id),
+            isolation: own.then_some(match &self.acting_for {
+                Some(ticket) => ticket.connection,
+                None => self.info.id,
+            }),
             generation: self.live.generation,
         }
     }
@@ -113,7 +136,7 @@ impl Session {
             target: proxy.address.clone(),
             via: Some(Arc::clone(proxy)),
             port: self.port,
-            user: self.info.user().cloned(),
+            user: self.user(),
         };
         if let Some(scanner) = self.scanner() {
             return Route {
@@ -182,9 +205,15 @@ impl Session {
         if !route.forward || self.scanner().is_none() {
             return Ok(None);
         }
-        let user = self.info.user().cloned();
+        let via = via::choose(&self.live.config, &self.mode, &request.via, &request.target);
         tickets
-            .issue(request, tls.cloned(), self.info.client, user)
+            .issue(
+                request,
+                tls.cloned(),
+                (self.info.client, self.info.id),
+                self.user(),
+                via,
+            )
             .map(Some)
     }
 
@@ -204,8 +233,10 @@ impl Session {
             info: Arc::clone(&self.info),
             mode: Arc::clone(&self.mode),
             port: self.port,
+            reached: self.reached,
             timer: Timer::default(),
             control: Arc::clone(&self.control),
+            acting_for: None,
         }
     }
 
@@ -358,7 +389,7 @@ impl Session {
         let shared = &self.worker.shared;
         let config = &self.live.config;
         let started = Instant::now();
-        let local = self.info.local;
+        let local = self.reached;
         let stream = dial(&shared.dns, target, config, self.counters(), |address| {
             shared.is_ourselves(address, local, false)
         })
@@ -429,7 +460,8 @@ impl Session {
         let Some(proxy) = &to.via else {
             let mut dialled = self.dial_retrying(&to.target).await?;
             if let Some(version) = config.proxy_protocol.send {
-                proxy_protocol::send(&mut dialled, version, &self.info, &config.timeouts).await?;
+                proxy_protocol::send(&mut dialled, version, self.client(), &config.timeouts)
+                    .await?;
             }
             return Ok(dialled);
         };

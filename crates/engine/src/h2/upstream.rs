@@ -55,6 +55,9 @@ async fn begin(session: &Session, up: UpConn) -> Result<(Shared, Outlet), Upstre
     let (io, outlet) = Io::new(up.conn, &session.worker, None);
     let handshake = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
+        // The others wait for the origin's SETTINGS, which are on their way: a stream that it refuses because they were
+        // not there yet can't always be sent again.
+        .initial_max_send_streams(1)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME)
         .max_send_buffer_size(SEND_BUFFER)

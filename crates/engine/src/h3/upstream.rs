@@ -192,7 +192,7 @@ async fn establish(
     let shared = &session.worker.shared;
     let config = &session.live.config;
     let counters = session.counters();
-    let local = session.info.local;
+    let local = session.reached;
     let addresses = resolve(&shared.dns, target, config, counters, |address| {
         shared.is_ourselves(address, local, true)
     })

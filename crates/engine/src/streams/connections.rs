@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use tollgate_flow::UpstreamInfo;
+use tollgate_flow::{ConnectionId, UpstreamInfo};
 
 use crate::metrics::count;
 use crate::pool::{Destination, Route};
@@ -151,6 +151,12 @@ impl SharedConnections {
             });
             !list.is_empty()
         });
+    }
+
+    /// Forgets those that a client's connection has for itself: with what is under way on them they close.
+    pub fn drop_isolated(&mut self, client: ConnectionId) {
+        self.by_route
+            .retain(|route, _| route.isolation != Some(client));
     }
 
     pub fn remove_route(&mut self, route: &Route) {
