@@ -130,6 +130,8 @@ pub struct ProxyArgs {
     pub upstream: UpstreamArgs,
     #[command(flatten, next_help_heading = "Changing traffic")]
     pub rules: RulesArgs,
+    #[command(flatten, next_help_heading = "Files and replay")]
+    pub replay: ReplayArgs,
     #[command(flatten, next_help_heading = "Screening")]
     pub screen: ScreenArgs,
     /// An option by mitmproxy's name, e.g. --set confdir=DIR, --set tls_version_server_min=TLS1_3 [repeatable].
@@ -249,6 +251,61 @@ pub struct RulesArgs {
     pub anticomp: bool,
     #[arg(long, hide = true, overrides_with = "anticomp")]
     pub no_anticomp: bool,
+}
+
+/// Flow files as output and as input.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ReplayArgs {
+    /// Write flows to this file as they end: a flow file of mitmproxy, or HAR if it is called .har; +FILE appends.
+    #[arg(short = 'w', long, value_name = "FILE")]
+    pub save_stream_file: Option<String>,
+    /// Show the flows of this file as if they had passed (and write them, with -w), and end; - for standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub rfile: Option<PathBuf>,
+    /// Don't listen.
+    #[arg(short = 'n', long)]
+    pub no_server: bool,
+    /// Send the requests of this file again, through the proxy, say what is different, and end [repeatable].
+    #[arg(short = 'C', long, value_name = "FILE")]
+    pub client_replay: Vec<PathBuf>,
+    /// Replayed requests under way at once; -1 for as many as there are, up to 256.
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        requires = "client_replay"
+    )]
+    pub client_replay_concurrency: Option<i64>,
+    /// Exit with 1 if an answer to a replayed request is different, or none came.
+    #[arg(long, requires = "client_replay")]
+    pub replay_check: bool,
+    /// Answer requests from the recorded flows of this file [repeatable].
+    #[arg(short = 'S', long, value_name = "FILE", conflicts_with_all = ["replay", "client_replay"])]
+    pub server_replay: Vec<PathBuf>,
+    /// What a request without a recording gets: forward, kill, or a status.
+    #[arg(long, value_name = "WHAT")]
+    pub server_replay_extra: Option<String>,
+    /// The same as --server-replay-extra kill.
+    #[arg(long)]
+    pub server_replay_kill_extra: bool,
+    /// Let a recording answer more than once.
+    #[arg(long)]
+    pub server_replay_reuse: bool,
+    /// Leave dates and the expiry of cookies as they were recorded.
+    #[arg(long, overrides_with = "server_replay_refresh")]
+    pub no_server_replay_refresh: bool,
+    #[arg(long, hide = true, overrides_with = "no_server_replay_refresh")]
+    pub server_replay_refresh: bool,
+    /// Record flows into this folder, for --replay.
+    #[arg(long, value_name = "DIR", conflicts_with = "replay")]
+    pub record: Option<PathBuf>,
+    /// Answer everything from a folder of --record: no origin is connected to, and a request without a recording gets
+    /// 404 with a text that says which one is most like it.
+    #[arg(long, value_name = "DIR")]
+    pub replay: Option<PathBuf>,
+    /// Only flows that match this filter expression are shown, written and read, as mitmdump.
+    #[arg(long, value_name = "EXPR")]
+    pub filter: Option<String>,
 }
 
 /// `tollgate rules`.
@@ -826,9 +883,15 @@ impl Cli {
     /// # Errors
     /// [`Exit`], with what to print: help, a version, or what is wrong.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Exit> {
-        let matches = Self::command()
-            .try_get_matches_from(arguments)
-            .map_err(Exit::from)?;
+        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        let matches = match Self::command().try_get_matches_from(arguments.clone()) {
+            Err(error) => match with_filter_flag(&error, arguments) {
+                Some(arguments) => Self::command().try_get_matches_from(arguments),
+                None => Err(error),
+            },
+            matches => matches,
+        };
+        let matches = matches.map_err(Exit::from)?;
         let mut cli = Self::from_arg_matches(&matches).map_err(Exit::from)?;
         let from_env = |matches: &ArgMatches, id: &str| {
             matches.value_source(id) == Some(ValueSource::EnvVariable)
@@ -848,6 +911,30 @@ impl Cli {
         }
         Ok(cli)
     }
+}
+
+/// mitmdump takes a filter expression where we have commands: puts `--filter` before one.
+fn with_filter_flag(error: &clap::Error, mut arguments: Vec<OsString>) -> Option<Vec<OsString>> {
+    if !matches!(
+        error.kind(),
+        ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument | ErrorKind::ArgumentConflict
+    ) {
+        return None;
+    }
+    let found = error
+        .get(ContextKind::InvalidArg)
+        .or_else(|| error.get(ContextKind::InvalidSubcommand));
+    let Some(ContextValue::String(expression)) = found else {
+        return None;
+    };
+    if !expression.starts_with(['~', '!', '(']) {
+        return None;
+    }
+    let at = arguments
+        .iter()
+        .position(|argument| argument.to_str() == Some(expression))?;
+    arguments.insert(at, OsString::from("--filter"));
+    Some(arguments)
 }
 
 /// A command line that ends the program.
@@ -870,14 +957,6 @@ impl From<clap::Error> for Exit {
         let missing = match error.kind() {
             ErrorKind::UnknownArgument if argument.starts_with('-') => {
                 missing_flag(argument.split('=').next().unwrap_or(argument))
-            }
-            // mitmdump takes a filter expression there.
-            ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument
-                if argument.starts_with(['~', '!', '(']) =>
-            {
-                Some(format!(
-                    "the filter expression '{argument}' exists in mitmproxy but Tollgate doesn't have it yet"
-                ))
             }
             _ => None,
         };
@@ -971,12 +1050,7 @@ mod tests {
 
     #[test]
     fn flags_of_mitmdump_that_are_missing_are_named() {
-        for arguments in [
-            &["-s", "addon.py"][..],
-            &["-nr", "file"],
-            &["--proxy-debug"],
-            &["~m post"],
-        ] {
+        for arguments in [&["-s", "addon.py"][..], &["--proxy-debug"]] {
             match read(arguments) {
                 Err(Exit::Missing(line)) => assert!(line.contains("mitmproxy"), "{line}"),
                 other => panic!("{arguments:?}: {other:?}"),
@@ -984,6 +1058,19 @@ mod tests {
         }
         assert!(matches!(read(&["--frobnicate"]), Err(Exit::Clap(_))));
         assert!(matches!(read(&["frobnicate"]), Err(Exit::Clap(_))));
+    }
+
+    #[test]
+    fn a_filter_expression_may_stand_alone() {
+        for arguments in [
+            &["~m post"][..],
+            &["-n", "-r", "in", "~m post"],
+            &["~m post", "-q"],
+        ] {
+            let cli = read(arguments).unwrap();
+            assert_eq!(cli.proxy.replay.filter.as_deref(), Some("~m post"));
+        }
+        assert!(matches!(read(&["flowz"]), Err(Exit::Clap(_))));
     }
 
     #[test]

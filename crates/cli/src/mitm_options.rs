@@ -65,6 +65,50 @@ pub struct MitmOptions {
     pub termlog_verbosity: Option<String>,
     /// What changes traffic.
     pub rules: tollgate_rules::MitmOptions,
+    /// Whether origins are dialled when a request has to go there only.
+    pub lazy: Option<bool>,
+    /// Whether the proxy listens.
+    pub server: Option<bool>,
+    /// Whether it goes on when files were read and requests replayed.
+    pub keepserving: Option<bool>,
+    /// A file to read.
+    pub rfile: Option<String>,
+    /// Which of its flows.
+    pub readfile_filter: Option<String>,
+    /// A file to write.
+    pub save_stream_file: Option<String>,
+    /// Which flows go into it.
+    pub save_stream_filter: Option<String>,
+    /// A HAR file to write.
+    pub hardump: Option<String>,
+    /// Which flows are shown.
+    pub dumper_filter: Option<String>,
+    /// Files whose requests are sent again.
+    pub client_replay: Vec<String>,
+    /// How many at once.
+    pub client_replay_concurrency: Option<i64>,
+    /// Files that answer.
+    pub server_replay: Vec<String>,
+    /// What a request without a recording gets.
+    pub server_replay_extra: Option<String>,
+    /// Whether it is killed.
+    pub server_replay_kill_extra: Option<bool>,
+    /// Whether recordings answer more than once.
+    pub server_replay_reuse: Option<bool>,
+    /// Whether dates move.
+    pub server_replay_refresh: Option<bool>,
+    /// Fields that have to be the same.
+    pub server_replay_use_headers: Vec<String>,
+    /// Whether bodies may differ.
+    pub server_replay_ignore_content: Option<bool>,
+    /// Whether hosts may differ.
+    pub server_replay_ignore_host: Option<bool>,
+    /// Whether ports may differ.
+    pub server_replay_ignore_port: Option<bool>,
+    /// Parameters that may differ.
+    pub server_replay_ignore_params: Vec<String>,
+    /// Parameters of forms that may differ.
+    pub server_replay_ignore_payload_params: Vec<String>,
 }
 
 impl MitmOptions {
@@ -143,6 +187,38 @@ impl MitmOptions {
             ("tcp_timeout", Value::Int(v)) => self.tcp_timeout = v,
             ("flow_detail", Value::Int(v)) => self.flow_detail = v,
             ("termlog_verbosity", Value::Str(v)) => self.termlog_verbosity = v,
+            ("connection_strategy", Value::Str(v)) => self.lazy = v.map(|v| v == "lazy"),
+            ("server", Value::Bool(v)) => self.server = Some(v),
+            ("keepserving", Value::Bool(v)) => self.keepserving = Some(v),
+            ("rfile", Value::Str(v)) => self.rfile = v,
+            ("readfile_filter", Value::Str(v)) => self.readfile_filter = v,
+            ("save_stream_file", Value::Str(v)) => self.save_stream_file = v,
+            ("save_stream_filter", Value::Str(v)) => self.save_stream_filter = v,
+            ("hardump", Value::Str(v)) => self.hardump = v.filter(|v| !v.is_empty()),
+            ("dumper_filter", Value::Str(v)) => self.dumper_filter = v,
+            ("client_replay", Value::List(v)) => self.client_replay = v,
+            ("client_replay_concurrency", Value::Int(v)) => self.client_replay_concurrency = v,
+            ("server_replay", Value::List(v)) => self.server_replay = v,
+            ("server_replay_extra", Value::Str(v)) => self.server_replay_extra = v,
+            ("server_replay_kill_extra", Value::Bool(v)) => self.server_replay_kill_extra = Some(v),
+            ("server_replay_nopop" | "server_replay_reuse", Value::Bool(v)) => {
+                self.server_replay_reuse = Some(v || self.server_replay_reuse == Some(true));
+            }
+            ("server_replay_refresh", Value::Bool(v)) => self.server_replay_refresh = Some(v),
+            ("server_replay_use_headers", Value::List(v)) => self.server_replay_use_headers = v,
+            ("server_replay_ignore_content", Value::Bool(v)) => {
+                self.server_replay_ignore_content = Some(v);
+            }
+            ("server_replay_ignore_host", Value::Bool(v)) => {
+                self.server_replay_ignore_host = Some(v)
+            }
+            ("server_replay_ignore_port", Value::Bool(v)) => {
+                self.server_replay_ignore_port = Some(v)
+            }
+            ("server_replay_ignore_params", Value::List(v)) => self.server_replay_ignore_params = v,
+            ("server_replay_ignore_payload_params", Value::List(v)) => {
+                self.server_replay_ignore_payload_params = v;
+            }
             ("block_list", Value::List(v)) => self.rules.block_list = v,
             ("map_remote", Value::List(v)) => self.rules.map_remote = v,
             ("map_local", Value::List(v)) => self.rules.map_local = v,
@@ -257,12 +333,7 @@ impl std::error::Error for OptionError {}
 /// `flag` is as typed: `-s`, `--scripts`, `--no-rawtcp`.
 pub fn missing_flag(flag: &str) -> Option<String> {
     let long = match flag {
-        "-n" => "--no-server",
-        "-r" => "--rfile",
-        "-w" => "--save-stream-file",
         "-s" => "--scripts",
-        "-C" => "--client-replay",
-        "-S" => "--server-replay",
         long => long,
     };
     let name = long.strip_prefix("--")?.replace('-', "_");
@@ -421,28 +492,28 @@ const OPTIONS: &[Spec] = &[
     option("ciphers_client", Kind::OptStr, Status::Missing),
     option("ciphers_server", Kind::OptStr, Status::Missing),
     option("client_certs", Kind::OptStr, Status::Supported),
-    option("client_replay", Kind::List, Status::Missing),
-    option("client_replay_concurrency", Kind::Int, Status::Missing),
+    option("client_replay", Kind::List, Status::Supported),
+    option("client_replay_concurrency", Kind::Int, Status::Supported),
     option("command_history", Kind::Bool, Status::Missing),
     option("confdir", Kind::Str, Status::Supported),
     option("connect_addr", Kind::OptStr, Status::Supported),
     option(
         "connection_strategy",
         Kind::Choice(&["eager", "lazy"]),
-        Status::Only(&["eager"]),
+        Status::Supported,
     ),
     option("content_view_lines_cutoff", Kind::Int, Status::Missing),
     option("dns_name_servers", Kind::List, Status::Missing),
     option("dns_use_hosts_file", Kind::Bool, Status::Missing),
     option("dumper_default_contentview", Kind::Str, Status::Missing),
-    option("dumper_filter", Kind::OptStr, Status::Missing),
+    option("dumper_filter", Kind::OptStr, Status::Supported),
     option(
         "export_preserve_original_ip",
         Kind::Bool,
         Status::Only(&["false"]),
     ),
     option("flow_detail", Kind::Int, Status::Supported),
-    option("hardump", Kind::Str, Status::Missing),
+    option("hardump", Kind::Str, Status::Supported),
     option("http2", Kind::Bool, Status::Supported),
     option("http2_ping_keepalive", Kind::Int, Status::Missing),
     option("http3", Kind::Bool, Status::Only(&["false"])),
@@ -450,7 +521,7 @@ const OPTIONS: &[Spec] = &[
     option("ignore_hosts", Kind::List, Status::Supported),
     option("keep_alt_svc_header", Kind::Bool, Status::Missing),
     option("keep_host_header", Kind::Bool, Status::Supported),
-    option("keepserving", Kind::Bool, Status::Only(&["false"])),
+    option("keepserving", Kind::Bool, Status::Supported),
     option("key_size", Kind::Int, Status::Supported),
     option("listen_host", Kind::Str, Status::Supported),
     option("listen_port", Kind::OptInt, Status::Supported),
@@ -466,33 +537,33 @@ const OPTIONS: &[Spec] = &[
     option("proxy_debug", Kind::Bool, Status::Only(&["false"])),
     option("proxyauth", Kind::OptStr, Status::Supported),
     option("rawtcp", Kind::Bool, Status::Only(&["true"])),
-    option("readfile_filter", Kind::OptStr, Status::Missing),
+    option("readfile_filter", Kind::OptStr, Status::Supported),
     option("request_client_cert", Kind::Bool, Status::Only(&["false"])),
-    option("rfile", Kind::OptStr, Status::Missing),
-    option("save_stream_file", Kind::OptStr, Status::Missing),
-    option("save_stream_filter", Kind::OptStr, Status::Missing),
+    option("rfile", Kind::OptStr, Status::Supported),
+    option("save_stream_file", Kind::OptStr, Status::Supported),
+    option("save_stream_filter", Kind::OptStr, Status::Supported),
     option("scripts", Kind::List, Status::Missing),
-    option("server", Kind::Bool, Status::Only(&["true"])),
-    option("server_replay", Kind::List, Status::Missing),
-    option("server_replay_extra", Kind::Str, Status::Missing),
-    option("server_replay_ignore_content", Kind::Bool, Status::Missing),
-    option("server_replay_ignore_host", Kind::Bool, Status::Missing),
-    option("server_replay_ignore_params", Kind::List, Status::Missing),
+    option("server", Kind::Bool, Status::Supported),
+    option("server_replay", Kind::List, Status::Supported),
+    option("server_replay_extra", Kind::Str, Status::Supported),
+    option(
+        "server_replay_ignore_content",
+        Kind::Bool,
+        Status::Supported,
+    ),
+    option("server_replay_ignore_host", Kind::Bool, Status::Supported),
+    option("server_replay_ignore_params", Kind::List, Status::Supported),
     option(
         "server_replay_ignore_payload_params",
         Kind::List,
-        Status::Missing,
+        Status::Supported,
     ),
-    option("server_replay_ignore_port", Kind::Bool, Status::Missing),
-    option(
-        "server_replay_kill_extra",
-        Kind::Bool,
-        Status::Only(&["false"]),
-    ),
-    option("server_replay_nopop", Kind::Bool, Status::Only(&["false"])),
-    option("server_replay_refresh", Kind::Bool, Status::Missing),
-    option("server_replay_reuse", Kind::Bool, Status::Only(&["false"])),
-    option("server_replay_use_headers", Kind::List, Status::Missing),
+    option("server_replay_ignore_port", Kind::Bool, Status::Supported),
+    option("server_replay_kill_extra", Kind::Bool, Status::Supported),
+    option("server_replay_nopop", Kind::Bool, Status::Supported),
+    option("server_replay_refresh", Kind::Bool, Status::Supported),
+    option("server_replay_reuse", Kind::Bool, Status::Supported),
+    option("server_replay_use_headers", Kind::List, Status::Supported),
     option("show_ignored_hosts", Kind::Bool, Status::Supported),
     option("showhost", Kind::Bool, Status::Only(&["false"])),
     option("ssl_insecure", Kind::Bool, Status::Supported),
@@ -616,10 +687,6 @@ mod tests {
             (
                 "tls_version_client_min=1.2",
                 "option 'tls_version_client_min' must be one of UNBOUNDED, SSL3, TLS1, TLS1_1, TLS1_2, TLS1_3, not '1.2'",
-            ),
-            (
-                "connection_strategy=lazy",
-                "option 'connection_strategy' can only be eager so far: Tollgate doesn't have mitmproxy's 'lazy' yet",
             ),
             (
                 "upstream_cert=false",

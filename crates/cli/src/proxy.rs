@@ -10,6 +10,7 @@ use tollgate_screen::{Screen, Verdict};
 use tollgate_store::{Capture, Store};
 
 use crate::output::{FlowPrinter, Printer, Stream, Style, install_log};
+use crate::save::FileSink;
 use crate::settings::{OpenAuthority, Settings};
 
 /// Opens what is shown: the printing thread and the log.
@@ -37,6 +38,7 @@ pub async fn start(
     stream: Stream,
     rules: Option<&Rules>,
     store: Option<&Store>,
+    sinks: Vec<FileSink>,
 ) -> anyhow::Result<Handle> {
     // Two descriptors for each connection: the usual 1024 are soon used up.
     tollgate_engine::raise_file_limit();
@@ -48,6 +50,10 @@ pub async fn start(
         Some(rules) => builder.interceptor(rules.clone()),
         None => builder,
     };
+    let builder = match &settings.files.server_replay {
+        Some(replay) => builder.interceptor(replay.open()?),
+        None => builder,
+    };
     // Before whoever shows flows: what is shown is what became of them.
     let builder = match &settings.screen {
         Some(screen) => builder.interceptor(
@@ -57,8 +63,11 @@ pub async fn start(
     };
     let mut builder = show_flows(builder, settings, printer, stream);
     if let Some(store) = store {
-        // The last one: it records what the others made of the traffic.
+        // The last ones: they record what the others made of the traffic.
         builder = builder.interceptor(Capture::new(store.sink(), settings.store.limits));
+    }
+    for sink in sinks {
+        builder = builder.interceptor(Capture::new(sink, crate::save::LIMITS));
     }
     let proxy = builder.build().map_err(explain)?;
     proxy.start().await.map_err(explain)
@@ -100,7 +109,10 @@ fn show_flows(
     let output = &settings.output;
     let printer = printer.clone();
     match (output.json, output.flow_detail) {
-        (true, _) => builder.interceptor(FlowPrinter::json(printer, stream, output.process)),
+        (true, _) => {
+            let lines = FlowPrinter::json(printer, stream, output.process);
+            builder.interceptor(lines.only(settings.files.filter.clone()))
+        }
         (false, 0) => builder,
         (false, detail) => {
             let is_terminal = match stream {
@@ -109,6 +121,7 @@ fn show_flows(
             };
             let style = Style::detect(output.no_color, is_terminal);
             let lines = FlowPrinter::lines(printer, stream, style, detail);
+            let lines = lines.only(settings.files.filter.clone());
             builder.interceptor(if is_terminal { lines.cut_urls() } else { lines })
         }
     }

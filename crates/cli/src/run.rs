@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use tokio::process::{Child, Command};
 
 use tollgate_engine::{Endpoint, Listen, Mode};
@@ -18,6 +18,7 @@ use crate::child_env::{self, Files};
 use crate::output::{Printer, Stream};
 use crate::proxy;
 use crate::rules::while_reloading;
+use crate::save::{self, FileSink};
 use crate::settings::{OpenAuthority, Purpose, Settings};
 
 /// How long connections may take to end when the command has: what it left behind, say.
@@ -36,6 +37,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("can't start")?;
+    let files = &settings.files;
+    ensure!(
+        files.read.is_none() && files.client_replay.is_none() && files.server,
+        "-r, -C and -n have no meaning for `run`"
+    );
+    let (sinks, saves) = save::open(&files.save)?;
     let rules = settings.rules.open()?;
     let store = settings.store.open()?;
     let reload = rules.clone().map(|rules| (settings.rules.clone(), rules));
@@ -46,11 +53,14 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         &printer,
         rules.as_ref(),
         store.as_ref(),
+        sinks,
     );
     let result = runtime.block_on(while_reloading(reload, proxy));
     // What was recorded last is written before the process ends.
     drop(store);
     printer.flush();
+    // Nothing is printed beside the command's own output.
+    saves.into_iter().try_for_each(|file| file.close(true))?;
     result
 }
 
@@ -61,11 +71,21 @@ async fn with_proxy(
     printer: &Printer,
     rules: Option<&Rules>,
     store: Option<&Store>,
+    sinks: Vec<FileSink>,
 ) -> anyhow::Result<ExitCode> {
     #[cfg(unix)]
     let mut signals = crate::signals::Passed::listen().context("can't listen for signals")?;
     // Standard output is the command's.
-    let handle = proxy::start(settings, authority, printer, Stream::Stderr, rules, store).await?;
+    let handle = proxy::start(
+        settings,
+        authority,
+        printer,
+        Stream::Stderr,
+        rules,
+        store,
+        sinks,
+    )
+    .await?;
     let address = handle
         .endpoints()
         .into_iter()
@@ -149,7 +169,7 @@ async fn wait(mut child: Child) -> std::io::Result<ExitStatus> {
 }
 
 /// Where a program on this machine finds the proxy.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() {
             std::net::Ipv4Addr::LOCALHOST.into()

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use tokio::runtime::Runtime;
 use tollgate_engine::{Endpoint, Handle, Listen, Metrics, Mode};
 use tollgate_rules::Rules;
 use tollgate_store::Store;
@@ -12,7 +13,10 @@ use tollgate_store::Store;
 use crate::args::ProxyArgs;
 use crate::output::{Printer, Stream, Verbosity, pretty_size};
 use crate::proxy;
+use crate::replay;
 use crate::rules::while_reloading;
+use crate::run::reachable;
+use crate::save::{self, FileSink};
 use crate::settings::{OpenAuthority, Purpose, Settings};
 use crate::signals::Stop;
 
@@ -30,21 +34,56 @@ pub fn serve(args: &ProxyArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("can't start")?;
+    let (sinks, saves) = save::open(&settings.files.save)?;
+    let result = work(&settings, &authority, &printer, &runtime, sinks);
+    printer.flush();
+    let quiet = settings.output.verbosity == Verbosity::Error;
+    // What ended last is written before the process ends, whatever came of it.
+    saves.into_iter().try_for_each(|file| file.close(quiet))?;
+    result
+}
+
+/// Reads, replays and serves, as far as each is asked for.
+fn work(
+    settings: &Settings,
+    authority: &OpenAuthority,
+    printer: &Printer,
+    runtime: &Runtime,
+    sinks: Vec<FileSink>,
+) -> anyhow::Result<ExitCode> {
+    let files = &settings.files;
+    let mut code = ExitCode::SUCCESS;
+    if let Some(path) = &files.read {
+        code = replay::show_file(
+            path,
+            files.read_filter.as_ref(),
+            &settings.output,
+            |record| {
+                sinks.iter().for_each(|sink| sink.put(record.clone()));
+            },
+        )?;
+        if files.client_replay.is_none() && !files.keepserving {
+            return Ok(code);
+        }
+    }
     let rules = settings.rules.open()?;
     let store = settings.store.open()?;
     let reload = rules.clone().map(|rules| (settings.rules.clone(), rules));
     let serving = until_stopped(
-        &settings,
-        &authority,
-        &printer,
+        settings,
+        authority,
+        printer,
         rules.as_ref(),
         store.as_ref(),
+        sinks,
     );
     let result = runtime.block_on(while_reloading(reload, serving));
     // What was recorded last is written before the process ends.
     drop(store);
-    printer.flush();
-    result.map(|()| ExitCode::SUCCESS)
+    match result? {
+        Some(replayed) if replayed != ExitCode::SUCCESS => Ok(replayed),
+        _ => Ok(code),
+    }
 }
 
 async fn until_stopped(
@@ -53,23 +92,36 @@ async fn until_stopped(
     printer: &Printer,
     rules: Option<&Rules>,
     store: Option<&Store>,
-) -> anyhow::Result<()> {
+    sinks: Vec<FileSink>,
+) -> anyhow::Result<Option<ExitCode>> {
     // Before anything else, so that no signal is missed.
     let mut stop = Stop::listen().context("can't listen for signals")?;
     let started = Instant::now();
-    let handle = proxy::start(settings, authority, printer, Stream::Stdout, rules, store).await?;
+    let handle = proxy::start(
+        settings,
+        authority,
+        printer,
+        Stream::Stdout,
+        rules,
+        store,
+        sinks,
+    )
+    .await?;
     let quiet = matches!(
         settings.output.verbosity,
         Verbosity::Error | Verbosity::Warn
     );
-    if !quiet {
+    if !quiet && settings.files.server {
         let mut banner = banner(&handle, authority);
         if let (Some(_), Some(folder)) = (store, settings.store.folder()) {
             let _ = writeln!(banner, "  flows        {}", folder.display());
         }
         printer.notice(banner);
     }
+    let mut replayed = None;
+    let replaying = client_replay(settings, &handle);
     tokio::select! {
+        code = replaying => replayed = Some(code?),
         () = stop.requested() => {}
         () = printer.closed() => {}
         () = handle.finished() => {
@@ -81,10 +133,37 @@ async fn until_stopped(
         shutdown = handle.shutdown(settings.drain) => shutdown.metrics,
         () = stop.requested() => before,
     };
-    if !quiet {
+    if !quiet && settings.files.server {
         printer.notice(summary(&metrics, started.elapsed()));
     }
-    Ok(())
+    Ok(replayed)
+}
+
+/// Sends recorded requests through the proxy; never ends where there are none, or where the proxy is to go on.
+async fn client_replay(settings: &Settings, handle: &Handle) -> anyhow::Result<ExitCode> {
+    let Some(replay) = settings.files.client_replay.clone() else {
+        return std::future::pending().await;
+    };
+    let address = handle
+        .endpoints()
+        .into_iter()
+        .find_map(|endpoint| match endpoint {
+            Endpoint {
+                mode: Mode::Regular | Mode::Upstream(_),
+                at: Listen::Tcp(address),
+            } => Some(reachable(address)),
+            _ => None,
+        });
+    let address = address.context(
+        "a client replay needs an address and port to go through, in mode regular or upstream",
+    )?;
+    let filter = settings.files.read_filter.clone();
+    let work = tokio::task::spawn_blocking(move || replay.run(address, filter.as_ref()));
+    let code = work.await.context("the replay failed")??;
+    if settings.files.keepserving {
+        return std::future::pending().await;
+    }
+    Ok(code)
 }
 
 fn banner(handle: &Handle, authority: &OpenAuthority) -> String {

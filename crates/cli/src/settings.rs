@@ -8,21 +8,26 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use tollgate_ca::{Authority, AuthorityParams, KeyKind, Naming};
 use tollgate_engine::{
-    Config, Endpoint, HostPattern, Listen, Mode, ModeSpec, ProxyProtocolVersion, Roots, Sandwich,
-    TlsVersions, UpstreamHttp, ViaRule,
+    Config, ConnectionStrategy, Endpoint, HostPattern, Listen, Mode, ModeSpec,
+    ProxyProtocolVersion, Roots, Sandwich, TlsVersions, UpstreamHttp, ViaRule,
 };
+use tollgate_flow::filter::Filter;
 use tollgate_flow::{Credentials, OnFailure, TlsVersion, UpstreamProxy};
+use tollgate_rules::replay::{Extra, ReplayOptions};
 use tollgate_screen::scan::Scanner;
 use tollgate_screen::{Enforcement, ScreenConfig};
 
 use crate::args::{
-    AuthorityArgs, ListenAt, OutputArgs, ProxyArgs, ProxyProtocolArg, ScreenArg, ScreenArgs,
-    UpstreamHttpArg,
+    AuthorityArgs, ListenAt, OutputArgs, ProxyArgs, ProxyProtocolArg, ReplayArgs, ScreenArg,
+    ScreenArgs, UpstreamHttpArg,
 };
+use crate::files::filter_of;
 use crate::mitm_options::MitmOptions;
 use crate::output::Verbosity;
 use crate::paths::default_data_dir;
+use crate::replay::{ClientReplaySettings, RECORDING, ServerReplaySettings};
 use crate::rules::RulesSettings;
+use crate::save::SaveSettings;
 use crate::scan;
 use crate::store::StoreSettings;
 
@@ -43,8 +48,162 @@ pub struct Settings {
     pub drain: Duration,
     /// Whether and how flows are recorded.
     pub store: StoreSettings,
+    /// Files as output and input.
+    pub files: FileSettings,
     /// Things to tell the person at the terminal that are no errors.
     pub warnings: Vec<String>,
+}
+
+/// Files as output and input: `-w`, `-r`, `-C`, `-S`, `--record`, `--replay`.
+#[derive(Debug, Default)]
+pub struct FileSettings {
+    /// Files that flows are written to.
+    pub save: Vec<SaveSettings>,
+    /// A file whose flows are shown.
+    pub read: Option<PathBuf>,
+    /// Which of its flows.
+    pub read_filter: Option<Filter>,
+    /// Which flows are shown.
+    pub filter: Option<Filter>,
+    /// Requests that are sent again.
+    pub client_replay: Option<ClientReplaySettings>,
+    /// Recordings that answer.
+    pub server_replay: Option<ServerReplaySettings>,
+    /// Whether the proxy listens.
+    pub server: bool,
+    /// Whether it goes on when files were read and requests replayed.
+    pub keepserving: bool,
+}
+
+impl FileSettings {
+    fn new(args: &ReplayArgs, set: &MitmOptions, json: bool) -> anyhow::Result<Self> {
+        let filter = |own: &Option<String>| -> anyhow::Result<Option<Filter>> {
+            let text = args.filter.as_ref().or(own.as_ref());
+            text.map(|text| filter_of(text)).transpose()
+        };
+        let save_filter = filter(&set.save_stream_filter)?;
+        let mut save = Vec::new();
+        let stream = args
+            .save_stream_file
+            .as_ref()
+            .or(set.save_stream_file.as_ref());
+        save.extend(stream.map(|spec| SaveSettings::new(spec, save_filter.clone())));
+        if let Some(har) = &set.hardump {
+            ensure!(
+                har.ends_with(".har") || har == "-",
+                "option 'hardump' must name a .har file, or be -"
+            );
+            save.push(SaveSettings::new(har, save_filter.clone()));
+        }
+        if let Some(folder) = &args.record {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("can't make the folder {}", folder.display()))?;
+            save.push(SaveSettings {
+                path: folder.join(RECORDING),
+                append: false,
+                filter: None,
+            });
+        }
+        let paths = |args: &[PathBuf], set: &[String]| -> Vec<PathBuf> {
+            let set = set.iter().map(|path| crate::paths::expand_home(path));
+            set.chain(args.iter().cloned()).collect()
+        };
+        let client = paths(&args.client_replay, &set.client_replay);
+        let concurrency = args
+            .client_replay_concurrency
+            .or(set.client_replay_concurrency)
+            .unwrap_or(1);
+        let concurrency = match usize::try_from(concurrency) {
+            Ok(1..) => usize::try_from(concurrency).unwrap_or(1).min(256),
+            _ if concurrency == -1 => 256,
+            _ => bail!("--client-replay-concurrency must be 1 or more, or -1"),
+        };
+        let client_replay = (!client.is_empty()).then_some(ClientReplaySettings {
+            files: client,
+            concurrency,
+            check: args.replay_check,
+            json,
+        });
+        let rfile = set.rfile.as_deref().map(crate::paths::expand_home);
+        let settings = Self {
+            save,
+            read: args.rfile.clone().or(rfile),
+            read_filter: filter(&set.readfile_filter)?,
+            filter: filter(&set.dumper_filter)?,
+            client_replay,
+            server_replay: server_replay(args, set)?,
+            server: !args.no_server && set.server.unwrap_or(true),
+            keepserving: set.keepserving.unwrap_or(false),
+        };
+        let has_work = settings.read.is_some() || settings.client_replay.is_some();
+        ensure!(
+            settings.server || has_work,
+            "there is nothing to do: -n doesn't listen, and neither -r nor -C is there"
+        );
+        ensure!(
+            settings.server || !settings.keepserving,
+            "-n doesn't listen, and keepserving goes on listening"
+        );
+        Ok(settings)
+    }
+}
+
+fn server_replay(
+    args: &ReplayArgs,
+    set: &MitmOptions,
+) -> anyhow::Result<Option<ServerReplaySettings>> {
+    let mut files: Vec<PathBuf> = set
+        .server_replay
+        .iter()
+        .map(|path| crate::paths::expand_home(path))
+        .collect();
+    files.extend(args.server_replay.iter().cloned());
+    let mut options = ReplayOptions::default();
+    if let Some(folder) = &args.replay {
+        files.push(folder.join(RECORDING));
+        options.extra = Extra::Status(404);
+    }
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let is = |option: Option<bool>| option.unwrap_or(false);
+    let extra = args
+        .server_replay_extra
+        .as_ref()
+        .or(set.server_replay_extra.as_ref());
+    match extra.map(String::as_str) {
+        None => {}
+        Some("forward") => options.extra = Extra::Forward,
+        Some("kill") => options.extra = Extra::Kill,
+        Some(status) => {
+            let status = status
+                .parse()
+                .ok()
+                .filter(|status| (200..600).contains(status));
+            options.extra = Extra::Status(status.with_context(|| {
+                format!(
+                    "--server-replay-extra must be forward, kill or a status from 200 to 599, not '{}'",
+                    extra.map_or("", String::as_str)
+                )
+            })?);
+        }
+    }
+    if args.server_replay_kill_extra || is(set.server_replay_kill_extra) {
+        options.extra = Extra::Kill;
+    }
+    options.reuse = args.server_replay_reuse || is(set.server_replay_reuse);
+    options.refresh = match (args.server_replay_refresh, args.no_server_replay_refresh) {
+        (true, _) => true,
+        (_, true) => false,
+        _ => set.server_replay_refresh.unwrap_or(true),
+    };
+    options.use_headers = set.server_replay_use_headers.clone();
+    options.ignore_content = is(set.server_replay_ignore_content);
+    options.ignore_host = is(set.server_replay_ignore_host);
+    options.ignore_port = is(set.server_replay_ignore_port);
+    options.ignore_params = set.server_replay_ignore_params.clone();
+    options.ignore_payload_params = set.server_replay_ignore_payload_params.clone();
+    Ok(Some(ServerReplaySettings { files, options }))
 }
 
 /// What the proxy is started for.
@@ -177,6 +336,14 @@ impl Settings {
                 .context("option 'tcp_timeout' can't be negative")?;
         }
         config.process_attribution = args.output.process;
+        let files = FileSettings::new(&args.replay, &set, args.output.json)?;
+        if !files.server {
+            // Replayed requests have to pass somewhere: a port that nobody else is told of.
+            config.listen = vec![Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).into()];
+        }
+        if set.lazy.unwrap_or(files.server_replay.is_some()) {
+            config.connection_strategy = ConnectionStrategy::Lazy;
+        }
         apply_ways(&mut config, args, &set)?;
         Ok(Self {
             config,
@@ -186,6 +353,7 @@ impl Settings {
             screen: ScreenSettings::new(&args.screen)?,
             drain: args.listen.drain,
             store: StoreSettings::new(&args.store, &args.authority, purpose)?,
+            files,
             warnings,
         })
     }

@@ -409,7 +409,10 @@ fn a_credential_is_seen_by_its_host_alone() {
             "3",
         ],
     );
-    let (_, body) = setup.get_url(&tls.url("/head"), &["--header", "Authorization: Bearer dummy"]);
+    let (_, body) = setup.get_url(
+        &tls.url("/head"),
+        &["--header", "Authorization: Bearer dummy"],
+    );
     let json: Value = serde_json::from_str(&body).unwrap();
     let head = json["head"].to_string();
     assert!(

@@ -48,6 +48,8 @@ pub struct Config {
     /// Whether a reverse proxy leaves the client's `Host` as it is. Default: false; the server
     /// behind us sees its own name.
     pub keep_host_header: bool,
+    /// When the origin of a CONNECT, or of TLS, is dialled. Default: before the client is answered.
+    pub connection_strategy: ConnectionStrategy,
     /// Proxies on the way to origins.
     pub via: ViaConfig,
     /// Addresses that are used for names, before the resolver is asked.
@@ -85,6 +87,7 @@ impl Default for Config {
             process_attribution: true,
             connect_addr: None,
             keep_host_header: false,
+            connection_strategy: ConnectionStrategy::default(),
             via: ViaConfig::default(),
             hosts: Vec::new(),
             auth: None,
@@ -195,6 +198,18 @@ pub enum UpstreamHttp {
     /// HTTP/3 to origins with TLS, whatever the client speaks; there is no way back to TCP, but
     /// for WebSockets, which go over HTTP/1.1. Needs the feature `http3`.
     Http3,
+}
+
+/// When origins are dialled: mitmproxy's `connection_strategy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConnectionStrategy {
+    /// Before the client is told that it is connected: an origin that is down is an honest 502, and the client's TLS is
+    /// what the origin agreed to.
+    #[default]
+    Eager,
+    /// When a request has to go there. What interceptors answer needs no origin at all; a leaf has the names that the
+    /// client asked for only, and the client is offered what the configuration allows.
+    Lazy,
 }
 
 /// TLS on both sides.

@@ -45,8 +45,9 @@ mod websocket;
 
 pub use auth::{InvalidAuth, ProxyAuth};
 pub use config::{
-    Config, ConfigError, Limits, Listen, PoolConfig, PoolMode, ProxyProtocol, ProxyProtocolVersion,
-    Retry, Roots, Sandwich, Timeouts, TlsConfig, TlsVersions, UpstreamHttp, ViaConfig, ViaRule,
+    Config, ConfigError, ConnectionStrategy, Limits, Listen, PoolConfig, PoolMode, ProxyProtocol,
+    ProxyProtocolVersion, Retry, Roots, Sandwich, Timeouts, TlsConfig, TlsVersions, UpstreamHttp,
+    ViaConfig, ViaRule,
 };
 pub use dial::{Resolver, Resolving};
 pub use metrics::{LatencyHistogram, Metrics};

@@ -23,7 +23,7 @@ use tollgate_wire::tls::{HelloStatus, parse_client_hello};
 use tracing::{debug, info};
 
 use crate::auth;
-use crate::config::UpstreamHttp;
+use crate::config::{ConnectionStrategy, UpstreamHttp};
 use crate::h1::{self, Fixed, Mode};
 use crate::io::Conn;
 use crate::metrics::count;
@@ -328,7 +328,11 @@ fn dials_first(session: &Session, towards: &Towards, decision: ConnectDecision) 
         return true;
     }
     // Nothing goes out before the scanner has seen it, and nothing over TCP to an origin of UDP.
-    if session.scanner().is_some() || session.live.config.upstream_http == UpstreamHttp::Http3 {
+    let config = &session.live.config;
+    if session.scanner().is_some()
+        || config.upstream_http == UpstreamHttp::Http3
+        || config.connection_strategy == ConnectionStrategy::Lazy
+    {
         return false;
     }
     if let Some(server) = towards.server {
@@ -765,7 +769,9 @@ async fn intercept(
     };
     let has_tls = towards.server.is_none_or(ReverseScheme::has_tls);
     // Nothing goes out before the scanner has seen it.
-    let asks_origin = has_tls && session.scanner().is_none();
+    let asks_origin = has_tls
+        && session.scanner().is_none()
+        && session.live.config.connection_strategy == ConnectionStrategy::Eager;
     let upstream = if asks_origin {
         let to = session.destination(&target, &Via::Configured);
         let route = session.route(to, Some(tls.clone()), false);

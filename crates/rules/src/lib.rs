@@ -25,6 +25,7 @@ mod inject;
 mod interceptor;
 mod local;
 mod mitm;
+pub mod replay;
 mod rewrite;
 mod rule;
 mod set;

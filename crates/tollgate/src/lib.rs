@@ -104,9 +104,9 @@ pub use tollgate_ca as ca;
 pub use tollgate_ca::{Authority as CertificateAuthority, CaError, HostCert};
 #[cfg(feature = "http-proxy")]
 pub use tollgate_engine::{
-    Action, Config, ConfigError, Handle, HostPattern, LatencyHistogram, Limits, Listen, Metrics,
-    Policy, PoolConfig, PoolMode, ProxyError, Retry, Roots, Runtime, Shutdown, Timeouts, TlsConfig,
-    TlsVersions, UpstreamHttp, raise_file_limit,
+    Action, Config, ConfigError, ConnectionStrategy, Handle, HostPattern, LatencyHistogram, Limits,
+    Listen, Metrics, Policy, PoolConfig, PoolMode, ProxyError, Retry, Roots, Runtime, Shutdown,
+    Timeouts, TlsConfig, TlsVersions, UpstreamHttp, raise_file_limit,
 };
 #[cfg(all(feature = "http-proxy", feature = "tls-intercept"))]
 pub use tollgate_engine::{Proxy, ProxyBuilder};

@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tollgate_flow::filter::Filter;
 use tollgate_flow::{
     Direction, Flow, FlowId, HttpVersion, Interceptor, Interest, Message, OnFailure, Outcome,
     Piece, Step,
@@ -26,6 +27,7 @@ pub struct FlowPrinter {
     style: Style,
     form: Form,
     cuts_urls: bool,
+    filter: Option<Filter>,
     captures: Mutex<HashMap<FlowId, Capture>>,
     held: Arc<AtomicUsize>,
 }
@@ -53,6 +55,18 @@ impl FlowPrinter {
         self
     }
 
+    /// Shows only flows that match, as they are known when they are shown.
+    pub fn only(mut self, filter: Option<Filter>) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    fn shows(&self, flow: &Flow) -> bool {
+        self.filter
+            .as_ref()
+            .is_none_or(|filter| filter.matches(flow))
+    }
+
     fn new(printer: Printer, stream: Stream, style: Style, form: Form) -> Self {
         Self {
             printer,
@@ -60,6 +74,7 @@ impl FlowPrinter {
             style,
             form,
             cuts_urls: false,
+            filter: None,
             captures: Mutex::default(),
             held: Arc::default(),
         }
@@ -189,6 +204,7 @@ impl Interceptor for FlowPrinter {
     fn response(&self, flow: &mut Flow) -> Step {
         if let Form::Lines { detail } = self.form
             && opens_websocket(flow)
+            && self.shows(flow)
         {
             // Before its messages, which may come for hours.
             let text = self.text(flow, &Outcome::COMPLETED, detail);
@@ -200,6 +216,7 @@ impl Interceptor for FlowPrinter {
     fn message(&self, flow: &mut Flow, message: Message<'_>) -> Step {
         if let (Form::Lines { detail }, Some(_)) = (self.form, &flow.websocket)
             && let Some(line) = websocket::message_line(flow, &message)
+            && self.shows(flow)
         {
             let text = self.message_text(line, &message, detail);
             self.printer.flow(self.stream, text);
@@ -220,6 +237,10 @@ impl Interceptor for FlowPrinter {
     }
 
     fn end(&self, flow: &Flow, outcome: &Outcome) {
+        if !self.shows(flow) {
+            self.captures().remove(&flow.id);
+            return;
+        }
         let text = match self.form {
             Form::Json { process } => {
                 let mut out = String::with_capacity(768);

@@ -8,6 +8,7 @@ use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -24,6 +25,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Origin {
     /// Where it listens.
     pub address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
     dir: TempDir,
 }
 
@@ -43,18 +45,30 @@ impl Origin {
         std::fs::write(dir.path().join("ca.pem"), authority.cert_pem()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&accepted);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                counted.fetch_add(1, Ordering::SeqCst);
                 let config = Arc::clone(&config);
                 thread::spawn(move || answer(stream, config));
             }
         });
-        Self { address, dir }
+        Self {
+            address,
+            accepted,
+            dir,
+        }
     }
 
     /// The file with the authority that signed it.
     pub fn ca(&self) -> String {
         self.dir.path().join("ca.pem").display().to_string()
+    }
+
+    /// How many connections came.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
     }
 
     pub fn url(&self, path: &str) -> String {

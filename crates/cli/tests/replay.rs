@@ -1,0 +1,239 @@
+//! Flow files as output and input: `-w`, `-r`, `-C`, `-S`, `--record`, `--replay`.
+#![cfg(unix)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "helpers of tests assert as tests do"
+)]
+
+mod support;
+
+use std::path::Path;
+
+use serde_json::Value;
+use support::{Origin, Proxy, output, tollgate};
+
+/// Records two requests, and gives the file.
+fn recorded(origin: &Origin, dir: &Path, more: &[&str]) -> String {
+    let file = dir.join("out.mitm").display().to_string();
+    let ca = origin.ca();
+    let arguments = [&["-w", &file, "--upstream-trusted-ca", &ca][..], more].concat();
+    let mut proxy = Proxy::start(&arguments);
+    proxy.curl(&origin.url("/first"), &["--http1.1"]);
+    proxy.curl(
+        &origin.url("/second"),
+        &["--http1.1", "--data", "some=thing"],
+    );
+    proxy.signal("TERM");
+    let (_, log) = proxy.wait();
+    assert!(log.iter().any(|line| line.contains("to ")), "{log:?}");
+    file
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn flows_are_written_as_they_end_and_read_again() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = recorded(&origin, dir.path(), &[]);
+    let read = output(&["-n", "-r", &file]);
+    let shown = text(read.stdout);
+    assert_eq!(read.status.code(), Some(0));
+    assert!(
+        shown.contains(&format!("GET {}", origin.url("/first"))) && shown.contains("POST"),
+        "{shown}"
+    );
+    // A filter expression, as mitmdump takes it, and what it leaves in another file, behind what is there.
+    let copy = dir.path().join("copy.mitm").display().to_string();
+    for _ in 0..2 {
+        let read = output(&["-nr", &file, "-w", &format!("+{copy}"), "~m post"]);
+        let shown = text(read.stdout);
+        assert!(
+            !shown.contains("/first") && shown.contains("/second"),
+            "{shown}"
+        );
+    }
+    let count = output(&["filter", "-c", "~u /second", &copy]);
+    assert_eq!(text(count.stdout), "2\n");
+    // JSON, and HAR by the name of the file.
+    let read = output(&["-nr", &file, "--json"]);
+    let line: Value = serde_json::from_str(text(read.stdout).lines().next().unwrap()).unwrap();
+    assert_eq!(line["url"], origin.url("/first"));
+    let har = dir.path().join("out.har").display().to_string();
+    output(&["-nr", &file, "--set", &format!("hardump={har}")]);
+    let har: Value = serde_json::from_slice(&std::fs::read(har).unwrap()).unwrap();
+    assert_eq!(har["log"]["entries"].as_array().unwrap().len(), 2);
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn what_is_cut_or_missing_says_so() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = recorded(&origin, dir.path(), &[]);
+    let whole = std::fs::read(&file).unwrap();
+    let cut = dir.path().join("cut.mitm").display().to_string();
+    std::fs::write(&cut, &whole[..whole.len() - 10]).unwrap();
+    let read = output(&["-nr", &cut]);
+    assert_eq!(read.status.code(), Some(1));
+    assert!(text(read.stdout).contains("/first"));
+    // A recording that answers must be whole.
+    let served = output(&["-S", &cut]);
+    assert_eq!(served.status.code(), Some(1));
+    assert!(text(served.stderr).contains("can't be read whole"));
+    for (arguments, why) in [
+        (&["-n"][..], "nothing to do"),
+        (&["-nr", "/no/such/file"], "can't open /no/such/file"),
+        (
+            &["-w", "/no/such/folder/file"],
+            "can't write /no/such/folder/file",
+        ),
+        (
+            &["-C", "x", "--client-replay-concurrency", "0"],
+            "1 or more",
+        ),
+        (
+            &["-S", "x", "--server-replay-extra", "maybe"],
+            "forward, kill or a status",
+        ),
+    ] {
+        let run = output(arguments);
+        let error = text(run.stderr);
+        assert!(
+            run.status.code() == Some(1) && error.contains(why),
+            "{arguments:?}: {error}"
+        );
+    }
+}
+
+#[test]
+fn requests_are_sent_again_and_differences_told() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = recorded(&origin, dir.path(), &[]);
+    let ca = origin.ca();
+    let replay = |more: &[&str]| {
+        let home = tempfile::tempdir().unwrap();
+        let run = tollgate(home.path())
+            .args(["-nC", &file, "--upstream-trusted-ca", &ca])
+            .args(more)
+            .output()
+            .unwrap();
+        (
+            run.status.code().unwrap(),
+            text(run.stdout),
+            text(run.stderr),
+        )
+    };
+    let (code, shown, said) = replay(&["--client-replay-concurrency", "4", "--replay-check"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        shown.contains("/first") && shown.contains("/second"),
+        "{shown}"
+    );
+    assert!(
+        said.contains("2 requests replayed: 2 the same, 0 different, 0 failed"),
+        "{said}"
+    );
+    // A rule makes an answer different.
+    let rule = "/~s ~u second/received/got";
+    let (code, _, said) = replay(&["-B", rule, "--replay-check"]);
+    assert_eq!(code, 1);
+    assert!(
+        said.contains("/second: a body of") && said.contains("1 different"),
+        "{said}"
+    );
+    let (code, shown, _) = replay(&["-B", rule, "--json", "--filter", "~u second", "-q"]);
+    let _ = shown;
+    assert_eq!(code, 2, "--json and -q contradict each other");
+    let (code, shown, _) = replay(&["-B", rule, "--json", "--flow-detail", "0"]);
+    assert_eq!(code, 0);
+    let lines: Vec<Value> = shown
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|line: &Value| line["differences"].is_array())
+        .collect();
+    assert_eq!(lines.len(), 2);
+}
+
+#[test]
+fn recordings_answer_without_an_origin() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, first, second) = {
+        let origin = Origin::start();
+        let file = recorded(&origin, dir.path(), &[]);
+        (file, origin.url("/first"), origin.url("/second"))
+    };
+    // The origin's thread lives on: another port shows that nobody is asked.
+    let moved = |url: &str| {
+        let (before, path) = url.rsplit_once('/').unwrap();
+        let host = before.rsplit_once(':').unwrap().0;
+        format!("{host}:9/{path}")
+    };
+    let proxy = Proxy::start(&[
+        "-S",
+        &file,
+        "--server-replay-extra",
+        "404",
+        "--set",
+        "server_replay_ignore_port=true",
+    ]);
+    for version in ["--http1.1", "--http2"] {
+        let get = |url: &str, more: &[&str]| {
+            let run = proxy.curl(url, &[&[version][..], more].concat());
+            text(run.stdout)
+        };
+        if version == "--http1.1" {
+            assert_eq!(
+                get(&moved(&first), &[]),
+                r#"{"path":"/first","received":0}"#
+            );
+        } else {
+            let body = get(&moved(&second), &["--data", "some=thing"]);
+            assert_eq!(body, r#"{"path":"/second","received":10}"#);
+        }
+        let missing = get(&moved(&first), &[]);
+        assert!(
+            missing.contains("no recording answers GET"),
+            "{version}: {missing}"
+        );
+    }
+}
+
+#[test]
+fn a_command_is_recorded_and_runs_again_without_a_network() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("tape").display().to_string();
+    let url = origin.url("/api");
+    let run = |more: &[&str], url: &str| {
+        let home = tempfile::tempdir().unwrap();
+        let output = tollgate(home.path())
+            .args(["run", "--upstream-trusted-ca", &origin.ca()])
+            .args(more)
+            .args(["--", "curl", "-sS", "--http1.1", url])
+            .output()
+            .unwrap();
+        (text(output.stdout), text(output.stderr))
+    };
+    let (recorded, _) = run(&["--record", &folder], &url);
+    assert_eq!(recorded, r#"{"path":"/api","received":0}"#);
+    let before = origin.accepted();
+    let (replayed, said) = run(&["--replay", &folder], &url);
+    assert_eq!(replayed, recorded, "{said}");
+    let (missing, _) = run(&["--replay", &folder], &origin.url("/other"));
+    assert!(
+        missing.contains("no recording answers") && missing.contains("/api"),
+        "{missing}"
+    );
+    assert_eq!(origin.accepted(), before);
+}
