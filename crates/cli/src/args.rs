@@ -547,6 +547,18 @@ pub struct HostArgs {
     /// Refuse these hosts with 403; nothing is sent to them [repeatable].
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub block_hosts: Vec<String>,
+    /// Connect to public addresses only: not to this machine, a private network, a metadata service or another special
+    /// range, whatever name leads there. Upstream proxies and the server of mode reverse are exempt.
+    #[arg(long, env = "TOLLGATE_PUBLIC_ONLY")]
+    pub public_only: bool,
+    /// Hosts that may have any address all the same, with --public-only [repeatable].
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        value_delimiter = ',',
+        requires = "public_only"
+    )]
+    pub private_hosts: Vec<String>,
 }
 
 #[derive(Debug, Args)]

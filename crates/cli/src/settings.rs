@@ -659,6 +659,8 @@ fn apply_hosts(config: &mut Config, args: &ProxyArgs, set: &MitmOptions) -> anyh
     }
     let policy = &mut config.policy;
     policy.block = globs(&args.hosts.block_hosts)?;
+    policy.public_only = args.hosts.public_only;
+    policy.private = globs(&args.hosts.private_hosts)?;
     policy.allow = regexes(&args.hosts.allow_hosts, &set.allow_hosts)?;
     policy.ignore = regexes(&args.hosts.ignore_hosts, &set.ignore_hosts)?;
     policy.ignore.extend(globs(&args.hosts.tunnel_hosts)?);

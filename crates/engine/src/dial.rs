@@ -135,17 +135,34 @@ fn interleave(found: Vec<IpAddr>) -> Vec<IpAddr> {
     mixed
 }
 
+/// Whether a destination is the configuration's own, or what somebody asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Own {
+    Configured,
+    Asked,
+}
+
+/// The refusal of a destination for its address.
+pub(crate) fn not_public(target: &Target, address: IpAddr) -> FlowError {
+    FlowError::new(
+        Side::Proxy,
+        ErrorClass::Blocked,
+        format!("{target} is at {address}, and only public addresses are allowed"),
+    )
+}
+
 /// Connects to a target within the configured time.
 pub(crate) async fn dial(
     cache: &DnsCache,
     target: &Target,
     config: &Config,
     counters: &Counters,
+    own: Own,
     is_ourselves: impl Fn(SocketAddr) -> bool,
 ) -> Result<TcpStream, FlowError> {
     let (bind, limit) = (config.connect_addr, config.timeouts.connect);
     let work = async {
-        let addresses = resolve(cache, target, config, counters, is_ourselves).await?;
+        let addresses = resolve(cache, target, config, counters, own, is_ourselves).await?;
         count(&counters.upstream_connects);
         race(&addresses, |address| connect(address, bind))
             .await
@@ -181,6 +198,7 @@ pub(crate) async fn resolve(
     target: &Target,
     config: &Config,
     counters: &Counters,
+    own: Own,
     is_ourselves: impl Fn(SocketAddr) -> bool,
 ) -> Result<Vec<SocketAddr>, FlowError> {
     let found = cache.resolve(&target.host, &config.hosts, counters).await;
@@ -198,10 +216,17 @@ pub(crate) async fn resolve(
             format!("{} has no address", target.host),
         ));
     }
+    let may = |ip: &&IpAddr| own == Own::Configured || config.policy.may_be_at(target, **ip);
+    let first = addresses.first().copied();
     let addresses: Vec<SocketAddr> = addresses
         .iter()
+        .filter(may)
         .map(|ip| SocketAddr::new(*ip, target.port))
         .collect();
+    if let (true, Some(first)) = (addresses.is_empty(), first) {
+        count(&counters.blocked_total);
+        return Err(not_public(target, first));
+    }
     if addresses.iter().any(|a| is_ourselves(*a)) {
         return Err(FlowError::new(
             Side::Proxy,

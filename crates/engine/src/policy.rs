@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use tollgate_flow::Target;
+use tollgate_wire::address::unsafe_address;
 
 use crate::config::ConfigError;
 
@@ -31,6 +32,13 @@ pub struct Policy {
     pub ignore: Vec<HostPattern>,
     /// mitmproxy's `tcp_hosts`: what is said to these is not read as HTTP. TLS is opened.
     pub raw: Vec<HostPattern>,
+    /// Whether only public addresses are destinations: none of this machine, a private network, a metadata service or
+    /// another range with a special purpose, whatever name leads there. An address is looked at when it is dialled, so
+    /// that a name can't change its mind. Default: false. Upstream proxies and the server of a reverse proxy are the
+    /// configuration's own, and exempt.
+    pub public_only: bool,
+    /// Destinations that may have any address all the same.
+    pub private: Vec<HostPattern>,
     /// mitmproxy's `show_ignored_hosts`: whether tunnels are recorded, as bytes.
     pub show_ignored: bool,
     /// What happens to everything else.
@@ -71,6 +79,13 @@ impl Policy {
             },
             action => action,
         }
+    }
+
+    /// Whether a destination may have that address.
+    pub(crate) fn may_be_at(&self, target: &Target, address: IpAddr) -> bool {
+        !self.public_only
+            || unsafe_address(address).is_none()
+            || self.private.iter().any(|pattern| pattern.matches(target))
     }
 
     /// Whether what is said to a destination is not to be read as HTTP.

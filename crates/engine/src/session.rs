@@ -17,7 +17,7 @@ use tollgate_flow::{
 use tracing::{debug, warn};
 
 use crate::config::{PoolMode, UpstreamHttp};
-use crate::dial::dial;
+use crate::dial::{Own, dial, not_public};
 use crate::hooks::Run;
 use crate::io::Conn;
 use crate::metrics::{Counters, add_to, count, uncount};
@@ -385,14 +385,20 @@ impl Session {
     async fn dial_tcp(
         &self,
         target: &Target,
+        own: Own,
     ) -> Result<(Conn, SocketAddr, SocketAddr, Duration), FlowError> {
         let shared = &self.worker.shared;
         let config = &self.live.config;
         let started = Instant::now();
         let local = self.reached;
-        let stream = dial(&shared.dns, target, config, self.counters(), |address| {
-            shared.is_ourselves(address, local, false)
-        })
+        let stream = dial(
+            &shared.dns,
+            target,
+            config,
+            self.counters(),
+            own,
+            |address| shared.is_ourselves(address, local, false),
+        )
         .await?;
         let failed = |e: std::io::Error| {
             FlowError::new(
@@ -458,7 +464,11 @@ impl Session {
     pub async fn dial(&self, to: &Destination, forward: bool) -> Result<Dialled, UpstreamError> {
         let config = &self.live.config;
         let Some(proxy) = &to.via else {
-            let mut dialled = self.dial_retrying(&to.target).await?;
+            let own = match &*self.mode {
+                Mode::Reverse(reverse) if reverse.target == to.target => Own::Configured,
+                _ => Own::Asked,
+            };
+            let mut dialled = self.dial_retrying(&to.target, own).await?;
             if let Some(version) = config.proxy_protocol.send {
                 proxy_protocol::send(&mut dialled, version, self.client(), &config.timeouts)
                     .await?;
@@ -466,7 +476,7 @@ impl Session {
             return Ok(dialled);
         };
         let mut dialled = self
-            .dial_retrying(&proxy.address)
+            .dial_retrying(&proxy.address, Own::Configured)
             .await
             .map_err(|e| FlowError {
                 message: match self.scanner() {
@@ -486,6 +496,15 @@ impl Session {
         if forward {
             return Ok(dialled);
         }
+        // A name is resolved there, where nobody here sees its addresses.
+        if let Some(ip) = to
+            .target
+            .ip()
+            .filter(|ip| !config.policy.may_be_at(&to.target, *ip))
+        {
+            count(&self.counters().blocked_total);
+            return Err(not_public(&to.target, ip).into());
+        }
         let limit = config.timeouts.connect;
         via::tunnel_through(&mut dialled.conn, proxy, &to.target, limit).await?;
         if proxy.scheme == ProxyScheme::Https {
@@ -495,16 +514,16 @@ impl Session {
     }
 
     /// Makes a TCP connection; once more where the configuration says so.
-    async fn dial_retrying(&self, target: &Target) -> Result<Dialled, FlowError> {
+    async fn dial_retrying(&self, target: &Target, own: Own) -> Result<Dialled, FlowError> {
         let retry = &self.live.config.retry;
-        let dialled = match self.dial_tcp(target).await {
+        let dialled = match self.dial_tcp(target, own).await {
             Err(error)
                 if retry.on_connect_failure
                     && matches!(error.class, ErrorClass::Connect | ErrorClass::Timeout) =>
             {
                 count(&self.counters().retries);
                 tokio::time::sleep(retry.delay).await;
-                self.dial_tcp(target).await
+                self.dial_tcp(target, own).await
             }
             dialled => dialled,
         };

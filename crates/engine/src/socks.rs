@@ -19,6 +19,7 @@ use tollgate_wire::dns;
 use tollgate_wire::socks5::{self, Address, Command, Method, ReplyCode, SocksError};
 use tracing::{debug, info};
 
+use crate::dial::not_public;
 use crate::h1;
 use crate::hooks::{PieceVerdict, Run, SharedFlow};
 use crate::io::Conn;
@@ -365,9 +366,14 @@ async fn peer(
     let found = shared.dns.resolve(&target.host, &config.hosts, counters);
     let found = tokio::time::timeout(Duration::from_secs(10), found).await;
     let address = match found {
-        Ok(Ok(addresses)) => addresses
-            .first()
-            .map(|ip| SocketAddr::new(*ip, target.port)),
+        Ok(Ok(addresses)) => {
+            let may = |ip: &&std::net::IpAddr| config.policy.may_be_at(target, **ip);
+            match (addresses.iter().find(may), addresses.first()) {
+                (Some(ip), _) => Some(SocketAddr::new(*ip, target.port)),
+                (None, Some(ip)) => return Err(not_public(target, *ip)),
+                (None, None) => None,
+            }
+        }
         _ => None,
     };
     let address = address.ok_or_else(|| {

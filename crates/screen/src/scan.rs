@@ -28,4 +28,5 @@ pub use gitleaks::{MAX_PACK_BYTES, MAX_PACK_RULES, PackError, RulePack};
 pub use known::{KnownError, KnownSecrets, MAX_KNOWN, MAX_KNOWN_LEN, MIN_KNOWN_LEN};
 pub use rule::{PatternError, RuleInfo};
 pub use scanner::{BuildError, ScanState, Scanner, ScannerBuilder};
-pub use url::{Unsafe, unsafe_address, unsafe_host};
+pub use tollgate_wire::address::{Unsafe, unsafe_address};
+pub use url::unsafe_host;

@@ -26,6 +26,7 @@
 //! | [`websocket`] | WebSocket frames and messages, permessage-deflate |
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod alt_svc;
 pub mod coding;
 pub mod detect;

@@ -114,6 +114,11 @@ pub(super) fn refused(
 ) -> Option<Target> {
     let is_blocked = |target: &Target| policy.decide(&[target]) == Action::Block;
     if let Mode::Proxy | Mode::Return = mode {
+        // A proxy on the way would be asked for it.
+        let target = &request.target;
+        if target.ip().is_some_and(|ip| !policy.may_be_at(target, ip)) {
+            return Some(target.clone());
+        }
         return is_blocked(&request.target).then(|| request.target.clone());
     }
     if policy.block.is_empty() {

@@ -19,8 +19,9 @@ use tollgate_wire::http3::code;
 use tracing::{debug, warn};
 
 use crate::config::Limits;
-use crate::dial::{race, resolve};
+use crate::dial::{Own, race, resolve};
 use crate::metrics::{Counters, add_to, count};
+use crate::mode::Mode;
 use crate::pool::{Route, RouteTls, Slot};
 use crate::session::{Session, UpstreamError};
 use crate::streams::body::Source;
@@ -193,7 +194,11 @@ async fn establish(
     let config = &session.live.config;
     let counters = session.counters();
     let local = session.reached;
-    let addresses = resolve(&shared.dns, target, config, counters, |address| {
+    let own = match &*session.mode {
+        Mode::Reverse(reverse) if reverse.target == *target => Own::Configured,
+        _ => Own::Asked,
+    };
+    let addresses = resolve(&shared.dns, target, config, counters, own, |address| {
         shared.is_ourselves(address, local, true)
     })
     .await?;

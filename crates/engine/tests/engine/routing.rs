@@ -14,6 +14,58 @@ fn pattern_of(text: &str) -> Vec<HostPattern> {
 }
 
 #[test]
+fn only_public_addresses_are_connected_to_where_that_is_asked_for() {
+    let origin = Origin::echo_path(Identity::Good);
+    let plain = Origin::script(Identity::Plain, |wire, _| {
+        loop {
+            let path = wire.read_request()?.path();
+            wire.send(ok(path))?;
+        }
+    });
+    let port = |origin: &Origin| origin.authority().rsplit(':').next().unwrap().to_owned();
+    let mut config = config();
+    config.policy.public_only = true;
+    // A name that leads here, like one that changes its mind after it was looked at.
+    config.hosts = vec![(
+        "rebinding.example".to_owned(),
+        vec!["127.0.0.1".parse().unwrap()],
+    )];
+    let proxy = start(config.clone());
+    for host in [
+        "localhost",
+        "127.0.0.1",
+        "[::1]",
+        "rebinding.example",
+        "[::ffff:127.0.0.1]",
+    ] {
+        let authority = format!("{host}:{}", port(&origin));
+        let mut client = proxy.plain();
+        let answer = client
+            .exchange(format!(
+                "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n"
+            ))
+            .unwrap();
+        assert_eq!(answer.status(), 403, "{host}: {}", answer.text());
+        let authority = format!("{host}:{}", port(&plain));
+        let mut client = proxy.plain();
+        let answer = client
+            .exchange(format!(
+                "GET http://{authority}/x HTTP/1.1\r\nHost: {authority}\r\n\r\n"
+            ))
+            .unwrap();
+        assert_eq!(answer.status(), 403, "{host}: {}", answer.text());
+    }
+    assert_eq!(origin.accepted() + plain.accepted(), 0);
+    config.policy.private = vec![HostPattern::new("localhost").unwrap()];
+    let proxy = start(config);
+    let mut client = proxy.tls(&origin);
+    let answer = client
+        .exchange("GET /there HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    assert_eq!(answer.text(), "/there");
+}
+
+#[test]
 fn plain_http_inside_connect_is_seen() {
     let origin = Origin::echo_path(Identity::Plain);
     let recorder = Recorder::new(Interest::HEADS);

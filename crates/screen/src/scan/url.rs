@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
+use tollgate_wire::address::{Unsafe, unsafe_address};
+
 use super::catalogue::own;
 use super::encoding;
 use super::finding::{Confidence, Kind};
@@ -168,15 +170,6 @@ fn strip_port(host: &[u8]) -> &[u8] {
     }
 }
 
-/// What is wrong with an address as a destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unsafe {
-    /// A service that hands credentials to whoever asks from the machine.
-    Metadata,
-    /// This machine, this network, or a range with a special purpose.
-    NotGlobal,
-}
-
 /// Judges a host as it stands in a URL: a name, an IPv4 address in any spelling that `inet_aton`
 /// reads, an IPv6 address in brackets. `None`: nothing speaks against it; a name must still be
 /// resolved, and its addresses judged with [`unsafe_address`].
@@ -228,79 +221,6 @@ pub fn unsafe_host(host: &str) -> Option<Unsafe> {
         }
     }
     None
-}
-
-/// Judges an address: anything that is not globally reachable, also when an IPv4 address is inside
-/// an IPv6 one (mapped, compatible, NAT64, 6to4, Teredo).
-#[must_use]
-pub fn unsafe_address(ip: IpAddr) -> Option<Unsafe> {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, c, _] = ip.octets();
-            if matches!(
-                ip.octets(),
-                [169, 254, 169, 254]
-                    | [169, 254, 170, 2]
-                    | [169, 254, 170, 23]
-                    | [100, 100, 100, 200]
-                    | [192, 0, 0, 192]
-                    | [168, 63, 129, 16]
-            ) {
-                return Some(Unsafe::Metadata);
-            }
-            let special = a == 0
-                || a == 10
-                || a == 127
-                || (a == 100 && (64..128).contains(&b))
-                || (a == 169 && b == 254)
-                || (a == 172 && (16..32).contains(&b))
-                || (a == 192 && b == 168)
-                || (a == 192 && b == 0 && (c == 0 || c == 2))
-                || (a == 192 && b == 88 && c == 99)
-                || (a == 198 && (b == 18 || b == 19))
-                || (a == 198 && b == 51 && c == 100)
-                || (a == 203 && b == 0 && c == 113)
-                || a >= 224;
-            special.then_some(Unsafe::NotGlobal)
-        }
-        IpAddr::V6(ip) => {
-            let s = ip.segments();
-            let v4 = |high: u16, low: u16| {
-                let [a, b] = high.to_be_bytes();
-                let [c, d] = low.to_be_bytes();
-                unsafe_address(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
-            };
-            if s == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254]
-                || s == [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]
-            {
-                return Some(Unsafe::Metadata);
-            }
-            match s {
-                [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Some(Unsafe::NotGlobal),
-                [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => {
-                    v4(high, low)
-                }
-                [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
-                [0x64, 0xff9b, 1, ..] => Some(Unsafe::NotGlobal),
-                [0x2002, high, low, ..] => v4(high, low),
-                [0x2001, 0, .., high, low] => v4(!high, !low).or(Some(Unsafe::NotGlobal)),
-                [0x2001, 0x1..=0x1ff, ..]
-                | [0x2001, 0xdb8, ..]
-                | [0x3fff, 0..=0xfff, ..]
-                | [0x5f00, ..]
-                | [0x100, 0, 0, 0, ..] => Some(Unsafe::NotGlobal),
-                [first, ..]
-                    if first & 0xfe00 == 0xfc00
-                        || first & 0xffc0 == 0xfe80
-                        || first & 0xffc0 == 0xfec0
-                        || first & 0xff00 == 0xff00 =>
-                {
-                    Some(Unsafe::NotGlobal)
-                }
-                _ => None,
-            }
-        }
-    }
 }
 
 /// Reads an IPv4 address as `inet_aton` does: one to four parts, each decimal, octal or hexadecimal.
