@@ -219,6 +219,9 @@ pub struct RulesArgs {
         value_delimiter = ','
     )]
     pub rules: Vec<PathBuf>,
+    /// While this file exists, refuse what comes with 503 and cut what passes. It is looked for every second.
+    #[arg(long, value_name = "FILE", env = "TOLLGATE_KILL_SWITCH")]
+    pub kill_switch: Option<PathBuf>,
     /// Answer requests that match a filter with an empty response: /FILTER/STATUS; 444 cuts the connection. The first
     /// character separates, here and below [repeatable].
     #[arg(long, value_name = "SPEC")]

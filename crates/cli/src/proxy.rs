@@ -10,6 +10,7 @@ use tollgate_screen::{Screen, Verdict};
 use tollgate_store::{Capture, Store};
 
 use crate::output::{FlowPrinter, Printer, Stream, Style, install_log};
+use crate::rules::follow_file;
 use crate::save::FileSink;
 use crate::settings::{OpenAuthority, Settings};
 
@@ -45,6 +46,13 @@ pub async fn start(
     let builder = Proxy::builder()
         .config(settings.config.clone())
         .authority(authority.authority.clone());
+    let builder = match settings.rules.kill_switch() {
+        Some((file, switch)) => {
+            tokio::spawn(follow_file(file, switch.clone()));
+            builder.interceptor(switch)
+        }
+        None => builder,
+    };
     // First: everybody else sees what the rules make of the traffic.
     let builder = match rules {
         Some(rules) => builder.interceptor(rules.clone()),

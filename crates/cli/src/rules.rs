@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use tollgate_flow::Direction;
-use tollgate_rules::{Explained, MitmOptions, RuleSet, Rules};
+use tollgate_rules::{Explained, KillSwitch, MitmOptions, RuleSet, Rules};
 
 use crate::args::{RulesArgs, RulesCommand};
 use crate::files;
@@ -21,6 +21,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct RulesSettings {
     files: Vec<PathBuf>,
     options: MitmOptions,
+    kill_switch: Option<PathBuf>,
 }
 
 impl RulesSettings {
@@ -40,6 +41,7 @@ impl RulesSettings {
         Self {
             files: args.rules.clone(),
             options,
+            kill_switch: args.kill_switch.clone(),
         }
     }
 
@@ -50,6 +52,14 @@ impl RulesSettings {
     pub fn open(&self) -> anyhow::Result<Option<Rules>> {
         let set = RuleSet::load(&self.files, &self.options)?;
         Ok((!set.is_empty() || !self.files.is_empty()).then(|| Rules::new(set)))
+    }
+
+    /// The switch, where there is one, as its file says now.
+    pub fn kill_switch(&self) -> Option<(PathBuf, KillSwitch)> {
+        let file = self.kill_switch.clone()?;
+        let switch = KillSwitch::default();
+        switch.set(file.exists());
+        Some((file, switch))
     }
 
     /// Puts the rules in force anew whenever one of their files changes: all of them, or, where one is wrong, none.
@@ -79,6 +89,21 @@ impl RulesSettings {
                 Err(_) => seen = now,
             }
         }
+    }
+}
+
+/// Turns a switch as its file comes and goes.
+pub async fn follow_file(file: PathBuf, switch: KillSwitch) -> Infallible {
+    loop {
+        let on = file.exists();
+        if on != switch.is_on() {
+            switch.set(on);
+            match on {
+                true => tracing::warn!("{} is there: everything is refused", file.display()),
+                false => tracing::warn!("{} is gone: traffic passes again", file.display()),
+            }
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -504,6 +504,67 @@ fn a_changed_file_takes_effect_all_or_nothing() {
 }
 
 #[test]
+fn a_budget_is_used_up() {
+    let setup = with(
+        r#"
+        [[rule]]
+        when = "~u /few"
+        budget = { requests = 2, per = "1h" }
+        [[rule]]
+        when = "~u /small"
+        budget = { upload = "10", per = "1h" }
+        "#,
+        &[],
+    );
+    for _ in 0..2 {
+        let (head, _) = setup.get("/few", &[]);
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    }
+    let (head, body) = setup.get("/few", &[]);
+    assert!(
+        head.starts_with("HTTP/1.1 429 ") && head.contains("Retry-After: "),
+        "{head}"
+    );
+    assert!(body.contains("used up"), "{body}");
+    let (head, _) = setup.get("/small", &["--data", "12345"]);
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let (error, _) = setup.get("/small", &["--data", "123456"]);
+    assert!(!error.starts_with("HTTP/1.1 200 "), "{error}");
+    let (head, _) = setup.get("/small", &["--data", "1"]);
+    assert!(head.starts_with("HTTP/1.1 429 "), "{head}");
+}
+
+#[test]
+fn a_kill_switch_refuses_and_cuts() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("stop");
+    let mut setup = with("", &["--kill-switch", file.to_str().unwrap()]);
+    let mut client = TcpStream::connect(setup.proxy.address()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let url = setup.origin.url("/events");
+    let address = setup.origin.address;
+    write!(client, "GET {url} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut client = BufReader::new(client);
+    let mut line = String::new();
+    while !line.contains("data: ") {
+        line.clear();
+        assert!(client.read_line(&mut line).unwrap() > 0);
+    }
+    fs::write(&file, "").unwrap();
+    setup.proxy.wait_for("everything is refused");
+    let (head, _) = setup.get("/x", &[]);
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    setup.origin.go_on.send(()).unwrap();
+    let mut rest = String::new();
+    let _ = client.read_to_string(&mut rest);
+    assert!(!rest.contains("another"), "{rest}");
+    fs::remove_file(&file).unwrap();
+    setup.proxy.wait_for("traffic passes again");
+    let (head, _) = setup.get("/x", &[]);
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+}
+
+#[test]
 fn cookies_and_credentials_stick() {
     let setup = with(
         "[[rule]]\nsticky_cookie = true\n[[rule]]\nsticky_auth = true",

@@ -10,6 +10,7 @@ use tollgate_flow::filter::{Filter, python_regex};
 use tollgate_flow::{Bytes, Direction, HeaderList, Reply, UpstreamProxy, Via};
 use toml::Spanned;
 
+use crate::budget::Budget;
 use crate::error::{Place, RuleError, closest};
 use crate::inject::{Inject, SecretSource};
 use crate::local::{MAX_FILE, MapLocal};
@@ -24,7 +25,7 @@ use crate::template::Template;
 const MAX_RULES_FILE: u64 = 4 << 20;
 
 /// The actions, as keys of a rule; each rule has one.
-pub(crate) const ACTIONS: [&str; 18] = [
+pub(crate) const ACTIONS: [&str; 19] = [
     "block",
     "allow",
     "tunnel",
@@ -38,6 +39,7 @@ pub(crate) const ACTIONS: [&str; 18] = [
     "redirect",
     "upstream",
     "throttle",
+    "budget",
     "hold",
     "inject",
     "sticky_cookie",
@@ -71,6 +73,7 @@ struct RawRule {
     redirect: Option<RawRedirect>,
     upstream: Option<String>,
     throttle: Option<RawThrottle>,
+    budget: Option<RawBudget>,
     hold: Option<RawHold>,
     inject: Option<RawInject>,
     sticky_cookie: Option<bool>,
@@ -153,6 +156,14 @@ struct RawThrottle {
     latency: Option<String>,
     upload: Option<String>,
     download: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBudget {
+    requests: Option<u64>,
+    upload: Option<String>,
+    per: String,
 }
 
 #[derive(Deserialize)]
@@ -447,6 +458,14 @@ impl Reader<'_> {
         if let Some(raw) = raw.throttle {
             found.push(("throttle", Some(Action::Throttle(throttle(&raw)?))));
         }
+        if let Some(raw) = raw.budget {
+            if raw.requests.is_none() && raw.upload.is_none() {
+                return Err("a budget has requests or upload".to_owned().into());
+            }
+            let upload = raw.upload.as_deref().map(bytes).transpose()?;
+            let budget = Budget::new(raw.requests, upload, duration(&raw.per)?);
+            found.push(("budget", Some(Action::Budget(Arc::new(budget)))));
+        }
         if let Some(raw) = raw.hold {
             let hold = HoldFor {
                 deadline: duration(&raw.deadline)?,
@@ -680,7 +699,7 @@ fn throttle(raw: &RawThrottle) -> Result<Throttle, Problem> {
     Ok(throttle)
 }
 
-/// Bytes a second: `100k`, `1m`.
+/// Bytes: `100k`, `1m`.
 fn bytes(text: &str) -> Result<u64, String> {
     scaled(
         text,
@@ -694,7 +713,7 @@ fn bytes(text: &str) -> Result<u64, String> {
     )
     .map(|bytes| bytes as u64)
     .filter(|bytes| *bytes > 0)
-    .ok_or_else(|| format!("'{text}' is no number of bytes a second such as 500, 100k or 2m"))
+    .ok_or_else(|| format!("'{text}' is no number of bytes such as 500, 100k or 2m"))
 }
 
 /// The longest time that a rule may wait.
@@ -774,6 +793,8 @@ mod tests {
             [[rule]]
             throttle = { latency = "200ms", download = "100k" }
             [[rule]]
+            budget = { requests = 100, upload = "10m", per = "1h" }
+            [[rule]]
             hold = { for = "30s", then = "continue" }
             [[rule]]
             inject = { host = "api.example.com", header = "X-Key", command = "echo k" }
@@ -790,7 +811,7 @@ mod tests {
         "#;
         let rules = read(text).unwrap();
         let words: Vec<&str> = rules.iter().map(|rule| rule.action()).collect();
-        assert_eq!(words.len(), 20);
+        assert_eq!(words.len(), 21);
         for word in ACTIONS.iter().chain(&["anticomp"]) {
             assert!(words.contains(word), "{word}");
         }

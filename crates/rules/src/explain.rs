@@ -156,6 +156,10 @@ fn on_request(rule: &Rule, flow: &mut Flow, allowed: &mut bool) -> Option<Explai
             },
             false,
         ),
+        Action::Budget(_) => says(
+            "counts it, and answers 429 when the budget is used up".to_owned(),
+            false,
+        ),
         Action::Inject(inject) if inject.belongs(flow) => says(
             format!("puts {} in, from {}", inject.header, inject.source),
             false,

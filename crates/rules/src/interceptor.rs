@@ -14,6 +14,7 @@ use tollgate_wire::coding::{Decoder, OutputLimit};
 use tollgate_wire::http1::{ResponseHead, standard_reason};
 use tracing::{debug, warn};
 
+use crate::budget::{Budget, Exhausted};
 use crate::hold::Holds;
 use crate::local::{self, Candidates};
 use crate::rewrite::{Replace, Rewriter};
@@ -66,6 +67,7 @@ struct State {
     allowed: bool,
     request: Option<Chain>,
     response: Option<Chain>,
+    budgets: Vec<Arc<Budget>>,
     upload: Vec<Arc<Bucket>>,
     download: Vec<Arc<Bucket>>,
 }
@@ -230,6 +232,16 @@ impl Rules {
                 note(flow, rule);
                 if !throttle.latency.is_zero() {
                     return self.after(throttle.latency, at);
+                }
+                return Step::Continue;
+            }
+            Action::Budget(budget) => {
+                if let Err(exhausted) = budget.request(&flow.request.target.host, Instant::now()) {
+                    note(flow, rule);
+                    return used_up(rule, exhausted);
+                }
+                if budget.upload.is_some() {
+                    lock(state).budgets.push(Arc::clone(budget));
                 }
                 return Step::Continue;
             }
@@ -449,6 +461,7 @@ impl Interceptor for Rules {
             allowed: false,
             request: None,
             response: None,
+            budgets: Vec::new(),
             upload: Vec::new(),
             download: Vec::new(),
         };
@@ -476,6 +489,15 @@ impl Interceptor for Rules {
         };
         let mut state = lock(&state);
         let state = &mut *state;
+        if piece.direction == Direction::Request {
+            let host = &*flow.request.target.host;
+            let bytes = piece.data.len() as u64;
+            for budget in &state.budgets {
+                if budget.upload(host, bytes, Instant::now()).is_err() {
+                    return Step::close("a budget of bytes to this host is used up");
+                }
+            }
+        }
         let (chain, buckets) = match piece.direction {
             Direction::Request => (&mut state.request, &state.upload),
             Direction::Response => (&mut state.response, &state.download),
@@ -728,6 +750,17 @@ fn broken(rule: &Rule, why: &str) -> Step {
     warn!(rule = rule.name(), "{why}");
     let text = format!("Tollgate: the rule {} can't act: {why}\n", rule.name());
     Step::respond(Reply::new(502).text(text))
+}
+
+/// A budget's refusal: 429, and when to come again.
+fn used_up(rule: &Rule, exhausted: Exhausted) -> Step {
+    let seconds = exhausted.0.as_secs().saturating_add(1).to_string();
+    let text = format!("Tollgate: the budget of {} is used up\n", rule.name());
+    let reply = Reply::new(429).text(text);
+    Step::respond(match reply.clone().header("Retry-After", &seconds) {
+        Ok(reply) => reply,
+        Err(_) => reply,
+    })
 }
 
 fn redirected(status: u16, location: &[u8]) -> Result<Reply, String> {

@@ -17,12 +17,14 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod budget;
 mod config;
 mod error;
 mod explain;
 mod hold;
 mod inject;
 mod interceptor;
+mod kill;
 mod local;
 mod mitm;
 pub mod replay;
@@ -39,6 +41,7 @@ pub use error::{Place, RuleError, closest};
 pub use explain::Explained;
 pub use hold::{Decision, Held, Holds, MAX_HELD};
 pub use interceptor::Rules;
+pub use kill::KillSwitch;
 pub use mitm::MitmOptions;
 pub use rewrite::REWRITE_WINDOW;
 pub use rule::{CUT, Rule};

@@ -7,6 +7,7 @@ use regex::bytes::Regex;
 use tollgate_flow::filter::Filter;
 use tollgate_flow::{Bytes, Direction, Flow, HeaderList, Reply, Via};
 
+use crate::budget::Budget;
 use crate::error::Place;
 use crate::inject::Inject;
 use crate::local::MapLocal;
@@ -68,6 +69,7 @@ pub(crate) enum Action {
     Redirect(Redirect),
     Upstream(Via),
     Throttle(Throttle),
+    Budget(Arc<Budget>),
     Hold(HoldFor),
     Inject(Arc<Inject>),
     StickyCookie(CookieJar),
@@ -98,6 +100,7 @@ impl Action {
             Self::Redirect(_) => "redirect",
             Self::Upstream(_) => "upstream",
             Self::Throttle(_) => "throttle",
+            Self::Budget(_) => "budget",
             Self::Hold(_) => "hold",
             Self::Inject(_) => "inject",
             Self::StickyCookie(_) => "sticky_cookie",

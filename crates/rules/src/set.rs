@@ -141,6 +141,14 @@ impl RuleSet {
                         }
                     }
                 }
+                Action::Budget(budget) => {
+                    if may(Direction::Request) {
+                        wanted |= head(Direction::Request, bodies);
+                        if budget.upload.is_some() {
+                            wanted |= Interest::REQUEST_DATA;
+                        }
+                    }
+                }
                 _ => {
                     if may(Direction::Request) {
                         wanted |= head(Direction::Request, bodies);
