@@ -69,6 +69,7 @@ END
   section 'flows stats'
   section 'rules check'
   section 'rules test'
+  section 'audit verify'
   section scan
   section 'transparent rules'
   section 'transparent apply'

@@ -86,6 +86,9 @@ pub enum Command {
     /// Check a file of rules, or try it on recorded flows.
     #[command(subcommand)]
     Rules(RulesCommand),
+    /// Check a log of verdicts.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Look for secrets, dangerous commands, injection and exfiltration in text.
     ///
     /// Exit code: 0 if nothing was found, 1 if something was, 2 if something went wrong.
@@ -311,6 +314,22 @@ pub struct ReplayArgs {
     pub filter: Option<String>,
 }
 
+/// `tollgate audit`.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Follow the chain of a log, with the files that were set aside before it. Exit code: 0 if it is whole, 1 if not.
+    ///
+    /// What was cut off at its end shows only by the hash that this prints: keep it elsewhere.
+    Verify {
+        /// The log.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
 /// `tollgate rules`.
 #[derive(Debug, Subcommand)]
 pub enum RulesCommand {
@@ -361,6 +380,15 @@ pub struct ScreenArgs {
     /// Tools whose calls are not held, by exact name: those that only read [repeatable].
     #[arg(long, value_name = "TOOL", value_delimiter = ',', requires = "screen")]
     pub read_only_tools: Vec<String>,
+    /// Write every verdict to this file, as JSON lines that show when somebody has changed them (`tollgate audit
+    /// verify`).
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "screen",
+        env = "TOLLGATE_AUDIT_LOG"
+    )]
+    pub audit_log: Option<PathBuf>,
     /// Let pass what can't be read (a broken content coding, a body over the limit) instead of refusing it.
     #[arg(long, requires = "screen")]
     pub screen_fail_open: bool,

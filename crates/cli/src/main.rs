@@ -6,6 +6,7 @@
 )]
 
 mod args;
+mod audit;
 mod authority;
 mod child_env;
 mod files;
@@ -68,6 +69,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Export(args)) => files::export(&args),
         Some(Command::Filter(args)) => files::filter(&args),
         Some(Command::Flows(args)) => flows::flows(&args),
+        Some(Command::Audit(command)) => audit::audit(&command),
         Some(Command::Rules(command)) => rules::rules(&command),
         Some(Command::Scan(args)) => Ok(scan::scan(&args)),
         Some(Command::Completions { shell }) => {

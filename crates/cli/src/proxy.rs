@@ -64,9 +64,17 @@ pub async fn start(
     };
     // Before whoever shows flows: what is shown is what became of them.
     let builder = match &settings.screen {
-        Some(screen) => builder.interceptor(
-            Screen::new(screen.scanner.clone(), screen.config.clone()).on_verdict(Arc::new(report)),
-        ),
+        Some(screen) => {
+            let audit = screen.audit.clone();
+            let on_verdict = move |verdict: &Verdict| {
+                report(verdict);
+                if let Some(audit) = &audit {
+                    audit.record(verdict);
+                }
+            };
+            let interceptor = Screen::new(screen.scanner.clone(), screen.config.clone());
+            builder.interceptor(interceptor.on_verdict(Arc::new(on_verdict)))
+        }
         None => builder,
     };
     let mut builder = show_flows(builder, settings, printer, stream);
@@ -132,6 +140,17 @@ fn show_flows(
             let lines = lines.only(settings.files.filter.clone());
             builder.interceptor(if is_terminal { lines.cut_urls() } else { lines })
         }
+    }
+}
+
+/// Writes the verdicts that wait: the proxy has ended.
+pub fn close_audit(settings: &Settings) {
+    if let Some(audit) = settings
+        .screen
+        .as_ref()
+        .and_then(|screen| screen.audit.as_ref())
+    {
+        audit.close();
     }
 }
 

@@ -59,6 +59,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     // What was recorded last is written before the process ends.
     drop(store);
     printer.flush();
+    proxy::close_audit(&settings);
     // Nothing is printed beside the command's own output.
     saves.into_iter().try_for_each(|file| file.close(true))?;
     result

@@ -37,6 +37,7 @@ pub fn serve(args: &ProxyArgs) -> anyhow::Result<ExitCode> {
     let (sinks, saves) = save::open(&settings.files.save)?;
     let result = work(&settings, &authority, &printer, &runtime, sinks);
     printer.flush();
+    proxy::close_audit(&settings);
     let quiet = settings.output.verbosity == Verbosity::Error;
     // What ended last is written before the process ends, whatever came of it.
     saves.into_iter().try_for_each(|file| file.close(quiet))?;

@@ -14,6 +14,7 @@ use tollgate_engine::{
 use tollgate_flow::filter::Filter;
 use tollgate_flow::{Credentials, OnFailure, TlsVersion, UpstreamProxy};
 use tollgate_rules::replay::{Extra, ReplayOptions};
+use tollgate_screen::audit::AuditLog;
 use tollgate_screen::scan::Scanner;
 use tollgate_screen::{Enforcement, ScreenConfig};
 
@@ -237,6 +238,8 @@ pub struct ScreenSettings {
     pub scanner: Scanner,
     /// What follows.
     pub config: ScreenConfig,
+    /// Where verdicts are written.
+    pub audit: Option<Arc<AuditLog>>,
 }
 
 impl ScreenSettings {
@@ -259,7 +262,15 @@ impl ScreenSettings {
             &[],
             &args.screen_allow,
         )?;
-        Ok(Some(Self { scanner, config }))
+        let audit = match &args.audit_log {
+            Some(path) => Some(Arc::new(AuditLog::open(path)?)),
+            None => None,
+        };
+        Ok(Some(Self {
+            scanner,
+            config,
+            audit,
+        }))
     }
 }
 

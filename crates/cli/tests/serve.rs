@@ -398,3 +398,45 @@ fn a_full_descriptor_table_is_said_and_survived() {
         "{answer:?}"
     );
 }
+
+#[test]
+fn verdicts_are_written_and_the_log_is_checked() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.jsonl").display().to_string();
+    let secret = format!("key=AK{}", "IAY3T6DKCNFLR2QWZ4");
+    let mut proxy = Proxy::start(&[
+        "--screen",
+        "enforce",
+        "--audit-log",
+        &log,
+        "--upstream-trusted-ca",
+        &origin.ca(),
+    ]);
+    let answer = proxy.curl(&origin.url("/"), &["--http1.1", "--data", &secret]);
+    assert!(
+        String::from_utf8_lossy(&answer.stdout).contains("aws-access-key-id"),
+        "{answer:?}"
+    );
+    proxy.signal("TERM");
+    proxy.wait();
+    let written = std::fs::read_to_string(&log).unwrap();
+    assert!(
+        written.contains("\"refused\":true") && !written.contains(secret.get(4..).unwrap()),
+        "{written}"
+    );
+    let run = output(&["audit", "verify", &log]);
+    let said = String::from_utf8(run.stdout).unwrap();
+    assert!(
+        run.status.success() && said.starts_with("whole: 1 line from number 1"),
+        "{said}"
+    );
+    std::fs::write(&log, written.replace("true", "false") + &written).unwrap();
+    let run = output(&["audit", "verify", "--json", &log]);
+    assert_eq!(run.status.code(), Some(1));
+    assert!(
+        String::from_utf8(run.stdout)
+            .unwrap()
+            .contains("\"line\":2")
+    );
+}

@@ -5,6 +5,7 @@
 //! puts these into a proxy, as an interceptor.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod gate;
 mod interceptor;
 pub mod llm;

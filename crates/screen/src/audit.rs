@@ -1,0 +1,581 @@
+//! A log of verdicts that shows when somebody has changed it.
+//!
+//! Each line is a JSON object with the SHA-256 of the line before it (`prev`), so that a line that was changed, taken
+//! out or put in breaks the chain at the next one: [`verify`] names it. What was cut off at the end shows only to who
+//! has kept a later hash; keep the one that `tollgate audit verify` prints.
+
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::interceptor::Verdict;
+
+/// Verdicts that wait to be written. More are dropped, and the next line says how many.
+const QUEUE: usize = 4096;
+/// A file of this size is set aside, and the chain goes on in a new one.
+const MAX_FILE: u64 = 16 << 20;
+/// Files that are set aside; then the oldest goes.
+const MAX_ASIDE: usize = 64;
+/// The longest line that is read.
+const MAX_LINE: usize = 1 << 20;
+/// What stands before the first line of all.
+const NOTHING: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Why a log can't be continued.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditError {
+    /// The file can't be read or written.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// What is there is no whole chain.
+    #[error("{}: {broken}; it is not continued: move it away to begin a new one", path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// Where, and how.
+        broken: Broken,
+    },
+}
+
+/// Where a chain is broken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line} {why}")]
+pub struct Broken {
+    /// The line, from 1, over all files.
+    pub line: u64,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// A chain that is whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Lines.
+    pub lines: u64,
+    /// The number of the first, 1 unless older files are gone.
+    pub first: u64,
+    /// The hash of the last line: what the next one will name.
+    pub last_hash: String,
+    /// Verdicts that were dropped, by what the lines say.
+    pub dropped: u64,
+}
+
+/// A log of verdicts. Dropping it writes what waits.
+#[derive(Debug)]
+pub struct AuditLog {
+    sender: Mutex<Option<SyncSender<Value>>>,
+    dropped: Arc<AtomicU64>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl AuditLog {
+    /// Opens a log, and continues the one that is there, which must be whole. A last line that was cut off by a crash is
+    /// set aside as `FILE.torn`. The file is for its owner's eyes only.
+    ///
+    /// ```
+    /// use tollgate_screen::audit::{AuditLog, verify};
+    ///
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("audit.jsonl");
+    /// let log = AuditLog::open(&path)?;
+    /// // Screen::new(…).on_verdict(Arc::new(move |verdict| log.record(verdict)))
+    /// drop(log);
+    /// assert_eq!(verify([std::fs::File::open(&path)?])?.lines, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn open(path: &Path) -> Result<Self, AuditError> {
+        let io = |error| AuditError::Io {
+            path: path.to_owned(),
+            error,
+        };
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(path).map_err(io)?;
+        let end = set_torn_line_aside(&mut file, path).map_err(io)?;
+        file.seek(SeekFrom::Start(0)).map_err(io)?;
+        let mut chain = Chain::default();
+        chain
+            .read(&mut BufReader::new(&file))
+            .map_err(|broken| AuditError::Broken {
+                path: path.to_owned(),
+                broken,
+            })?;
+        if chain.verified.lines == 0 {
+            // An empty file goes on where the newest one that was set aside ends.
+            chain = newest_aside(path).unwrap_or_default();
+        }
+        file.seek(SeekFrom::Start(end)).map_err(io)?;
+        let mut writer = Writer {
+            path: path.to_owned(),
+            file,
+            end,
+            next: chain.next(),
+            prev: chain.hash(),
+            failing: false,
+        };
+        let (sender, receiver) = sync_channel(QUEUE);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&dropped);
+        let thread = std::thread::Builder::new()
+            .name("tollgate-audit".to_owned())
+            .spawn(move || writer.run(&receiver, &counted))
+            .map_err(io)?;
+        Ok(Self {
+            sender: Mutex::new(Some(sender)),
+            dropped,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Writes a verdict, beside whoever calls. It never waits: where too many wait already, or the disk is full, the
+    /// verdict is dropped and counted, and the next line says so.
+    pub fn record(&self, verdict: &Verdict) {
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = sender
+            .as_ref()
+            .is_some_and(|sender| sender.try_send(entry(verdict)).is_ok());
+        if !sent {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes no more verdicts, and writes what waits.
+    pub fn close(&self) {
+        // With the sender the thread ends.
+        drop(
+            self.sender
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for AuditLog {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A verdict without what the log adds. Findings are redacted already.
+fn entry(verdict: &Verdict) -> Value {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let findings: Vec<Value> = verdict
+        .findings
+        .iter()
+        .map(|finding| {
+            json!({
+                "rule": &*finding.rule,
+                "severity": finding.severity.as_str(),
+                "excerpt": finding.excerpt,
+                "allow": finding.allow_hint(),
+            })
+        })
+        .collect();
+    json!({
+        "time_ms": u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        "flow": verdict.flow.to_string(),
+        "target": verdict.target,
+        "place": verdict.place.to_string(),
+        "refused": verdict.refused,
+        "reason": verdict.reason,
+        "findings": findings,
+    })
+}
+
+struct Writer {
+    path: PathBuf,
+    file: File,
+    /// Where the last whole line ends.
+    end: u64,
+    next: u64,
+    prev: String,
+    failing: bool,
+}
+
+impl Writer {
+    fn run(&mut self, entries: &Receiver<Value>, dropped: &AtomicU64) {
+        while let Ok(mut entry) = entries.recv() {
+            let missing = dropped.swap(0, Ordering::Relaxed);
+            if let Value::Object(fields) = &mut entry {
+                fields.insert("seq".to_owned(), json!(self.next));
+                fields.insert("prev".to_owned(), json!(self.prev));
+                if missing > 0 {
+                    fields.insert("dropped".to_owned(), json!(missing));
+                }
+            }
+            let mut line = entry.to_string();
+            let hash = hash_of(line.as_bytes());
+            line.push('\n');
+            match self.write(line.as_bytes()) {
+                Ok(()) => {
+                    self.next += 1;
+                    self.prev = hash;
+                    self.failing = false;
+                }
+                Err(error) => {
+                    dropped.fetch_add(missing + 1, Ordering::Relaxed);
+                    if !std::mem::replace(&mut self.failing, true) {
+                        tracing::error!(
+                            "{}: verdicts are not written: {error}",
+                            self.path.display()
+                        );
+                    }
+                }
+            }
+        }
+        // A machine that loses power keeps what was written up to here.
+        let _ = self.file.sync_data();
+    }
+
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.end + line.len() as u64 > MAX_FILE && self.end > 0 {
+            self.rotate()?;
+        }
+        let result = self.file.write_all(line);
+        if result.is_ok() {
+            self.end += line.len() as u64;
+        } else {
+            let _ = self.file.set_len(self.end);
+            let _ = self.file.seek(SeekFrom::Start(self.end));
+        }
+        result
+    }
+
+    /// Sets the file aside under the number of its last line, and begins another.
+    fn rotate(&mut self) -> io::Result<()> {
+        self.file.sync_data()?;
+        let last = self.next.saturating_sub(1);
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let new = with_suffix(&self.path, "new");
+        let _ = fs::remove_file(&new);
+        let file = options.open(&new)?;
+        fs::rename(&self.path, with_suffix(&self.path, &format!("{last:012}")))?;
+        fs::rename(&new, &self.path)?;
+        self.file = file;
+        self.end = 0;
+        let mut aside = set_aside(&self.path);
+        while aside.len() > MAX_ASIDE {
+            let oldest = aside.remove(0);
+            tracing::warn!("{}: the oldest verdicts are removed", oldest.display());
+            fs::remove_file(oldest)?;
+        }
+        Ok(())
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// The files that were set aside, the oldest first.
+pub fn set_aside(path: &Path) -> Vec<PathBuf> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let is_aside = |file: &PathBuf| {
+        let other = file
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        other
+            .strip_prefix(&name)
+            .and_then(|rest| rest.strip_prefix('.'))
+            .is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let mut found: Vec<PathBuf> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(is_aside)
+        .collect();
+    found.sort();
+    found
+}
+
+fn newest_aside(path: &Path) -> Option<Chain> {
+    let newest = set_aside(path).pop()?;
+    let mut chain = Chain::default();
+    chain
+        .read(&mut BufReader::new(File::open(newest).ok()?))
+        .ok()?;
+    Some(chain)
+}
+
+/// Cuts off a last line without an end, and keeps it beside the file. Answers where the file ends then.
+fn set_torn_line_aside(file: &mut File, path: &Path) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    let mut reader = BufReader::new(&*file);
+    let mut end = 0;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let n = reader.read_until(b'\n', &mut line)?;
+        if n == 0 || line.last() != Some(&b'\n') {
+            break;
+        }
+        end += n as u64;
+    }
+    if end < length {
+        let torn = with_suffix(path, "torn");
+        tracing::warn!(
+            "{}: its last line was cut off; it is now {}",
+            path.display(),
+            torn.display()
+        );
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).append(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut aside = options.open(torn)?;
+        line.push(b'\n');
+        aside.write_all(&line)?;
+        file.set_len(end)?;
+    }
+    Ok(end)
+}
+
+fn hash_of(line: &[u8]) -> String {
+    let mut text = String::with_capacity(64);
+    for byte in Sha256::digest(line) {
+        // Writing to memory can't fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// Follows a chain.
+#[derive(Default)]
+struct Chain {
+    verified: Verified,
+    last_seq: u64,
+}
+
+impl Chain {
+    fn hash(&self) -> String {
+        match self.verified.last_hash.is_empty() {
+            true => NOTHING.to_owned(),
+            false => self.verified.last_hash.clone(),
+        }
+    }
+
+    fn next(&self) -> u64 {
+        self.last_seq + 1
+    }
+
+    fn read(&mut self, input: &mut impl BufRead) -> Result<(), Broken> {
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let at = self.verified.lines + 1;
+            let broken = |why: &str| Broken {
+                line: at,
+                why: why.to_owned(),
+            };
+            let mut limited = io::Read::take(&mut *input, MAX_LINE as u64);
+            let n = limited
+                .read_until(b'\n', &mut line)
+                .map_err(|error| broken(&format!("can't be read: {error}")))?;
+            if n == 0 {
+                return Ok(());
+            }
+            let text = line
+                .strip_suffix(b"\n")
+                .ok_or_else(|| broken("is cut off, or longer than a line can be"))?;
+            let value: Value = serde_json::from_slice(text)
+                .map_err(|error| broken(&format!("is no JSON: {error}")))?;
+            let seq = value.get("seq").and_then(Value::as_u64);
+            let seq = seq.ok_or_else(|| broken("has no number"))?;
+            let prev = value.get("prev").and_then(Value::as_str);
+            let prev = prev.ok_or_else(|| broken("names no line before it"))?;
+            if self.verified.lines == 0 {
+                if seq == 1 && prev != NOTHING {
+                    return Err(broken("says that it is the first, and names one before it"));
+                }
+                self.verified.first = seq;
+            } else if prev != self.verified.last_hash {
+                return Err(broken(
+                    "does not follow: the line before it was changed, taken out or put in",
+                ));
+            } else if seq != self.last_seq + 1 {
+                return Err(broken("has another number than the next"));
+            }
+            self.verified.dropped += value.get("dropped").and_then(Value::as_u64).unwrap_or(0);
+            self.verified.lines = at;
+            self.verified.last_hash = hash_of(text);
+            self.last_seq = seq;
+        }
+    }
+}
+
+/// Checks a log: its files in order, the oldest first.
+///
+/// # Errors
+/// The first line that breaks the chain.
+pub fn verify(files: impl IntoIterator<Item = File>) -> Result<Verified, Broken> {
+    let mut chain = Chain::default();
+    for file in files {
+        chain.read(&mut BufReader::new(file))?;
+    }
+    chain.verified.last_hash = chain.hash();
+    Ok(chain.verified)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::interceptor::Place;
+    use tollgate_flow::FlowId;
+
+    fn verdict(n: u128) -> Verdict {
+        Verdict {
+            flow: FlowId(n),
+            target: "api.example:443".to_owned(),
+            place: Place::RequestBody,
+            findings: Vec::new(),
+            refused: true,
+            reason: "x".repeat(200),
+        }
+    }
+
+    fn write(path: &Path, count: u128) {
+        let log = AuditLog::open(path).unwrap();
+        for n in 0..count {
+            log.record(&verdict(n));
+        }
+    }
+
+    fn check(path: &Path) -> Result<Verified, Broken> {
+        verify([File::open(path).unwrap()])
+    }
+
+    #[test]
+    fn a_log_goes_on_over_restarts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        write(&path, 3);
+        write(&path, 2);
+        let verified = check(&path).unwrap();
+        assert_eq!(
+            (verified.lines, verified.first, verified.dropped),
+            (5, 1, 0)
+        );
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(
+                fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+                0o600
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_changed_taken_out_or_put_in_shows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        write(&path, 5);
+        let whole = fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = whole.lines().collect();
+        let changed = lines[2].replace("true", "false");
+        for (what, edited, line) in [
+            (
+                "changed",
+                [lines[0], lines[1], &changed, lines[3], lines[4]].join("\n"),
+                4,
+            ),
+            (
+                "taken out",
+                [lines[0], lines[1], lines[3], lines[4]].join("\n"),
+                3,
+            ),
+            (
+                "put in",
+                [lines[0], lines[0], lines[1], lines[2]].join("\n"),
+                2,
+            ),
+            ("no JSON", [lines[0], "x"].join("\n"), 2),
+        ] {
+            fs::write(&path, edited + "\n").unwrap();
+            assert_eq!(check(&path).unwrap_err().line, line, "{what}");
+            assert!(
+                matches!(AuditLog::open(&path), Err(AuditError::Broken { .. })),
+                "{what}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_torn_line_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        write(&path, 2);
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() - 20]).unwrap();
+        write(&path, 1);
+        assert_eq!(check(&path).unwrap().lines, 2);
+        let torn = fs::read_to_string(dir.path().join("audit.jsonl.torn")).unwrap();
+        assert!(torn.contains("api.example:443"), "{torn}");
+    }
+
+    #[test]
+    fn the_chain_goes_on_in_another_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        write(&path, 1);
+        // As after a rotation at a time when nothing has followed yet.
+        fs::rename(&path, dir.path().join("audit.jsonl.000000000001")).unwrap();
+        write(&path, 2);
+        let mut files = set_aside(&path);
+        assert_eq!(files.len(), 1);
+        files.push(path.clone());
+        let verified = verify(files.iter().map(|file| File::open(file).unwrap())).unwrap();
+        assert_eq!(verified.lines, 3);
+        // The newer one alone begins later.
+        assert_eq!(check(&path).unwrap().first, 2);
+    }
+}
