@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 /// Ends the test early unless all of these programs are installed; under `CI=true` or `TOLLGATE_E2E=1` it fails instead.
 ///
 /// Not all names are programs: `"python-venv"` is the Python that [`python_venv`](crate::programs::python_venv) gives,
-/// `"python-sdks"` the client libraries of model providers in it, `"mitmproxy-venv"` the Python of
+/// `"python-sdks"` the client libraries of model providers in it, `"node-sdks"` those in
+/// [`node_folder`](crate::programs::node_folder), `"mitmproxy-venv"` the Python of
 /// [`mitmproxy_venv`](crate::programs::mitmproxy_venv), `"example-NAME"` an example program of the workspace, and `"root"` the
 /// right to make network namespaces.
 #[macro_export]
@@ -49,10 +50,23 @@ pub fn mitmproxy_venv() -> PathBuf {
 }
 
 fn venv() -> PathBuf {
-    env::var_os("TOLLGATE_E2E_VENV").map_or_else(
+    folder("TOLLGATE_E2E_VENV", "e2e-venv")
+}
+
+/// The folder whose `node_modules` hold what stands in `e2e/node/package-lock.json`: `TOLLGATE_E2E_NODE`, by default
+/// `target/e2e-node`.
+///
+/// `.ci/run` makes it; by hand: `cp -r e2e/node target/e2e-node && npm ci --prefix target/e2e-node`.
+pub fn node_folder() -> PathBuf {
+    folder("TOLLGATE_E2E_NODE", "e2e-node")
+}
+
+/// What this variable of the environment names, by default `target/NAME`.
+fn folder(variable: &str, name: &str) -> PathBuf {
+    env::var_os(variable).map_or_else(
         || {
             let profile = profile_dir();
-            profile.parent().unwrap_or(&profile).join("e2e-venv")
+            profile.parent().unwrap_or(&profile).join(name)
         },
         PathBuf::from,
     )
@@ -67,6 +81,18 @@ const SDKS: [&str; 7] = [
     "cohere",
     "mistralai",
     "ollama",
+];
+
+/// The same for Node.js.
+const NODE_SDKS: [&str; 8] = [
+    "@anthropic-ai/sdk",
+    "@anthropic-ai/bedrock-sdk",
+    "@aws-sdk/client-bedrock-runtime",
+    "@google/genai",
+    "@mistralai/mistralai",
+    "cohere-ai",
+    "ollama",
+    "openai",
 ];
 
 /// Whether the Python of [`python_venv`] has this package.
@@ -95,6 +121,12 @@ pub fn available(program: &str) -> bool {
         ("python-venv", _) => python_venv().is_file(),
         ("mitmproxy-venv", _) => mitmproxy_venv().is_file(),
         ("python-sdks", _) => SDKS.iter().all(|package| python_has(package)),
+        ("node-sdks", _) => {
+            let modules = node_folder().join("node_modules");
+            NODE_SDKS
+                .iter()
+                .all(|package| modules.join(package).is_dir())
+        }
         ("root", _) => fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0),
         (_, Some(name)) => example(name).is_file(),
         _ => find(program).is_some(),

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use tollgate_e2e::programs::{example, python_venv};
+use tollgate_e2e::programs::{example, node_folder, python_venv};
 use tollgate_e2e::{Process, binary, command, require};
 
 /// Some sixty conversations, each with a gate process of its own.
@@ -41,4 +41,35 @@ fn official_sdks_work_through_a_screening_proxy() {
     let text = finished.text();
     assert!(text.contains("\n0 failed"), "{text}");
     assert!(text.matches("\nok ").count() > 30, "{text}");
+}
+
+#[test]
+fn official_node_sdks_take_gated_answers_for_answers() {
+    require!("python3", "node", "node-sdks", "example-gate");
+    assert_eq!(node_conversations(example("gate").into_os_string()), 54);
+}
+
+#[test]
+fn official_node_sdks_work_through_a_screening_proxy() {
+    require!("python3", "node", "node-sdks");
+    let mut tollgate = OsString::from("tollgate=");
+    tollgate.push(binary());
+    assert_eq!(node_conversations(tollgate), 36);
+}
+
+/// How many conversations went as they should: libraries × streamed or not × calls allowed, one blocked, or both.
+fn node_conversations(gate: OsString) -> usize {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut node = OsString::from("node=");
+    node.push(node_folder());
+    let mut python = command("python3");
+    python
+        .arg(tests.join("tests/sdk/gated_streams.py"))
+        .arg(gate)
+        .arg(tests.join("../crates/screen/tests/streams"))
+        .arg(node);
+    let finished = Process::run(python, PATIENCE).success();
+    let text = finished.text();
+    assert!(text.contains("\n0 failed"), "{text}");
+    text.lines().filter(|line| line.starts_with("ok ")).count()
 }

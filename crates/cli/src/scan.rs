@@ -1,5 +1,6 @@
 //! `tollgate scan`: the scanners on files, on standard input, and line by line for other programs.
 
+mod flows;
 mod jsonl;
 mod known;
 mod report;
@@ -36,6 +37,12 @@ pub struct ScanArgs {
     /// exit code is 0 if every line was answered, whatever was found.
     #[arg(long, conflicts_with_all = ["files", "json", "sarif", "kind"], verbatim_doc_comment)]
     jsonl: bool,
+    /// Read recorded flows from a flow file or HAR, `-` for standard input, and look where the proxy does with --screen: at
+    /// URLs, headers and bodies of requests, at calls of tools in models' answers, at messages of WebSockets.
+    ///
+    /// What the proxy would refuse is found. Can be given more than once.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "jsonl", "kind"])]
+    flows: Vec<PathBuf>,
     /// Which way the text goes; decides which rules look at it.
     #[arg(long, value_enum, default_value_t = KindArg::Outbound)]
     kind: KindArg,
@@ -120,7 +127,16 @@ fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
             failed = true;
         }
     };
-    if args.files.is_empty() {
+    for path in &args.flows {
+        let scanned = flows::scan(scanner.clone(), path, &mut take);
+        if let Err(error) = scanned {
+            take(
+                path.display().to_string(),
+                Err(io::Error::other(format!("{error:#}"))),
+            );
+        }
+    }
+    if args.files.is_empty() && args.flows.is_empty() {
         take("-".to_owned(), read(&scanner, kind, io::stdin().lock()));
     }
     for path in &args.files {

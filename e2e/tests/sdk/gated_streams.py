@@ -2,6 +2,9 @@
 
     gated_streams.py GATE STREAMS [SDK]…
     gated_streams.py tollgate=PROGRAM STREAMS [SDK]…
+    gated_streams.py … node=FOLDER
+
+With FOLDER, which has a `node_modules`, it is the libraries for Node.js that are asked: clients.mjs.
 
 GATE is the example binary `gate` of tollgate-screen, STREAMS the folder with the recorded answers. A server imitates
 each provider; what it answers is piped through the gate, or passes a proxy with `--screen` in front of the server, whose
@@ -15,6 +18,8 @@ of them blocked, and both:
 """
 
 import base64
+import contextlib
+import functools
 import json
 import queue
 import struct
@@ -29,6 +34,7 @@ from pathlib import Path
 
 GATE, STREAMS = sys.argv[1], Path(sys.argv[2])
 TOLLGATE = GATE.removeprefix("tollgate=") if GATE.startswith("tollgate=") else None
+NODE = next((argument.removeprefix("node=") for argument in sys.argv[3:] if argument.startswith("node=")), None)
 TEXT = "Let me look at that \U0001f600."
 BASH, READ = ("bash", {"command": "rm -rf / # A ü"}), ("read_file", {"path": "notes/a.txt"})
 # What the gate blocks, and what must arrive.
@@ -89,6 +95,11 @@ class Server(ThreadingHTTPServer):
         self.turns = queue.Queue()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, request, client_address):
+        # A library's process is killed with its idle connection.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -468,6 +479,49 @@ def ollama_client(url):
     return ask
 
 
+class Node:
+    """A library for Node.js, in a process of its own."""
+
+    def __init__(self, name, url):
+        script = (Path(__file__).parent / "clients.mjs").read_text()
+        self.process = subprocess.Popen(
+            ["node", "--no-warnings", "--input-type=module", "--eval", script, name, url],
+            cwd=NODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __call__(self, streamed, told, history):
+        print(json.dumps({"streamed": streamed, "history": history}), file=self.process.stdin, flush=True)
+        for line in self.process.stdout:
+            said = json.loads(line)
+            if "text" not in said:
+                break
+            told.add(said["text"])
+        else:
+            raise EOFError("the library's process ended")
+        assert "error" not in said, said["error"]
+        return [tuple(call) for call in said["calls"]], said["history"]
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+
+
+if NODE:
+    SDKS = {name: (*rest, functools.partial(Node, name)) for name, *rest in (
+        ("node_anthropic", "anthropic_messages", "anthropic.sse", "anthropic.json", "text/event-stream"),
+        ("node_anthropic_bedrock", "bedrock_invoke", "invoke", "anthropic.json",
+         "application/vnd.amazon.eventstream"),
+        ("node_openai_chat", "openai_chat", "openai_chat.sse", "openai_chat.json", "text/event-stream"),
+        ("node_openai_responses", "openai_responses", "openai_responses.sse", "openai_responses.json",
+         "text/event-stream"),
+        ("node_google_genai", "gemini", "gemini.sse", "gemini.json", "text/event-stream"),
+        ("node_bedrock_converse", "bedrock_converse", "converse.events", "converse.json",
+         "application/vnd.amazon.eventstream"),
+        ("node_cohere", "cohere_chat", "cohere.sse", "cohere.json", "text/event-stream"),
+        ("node_mistral", "openai_chat", "mistral.sse", "mistral.json", "text/event-stream"),
+        ("node_ollama", "ollama", "ollama.ndjson", "ollama.json", "application/x-ndjson"),
+    )}
+
+
 CALL_KEYS = {"toolUseId", "tool_use_id", "tool_call_id", "call_id"}
 
 
@@ -516,7 +570,14 @@ def check_history(request):
 def run(server, url, make, dialect, stream, whole, stream_type, streamed, case):
     blocked, expected = CASES[case]
     name, content_type = (stream, stream_type) if streamed else (whole, "application/json")
-    ask = make(url)
+    with contextlib.ExitStack() as stack:
+        ask = make(url)
+        if NODE:
+            stack.callback(ask.close)
+        converse(server, ask, dialect, content_type, name, streamed, blocked, expected, case)
+
+
+def converse(server, ask, dialect, content_type, name, streamed, blocked, expected, case):
     turn = Turn(dialect, content_type, name, blocked)
     server.turns.put(turn)
     told = Told(turn)
@@ -552,7 +613,7 @@ class Proxy:
 
 
 def main():
-    wanted = sys.argv[3:] or list(SDKS)
+    wanted = [name for name in sys.argv[3:] if "=" not in name] or list(SDKS)
     server, failed = Server(), 0
     urls = dict.fromkeys(CASES, server.url)
     proxies = []
