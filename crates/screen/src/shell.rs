@@ -22,6 +22,8 @@ mod word;
 pub const MAX_SCRIPT: usize = 64 << 10;
 /// At most this many simple commands come out of a script.
 pub const MAX_COMMANDS: usize = 512;
+/// At most this many words are in a simple command.
+pub const MAX_ARGV: usize = 512;
 /// How deep substitutions, subshells and `sh -c` are followed.
 pub const MAX_NESTING: usize = 12;
 
@@ -235,5 +237,65 @@ mod tests {
                 .sum();
             assert!(size < 2 << 20, "{size}");
         }
+    }
+
+    /// What a script's reading keeps is in proportion to the script, whatever it does.
+    #[test]
+    fn copies_have_a_budget() {
+        let long = "x".repeat(8 << 10);
+        let replaced = format!("a={long}; echo ${{a//x/{}}}", "y".repeat(50 << 10));
+        let piped = format!("echo {long}{long} {}", "| cat ".repeat(500));
+        let found = format!(
+            "find . {} <<E\n{long}{long}\nE\n",
+            "-exec a \\; ".repeat(400)
+        );
+        let printed = format!("printf '{}{long}' {}", "%s".repeat(9000), "a ".repeat(400));
+        let nested = format!("echo {}", "${a:-".repeat(3000));
+        for script in [replaced, piped, found, printed, nested] {
+            let read = Script::parse(&script);
+            let size: usize = read
+                .commands
+                .iter()
+                .map(|command| {
+                    let words: usize = command.argv.iter().map(String::len).sum();
+                    let texts: usize = command.redirects.iter().map(|r| r.target.len()).sum();
+                    words + texts + command.input.as_ref().map_or(0, String::len)
+                })
+                .sum();
+            assert!(size < 2 << 20, "{size}: {:.40}", script);
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_said() {
+        let sudo = "sudo ".repeat(20);
+        let calls = "system('a');".repeat(70);
+        let words = "a ".repeat(600);
+        for script in [
+            format!("{sudo} rm -rf /x"),
+            format!("python3 -c \"{calls}system('rm -rf /x')\""),
+            format!("rm {words} /x"),
+            format!("echo '{words} /x' | xargs rm"),
+        ] {
+            assert!(Script::parse(&script).truncated, "{:.60}", script);
+        }
+        assert!(!Script::parse("sudo rm -rf /x; echo {a,b}{c,d}").truncated);
+    }
+
+    #[test]
+    fn the_end_of_a_long_word_counts() {
+        let long = "x".repeat(20 << 10);
+        has(&format!("sh -c ': {long}\nrm -rf /x'"), "rm -rf /x");
+        has(&format!("sh <<E\n: {long}\nrm -rf /x\nE\n"), "rm -rf /x");
+        has(
+            &format!("echo ': {long}\nrm -rf /x' > a.sh; sh a.sh"),
+            "rm -rf /x",
+        );
+        let few = "a ".repeat(30);
+        has(
+            &format!("echo '{few}/x' | xargs rm"),
+            &format!("rm {few}/x"),
+        );
+        has("$(printf '%d%s' r m) -rf /x", "rm -rf /x");
     }
 }

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 
-use super::word::{Piece, Word};
-use super::{Command, MAX_COMMANDS, MAX_NESTING, MAX_SCRIPT, Redirect, RedirectKind, Script};
+use super::word::{Piece, Room, Word};
+use super::{
+    Command, MAX_ARGV, MAX_COMMANDS, MAX_NESTING, MAX_SCRIPT, Redirect, RedirectKind, Script,
+};
 
 /// How many characters all scripts inside a script may have together.
 const MAX_WORK: usize = 8 * MAX_SCRIPT;
 
-/// How many characters expansions may add to a script, all together.
+/// How many characters expansions and copies may add to a script, all together.
 const MAX_EXPANDED: usize = 8 * MAX_SCRIPT;
 
 /// What has been read, and what is known about variables and files.
@@ -19,7 +21,7 @@ pub(super) struct Reader {
     pub(super) files: HashMap<String, String>,
     pub(super) truncated: bool,
     work: usize,
-    /// How many characters expansions have added.
+    /// How many characters expansions and copies have added.
     expanded: usize,
 }
 
@@ -309,8 +311,10 @@ impl Reader {
                 .to_owned();
             let fields = self.fields(&word, &ifs);
             for field in fields {
-                if command.argv.len() < 512 {
+                if command.argv.len() < MAX_ARGV {
                     command.argv.push(field);
+                } else {
+                    self.truncated = true;
                 }
             }
         }
@@ -393,10 +397,14 @@ impl Reader {
     /// Expands what a heredoc expands: variables and substitutions.
     fn expand_text(&mut self, body: &str, around: &Around<'_>) -> String {
         self.work += body.len();
-        if self.work > MAX_WORK {
+        if self.work > MAX_WORK || around.depth > MAX_NESTING {
             self.truncated = true;
             return body.to_owned();
         }
+        let around = &Around {
+            depth: around.depth + 1,
+            ..*around
+        };
         let mut text = Text {
             chars: body.chars().collect(),
             at: 0,
@@ -416,6 +424,7 @@ impl Reader {
                 }
             }
         }
+        self.truncated |= word.cut;
         word.text()
     }
 
@@ -585,6 +594,7 @@ impl Reader {
                 }
             }
         }
+        self.truncated |= word.cut;
         word
     }
 
@@ -715,20 +725,31 @@ impl Reader {
 
     /// Puts what an expansion gives into a word, as long as there is room for it.
     fn expand(&mut self, word: &mut Word, text: &str, quoted: bool) {
-        self.expanded += text.len();
-        if self.expanded > MAX_EXPANDED {
-            self.truncated = true;
-            return;
+        if self.spend(text.len()) {
+            word.expanded(text, quoted);
         }
-        word.expanded(text, quoted);
+    }
+
+    /// Whether there is room for so many more characters; it is taken then, and otherwise the script counts as cut.
+    pub(super) fn spend(&mut self, characters: usize) -> bool {
+        let all = self.expanded.saturating_add(characters);
+        if all > MAX_EXPANDED {
+            self.truncated = true;
+            return false;
+        }
+        self.expanded = all;
+        true
     }
 
     fn fields(&mut self, word: &Word, ifs: &str) -> Vec<String> {
-        let mut room = MAX_EXPANDED.saturating_sub(self.expanded);
-        let before = room;
+        let before = MAX_EXPANDED.saturating_sub(self.expanded);
+        let mut room = Room {
+            left: before,
+            cut: false,
+        };
         let fields = word.fields(ifs, &mut room);
-        self.truncated |= room == 0;
-        self.expanded += before - room;
+        self.truncated |= room.cut;
+        self.expanded += before - room.left;
         fields
     }
 
@@ -839,6 +860,13 @@ impl Reader {
         if let Some(substitution) = rest.strip_prefix("//").or_else(|| rest.strip_prefix('/')) {
             let (from, to) = substitution.split_once('/').unwrap_or((substitution, ""));
             if !from.is_empty() {
+                // What comes out may be as much longer as a replacement is.
+                let times = value.matches(from).count();
+                let length = value.len() + times.saturating_mul(to.len());
+                if length > MAX_SCRIPT || !self.spend(length) {
+                    self.truncated = true;
+                    return value;
+                }
                 return value.replace(from, to);
             }
         }
@@ -916,7 +944,7 @@ fn assignment(word: &Word) -> Option<(String, String)> {
             Piece::Bare('=') if !name.is_empty() => {
                 let value = Word {
                     pieces: pieces.copied().collect(),
-                    substituted: None,
+                    ..Word::default()
                 };
                 let name = name.trim_end_matches('+').to_owned();
                 return Some((name, value.text()));

@@ -1,8 +1,13 @@
 //! What a command does through another: wrappers, interpreters, pipes into a shell, known output.
 
 use super::parse::{Reader, ansi_c, with};
-use super::{Command, MAX_NESTING, RedirectKind};
+use super::{Command, MAX_ARGV, MAX_NESTING, MAX_SCRIPT, RedirectKind};
 use crate::scan::encoding;
+
+/// At most this many files that a script writes are remembered.
+const MAX_FILES: usize = 64;
+/// At most this many calls of a kind are followed in code.
+const MAX_CALLS: usize = 64;
 
 /// Folders whose programs are called by name alone.
 const SYSTEM_FOLDERS: [&str; 8] = [
@@ -68,7 +73,9 @@ impl Reader {
             .find(|redirect| redirect.kind == RedirectKind::Text)
             .map(|redirect| redirect.target.clone());
         let from = command.reads_from;
-        let input = text.or_else(|| from.and_then(|from| self.output(from, 0)));
+        let input = text
+            .or_else(|| from.and_then(|from| self.output(from, 0)))
+            .filter(|input| self.spend(input.len()));
         let Some(command) = self.commands.get_mut(at) else {
             return;
         };
@@ -82,6 +89,8 @@ impl Reader {
         self.remember_file(&command);
         if depth < MAX_NESTING {
             self.inside(&command, at, depth);
+        } else {
+            self.truncated = true;
         }
     }
 
@@ -113,15 +122,18 @@ impl Reader {
             return;
         };
         for (file, append) in files {
-            if self.files.len() > 64 || text.len() > 8192 {
+            if self.files.len() > MAX_FILES || !self.spend(text.len()) {
+                self.truncated = true;
                 return;
             }
             let known = self.files.entry(file).or_default();
             if !append {
                 known.clear();
             }
-            if known.len() < 16 << 10 {
+            if known.len() < MAX_SCRIPT {
                 known.push_str(&text);
+            } else {
+                self.truncated = true;
             }
         }
     }
@@ -253,7 +265,10 @@ impl Reader {
                 if let Some(input) = &command.input
                     && !inner.iter().any(|arg| arg.contains("{}"))
                 {
-                    inner.extend(input.split_whitespace().take(16).map(str::to_owned));
+                    let room = MAX_ARGV.saturating_sub(inner.len());
+                    let mut words = input.split_whitespace();
+                    inner.extend(words.by_ref().take(room).map(str::to_owned));
+                    self.truncated |= words.next().is_some();
                 }
                 self.again(command, at, &inner, "xargs", depth, elevated);
             }
@@ -538,9 +553,11 @@ impl Reader {
         ] {
             let mut rest = code.as_str();
             let mut found = 0;
-            while let Some((_, tail)) = rest.split_once(call)
-                && found < 8
-            {
+            while let Some((_, tail)) = rest.split_once(call) {
+                if found == MAX_CALLS {
+                    self.truncated = true;
+                    break;
+                }
                 found += 1;
                 rest = tail;
                 if let Some(script) = code_string(tail) {
@@ -565,7 +582,16 @@ impl Reader {
         depth: usize,
         elevated: bool,
     ) {
-        if argv.is_empty() || self.commands.len() >= super::MAX_COMMANDS || depth >= MAX_NESTING {
+        if argv.is_empty() {
+            return;
+        }
+        let words = argv.iter().map(String::len);
+        let targets = outer.redirects.iter().map(|redirect| redirect.target.len());
+        let values = outer.assignments.iter().map(|(_, value)| value.len());
+        let copied = words.chain(targets).chain(values).sum();
+        if self.commands.len() >= super::MAX_COMMANDS || depth >= MAX_NESTING || !self.spend(copied)
+        {
+            self.truncated = true;
             return;
         }
         let mut inner = Command {
@@ -683,7 +709,7 @@ fn output_of(command: &Command) -> Option<String> {
         }
         "printf" => {
             let (format, values) = args.split_first()?;
-            let mut text = ansi_c(format);
+            let text = ansi_c(format);
             if values.is_empty() {
                 return Some(text);
             }
@@ -692,18 +718,27 @@ fn output_of(command: &Command) -> Option<String> {
             // The format is used again until no value is left.
             for _ in 0..values.len() {
                 let before = rest.len();
-                let mut parts = std::mem::take(&mut text);
-                while let Some(at) = parts
-                    .find("%s")
-                    .or_else(|| parts.find("%b"))
-                    .or_else(|| parts.find("%d"))
-                {
-                    let value = rest.next().map_or("", String::as_str);
-                    parts.replace_range(at..at + 2, &value.replace('%', "\u{1}"));
+                let mut format = text.as_str();
+                while let Some(at) = format.find('%') {
+                    let (plain, conversion) = format.split_at_checked(at).unwrap_or((format, ""));
+                    out.push_str(plain);
+                    let taken = match conversion.as_bytes().get(1) {
+                        Some(b's' | b'b' | b'd') => {
+                            out.push_str(rest.next().map_or("", String::as_str));
+                            2
+                        }
+                        _ => {
+                            out.push('%');
+                            1
+                        }
+                    };
+                    format = conversion.get(taken..).unwrap_or_default();
+                    if out.len() > MAX_SCRIPT {
+                        return Some(out);
+                    }
                 }
-                out.push_str(&parts.replace('\u{1}', "%"));
-                text = ansi_c(format);
-                if rest.len() == 0 || rest.len() == before {
+                out.push_str(format);
+                if rest.len() == 0 || rest.len() == before || out.len() > MAX_SCRIPT {
                     break;
                 }
             }

@@ -1,9 +1,12 @@
 //! Expanding a word: quotes, variables, braces, fields.
 
+use super::{MAX_ARGV, MAX_SCRIPT};
+
 /// At most this many words come out of one.
-const MAX_FIELDS: usize = 64;
-/// At most this many characters are in one word.
-const MAX_WORD: usize = 8 << 10;
+const MAX_FIELDS: usize = MAX_ARGV;
+/// At most this many characters are in one word: as many as a script may have, for a shorter one would hide what stands
+/// at the end of a long string.
+const MAX_WORD: usize = MAX_SCRIPT;
 
 /// A character of a word, and what may still happen to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,12 +27,24 @@ pub(super) struct Word {
     pub(super) pieces: Vec<Piece>,
     /// The names of commands that were substituted and whose output isn't known.
     pub(super) substituted: Option<String>,
+    /// It was too long, and its end is missing.
+    pub(super) cut: bool,
+}
+
+/// What expanding may still cost.
+pub(super) struct Room {
+    /// How many characters may be copied.
+    pub(super) left: usize,
+    /// Something found no room.
+    pub(super) cut: bool,
 }
 
 impl Word {
     pub(super) fn push(&mut self, piece: Piece) {
         if self.pieces.len() < MAX_WORD {
             self.pieces.push(piece);
+        } else {
+            self.cut = true;
         }
     }
 
@@ -73,21 +88,21 @@ impl Word {
 
     /// Braces, then fields. `room` is how many characters may still be copied for that, here and for the words to come;
     /// where it is at its end, braces stay as they are.
-    pub(super) fn fields(&self, ifs: &str, room: &mut usize) -> Vec<String> {
+    pub(super) fn fields(&self, ifs: &str, room: &mut Room) -> Vec<String> {
         let mut words = Vec::new();
         braces(&self.pieces, &mut words, room);
         let mut out = Vec::new();
         for word in words {
-            split(&word, ifs, &mut out);
+            split(&word, ifs, &mut out, room);
         }
-        out.truncate(MAX_FIELDS);
         out
     }
 }
 
 /// `a{b,c}d` is `abd acd`, and `{1..3}` is `1 2 3`.
-fn braces(pieces: &[Piece], out: &mut Vec<Vec<Piece>>, room: &mut usize) {
+fn braces(pieces: &[Piece], out: &mut Vec<Vec<Piece>>, room: &mut Room) {
     if out.len() >= MAX_FIELDS {
+        room.cut = true;
         return;
     }
     let mut depth = 0_usize;
@@ -127,11 +142,11 @@ fn braces(pieces: &[Piece], out: &mut Vec<Vec<Piece>>, room: &mut usize) {
                 }
                 for choice in choices {
                     let length = before.len() + choice.len() + after.len();
-                    let Some(left) = room.checked_sub(length) else {
-                        *room = 0;
+                    let Some(left) = room.left.checked_sub(length) else {
+                        room.cut = true;
                         break;
                     };
-                    *room = left;
+                    room.left = left;
                     let mut whole = before.to_vec();
                     whole.extend(choice);
                     whole.extend_from_slice(after);
@@ -176,15 +191,22 @@ fn range(inner: &[Piece]) -> Option<Vec<Vec<Piece>>> {
     }
 }
 
-fn split(word: &[Piece], ifs: &str, out: &mut Vec<String>) {
+fn split(word: &[Piece], ifs: &str, out: &mut Vec<String>, room: &mut Room) {
+    let mut put = |field: String| {
+        if out.len() < MAX_FIELDS {
+            out.push(field);
+        } else {
+            room.cut = true;
+        }
+    };
     let mut field = String::new();
     let mut exists = false;
     for piece in word {
         match piece {
             Piece::Mark => exists = true,
             Piece::Expanded(c) if ifs.contains(*c) => {
-                if exists && out.len() < MAX_FIELDS {
-                    out.push(std::mem::take(&mut field));
+                if exists {
+                    put(std::mem::take(&mut field));
                 }
                 exists = false;
             }
@@ -194,7 +216,7 @@ fn split(word: &[Piece], ifs: &str, out: &mut Vec<String>) {
             }
         }
     }
-    if exists && out.len() < MAX_FIELDS {
-        out.push(field);
+    if exists {
+        put(field);
     }
 }
