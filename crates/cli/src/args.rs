@@ -262,7 +262,8 @@ pub struct RulesArgs {
 /// Flow files as output and as input.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ReplayArgs {
-    /// Write flows to this file as they end: a flow file of mitmproxy, or HAR if it is called .har; +FILE appends.
+    /// Write flows to this file as they end: a flow file of mitmproxy, or HAR if it is called .har; +FILE appends. %Y, %m,
+    /// %d, %H and the like of strftime stand for the time: another name begins another file, and its folder.
     #[arg(short = 'w', long, value_name = "FILE")]
     pub save_stream_file: Option<String>,
     /// Show the flows of this file as if they had passed (and write them, with -w), and end; - for standard input.

@@ -30,6 +30,13 @@ pub fn time_of_day(time: SystemTime) -> (u8, u8, u8, u16) {
     (hour, minute, second, millis)
 }
 
+/// A time on the wall clock here, written by a pattern of `strftime`. `None` where that isn't known, or the result is empty
+/// or longer than 4095 bytes.
+pub fn strftime(pattern: &str, time: SystemTime) -> Option<String> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    platform::strftime(pattern, since.as_secs())
+}
+
 #[cfg(unix)]
 pub use platform::{in_foreground_of_a_terminal, send_signal};
 
@@ -79,16 +86,37 @@ mod platform {
     }
 
     #[expect(unsafe_code, reason = "std knows no time zones")]
-    pub(super) fn local_time(seconds: u64) -> Option<(u8, u8, u8)> {
+    fn broken_down(seconds: u64) -> Option<libc::tm> {
         let seconds = libc::time_t::try_from(seconds).ok()?;
         // SAFETY: a `tm` is integers and a pointer that may be null.
         let mut tm: libc::tm = unsafe { std::mem::zeroed() };
         // SAFETY: both pointers are to live values of the right types; null means failure.
-        if unsafe { libc::localtime_r(&raw const seconds, &raw mut tm) }.is_null() {
-            return None;
-        }
+        let filled = unsafe { libc::localtime_r(&raw const seconds, &raw mut tm) };
+        (!filled.is_null()).then_some(tm)
+    }
+
+    pub(super) fn local_time(seconds: u64) -> Option<(u8, u8, u8)> {
+        let tm = broken_down(seconds)?;
         let part = |value: libc::c_int| u8::try_from(value).ok();
         Some((part(tm.tm_hour)?, part(tm.tm_min)?, part(tm.tm_sec)?))
+    }
+
+    #[expect(unsafe_code, reason = "std writes no dates")]
+    pub(super) fn strftime(pattern: &str, seconds: u64) -> Option<String> {
+        let tm = broken_down(seconds)?;
+        let pattern = std::ffi::CString::new(pattern).ok()?;
+        let mut out = vec![0u8; 4096];
+        // SAFETY: the pattern ends with a zero, `tm` was filled in by localtime_r, and no more than `out` holds is written.
+        let written = unsafe {
+            libc::strftime(
+                out.as_mut_ptr().cast(),
+                out.len(),
+                pattern.as_ptr(),
+                &raw const tm,
+            )
+        };
+        out.truncate(written);
+        String::from_utf8(out).ok().filter(|text| !text.is_empty())
     }
 }
 
@@ -99,6 +127,10 @@ mod platform {
     }
 
     pub(super) fn local_time(_seconds: u64) -> Option<(u8, u8, u8)> {
+        None
+    }
+
+    pub(super) fn strftime(_pattern: &str, _seconds: u64) -> Option<String> {
         None
     }
 }
@@ -114,5 +146,13 @@ mod tests {
             time_of_day(SystemTime::UNIX_EPOCH + Duration::from_millis(1_234));
         assert!(hour < 24 && minute < 60);
         assert_eq!((second, millis), (1, 234));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn names_may_have_the_date() {
+        let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        assert_eq!(strftime("a/%Y%%.mitm", noon).unwrap(), "a/2001%.mitm");
+        assert_eq!(strftime(&"%A".repeat(4096), noon), None);
     }
 }

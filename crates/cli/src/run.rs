@@ -60,8 +60,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     drop(store);
     printer.flush();
     proxy::close_audit(&settings);
-    // Nothing is printed beside the command's own output.
-    saves.into_iter().try_for_each(|file| file.close(true))?;
+    // Nothing is printed beside the command's own output but what was lost; the exit code is the command's.
+    save::close(saves, true)?;
     result
 }
 

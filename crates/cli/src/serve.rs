@@ -40,8 +40,11 @@ pub fn serve(args: &ProxyArgs) -> anyhow::Result<ExitCode> {
     proxy::close_audit(&settings);
     let quiet = settings.output.verbosity == Verbosity::Error;
     // What ended last is written before the process ends, whatever came of it.
-    saves.into_iter().try_for_each(|file| file.close(quiet))?;
-    result
+    let whole = save::close(saves, quiet)?;
+    match whole {
+        true => result,
+        false => result.map(|_| ExitCode::FAILURE),
+    }
 }
 
 /// Reads, replays and serves, as far as each is asked for.

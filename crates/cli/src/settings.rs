@@ -101,6 +101,7 @@ impl FileSettings {
                 .with_context(|| format!("can't make the folder {}", folder.display()))?;
             save.push(SaveSettings {
                 path: folder.join(RECORDING),
+                dated: false,
                 append: false,
                 filter: None,
             });

@@ -76,6 +76,44 @@ fn flows_are_written_as_they_end_and_read_again() {
 }
 
 #[test]
+fn a_name_may_have_the_time() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = recorded(&origin, dir.path(), &[]);
+    let dated = dir.path().join("%Y").join("flows-%%.mitm");
+    let run = output(&["-nr", &file, "-w", &dated.display().to_string()]);
+    assert_eq!(run.status.code(), Some(0));
+    let years: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect();
+    assert_eq!(years.len(), 1);
+    let year = years[0].file_name().unwrap().to_str().unwrap();
+    assert!(year.len() == 4 && year.starts_with("20"), "{year}");
+    let whole = std::fs::read(years[0].join("flows-%.mitm")).unwrap();
+    assert_eq!(whole, std::fs::read(file).unwrap());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_costs_flows_and_no_traffic() {
+    let origin = Origin::start();
+    let mut proxy = Proxy::start(&["-w", "/dev/full", "--upstream-trusted-ca", &origin.ca()]);
+    for path in ["/first", "/second"] {
+        let got = proxy.curl(&origin.url(path), &["--http1.1"]);
+        assert!(text(got.stdout).contains(path));
+    }
+    proxy.wait_for("/dev/full: can't write");
+    proxy.signal("TERM");
+    let (status, log) = proxy.wait();
+    assert_eq!(status.code(), Some(1));
+    let told = |what: &str| log.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(told("traffic goes on"), 1, "{log:?}");
+    assert_eq!(told("2 flows could not be written to /dev/full"), 1);
+}
+
+#[test]
 fn what_is_cut_or_missing_says_so() {
     let origin = Origin::start();
     let dir = tempfile::tempdir().unwrap();
