@@ -18,7 +18,7 @@ use tollgate_wire::http1::{
     ChunkedDecoder, Framing, HeadLimits, Parsed, RequestHead, ResponseHead, Version,
 };
 
-use crate::files::{each_record, plural, say, warn};
+use crate::files::{each_record, finish, plural, say, warn};
 use crate::output::{Style, record_detail, record_json, record_lines};
 use crate::settings::OutputSettings;
 
@@ -59,32 +59,46 @@ impl ServerReplaySettings {
     }
 }
 
-/// Shows the flows of a file as if they had passed, and hands them on.
+/// Shows the flows of a file as if they had passed, and hands them on. `filter` says which are read, `shown` which of them
+/// are shown.
 ///
 /// # Errors
 /// A file that can't be read at all.
 pub fn show_file(
     path: &Path,
     filter: Option<&Filter>,
+    shown: Option<&Filter>,
     output: &OutputSettings,
     mut also: impl FnMut(&Record),
 ) -> anyhow::Result<ExitCode> {
     let style = Style::detect(output.no_color, io::stdout().is_terminal());
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut text = String::new();
+    let mut is_read = true;
+    let mut show = |text: &[u8], out: &mut dyn Write| match out.write_all(text) {
+        // Whoever reads our output has seen enough; a file that is written gets the rest all the same.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            is_read = false;
+            Ok(())
+        }
+        result if is_read => result,
+        _ => Ok(()),
+    };
     let code = each_record(path, None, filter, |record| {
         text.clear();
-        match (output.json, output.flow_detail) {
-            (true, _) => record_json(&mut text, record),
-            (false, 0) => {}
-            (false, 1) => record_lines(&mut text, record, style),
-            (false, _) => record_detail(&mut text, record, style),
+        if shown.is_none_or(|filter| filter.matches(record)) {
+            match (output.json, output.flow_detail) {
+                (true, _) => record_json(&mut text, record),
+                (false, 0) => {}
+                (false, 1) => record_lines(&mut text, record, style),
+                (false, _) => record_detail(&mut text, record, style),
+            }
         }
-        out.write_all(text.as_bytes())?;
+        show(text.as_bytes(), &mut out)?;
         also(record);
         Ok(())
     })?;
-    out.flush()?;
+    finish(out.flush().map_err(anyhow::Error::from))?;
     Ok(code)
 }
 

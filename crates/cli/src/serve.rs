@@ -61,6 +61,7 @@ fn work(
         code = replay::show_file(
             path,
             files.read_filter.as_ref(),
+            files.filter.as_ref(),
             &settings.output,
             |record| {
                 sinks.iter().for_each(|sink| sink.put(record.clone()));

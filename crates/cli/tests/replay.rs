@@ -76,6 +76,34 @@ fn flows_are_written_as_they_end_and_read_again() {
 }
 
 #[test]
+fn what_is_shown_and_what_is_written_are_two_things() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = recorded(&origin, dir.path(), &[]);
+    let copy = dir.path().join("copy.mitm").display().to_string();
+    let both = ["-nr", &file, "-w", &copy];
+    let run = output(&[&both[..], &["--set", "dumper_filter=~m post"]].concat());
+    let shown = text(run.stdout);
+    assert!(!shown.contains("/first") && shown.contains("/second"));
+    assert_eq!(text(output(&["filter", "-c", "~all", &copy]).stdout), "2\n");
+    // Who reads the output may go; the file is whole all the same, and nothing is wrong.
+    std::fs::write(&file, std::fs::read(&file).unwrap().repeat(200)).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let mut reading = tollgate(home.path())
+        .args(both)
+        .args(["--flow-detail", "3"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(reading.stdout.take());
+    assert_eq!(reading.wait().unwrap().code(), Some(0));
+    assert_eq!(
+        text(output(&["filter", "-c", "~all", &copy]).stdout),
+        "400\n"
+    );
+}
+
+#[test]
 fn a_name_may_have_the_time() {
     let origin = Origin::start();
     let dir = tempfile::tempdir().unwrap();
