@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+pub use tollgate_flow::closest;
+
 /// A rule that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {message}")]
@@ -29,48 +31,5 @@ impl fmt::Display for Place {
             Self::Option(name, value) if value.is_empty() => f.write_str(name),
             Self::Option(name, value) => write!(f, "{name} '{value}'"),
         }
-    }
-}
-
-/// The known name that is the fewest edits away, if that is few enough to be a slip.
-pub fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|known| (edit_distance(name, known), known))
-        .min()
-        .filter(|(distance, found)| *distance <= (found.len() / 3).clamp(1, 4))
-        .map(|(_, found)| found)
-}
-
-/// Levenshtein's, over bytes: names are ASCII.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = *cell;
-            left = replaced.min(diagonal + 1).min(left + 1);
-            *cell = left;
-        }
-    }
-    row.last().copied().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn edit_distance_counts_edits() {
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
-        assert_eq!(edit_distance("", "abc"), 3);
-        assert_eq!(edit_distance("same", "same"), 0);
-        assert_eq!(closest("blok", ["block", "allow"]), Some("block"));
-        assert_eq!(closest("quux", ["block", "allow"]), None);
     }
 }

@@ -17,6 +17,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod ask;
 mod budget;
 mod config;
 mod error;

@@ -120,6 +120,35 @@ pub enum Place {
     Answer,
 }
 
+impl Place {
+    /// The kinds of places, as policies name them.
+    pub const KINDS: [&'static str; 8] = [
+        "url",
+        "header",
+        "request-body",
+        "trailer",
+        "message",
+        "tool-result",
+        "tool-call",
+        "answer",
+    ];
+
+    /// Which of [`KINDS`](Self::KINDS) it is.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Url => "url",
+            Self::Header(_) => "header",
+            Self::RequestBody => "request-body",
+            Self::Trailer(_) => "trailer",
+            Self::Message => "message",
+            Self::ToolResult => "tool-result",
+            Self::ToolCall(_) => "tool-call",
+            Self::Answer => "answer",
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod gate;
 mod interceptor;
 pub mod llm;
+pub mod policy;
 pub mod scan;
 pub mod shell;
 

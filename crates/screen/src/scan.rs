@@ -29,4 +29,5 @@ pub use known::{KnownError, KnownSecrets, MAX_KNOWN, MAX_KNOWN_LEN, MIN_KNOWN_LE
 pub use rule::{PatternError, RuleInfo};
 pub use scanner::{BuildError, ScanState, Scanner, ScannerBuilder};
 pub use tollgate_wire::address::{Unsafe, unsafe_address};
+pub(crate) use url::loose_ipv4;
 pub use url::unsafe_host;

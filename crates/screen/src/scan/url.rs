@@ -224,7 +224,7 @@ pub fn unsafe_host(host: &str) -> Option<Unsafe> {
 }
 
 /// Reads an IPv4 address as `inet_aton` does: one to four parts, each decimal, octal or hexadecimal.
-fn loose_ipv4(host: &str) -> Option<Ipv4Addr> {
+pub(crate) fn loose_ipv4(host: &str) -> Option<Ipv4Addr> {
     let parts: Vec<&str> = host.split('.').collect();
     if parts.len() > 4 {
         return None;
