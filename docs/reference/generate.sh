@@ -71,6 +71,7 @@ END
   section 'rules test'
   section 'audit verify'
   section scan
+  section scan-server
   section 'transparent rules'
   section 'transparent apply'
   section 'transparent remove'

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -74,6 +75,36 @@ impl ForwardProxy {
                 })
             })
             .expect("microsocks starts")
+    }
+
+    /// squid, with `lines` of the test's own in its configuration. It keeps nothing.
+    ///
+    /// # Panics
+    /// If it doesn't start.
+    #[must_use]
+    pub fn squid(lines: &str) -> Self {
+        (0..ATTEMPTS)
+            .find_map(|_| {
+                let [address] = free_ports();
+                Self::start(address, |dir| {
+                    // Started as root it becomes somebody else, who writes here as well.
+                    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+                    let file = dir.join("squid.conf");
+                    let shown = dir.display();
+                    let own = format!(
+                        "http_port {address}\npid_filename {shown}/squid.pid\ncoredump_dir {shown}\n\
+                         cache_log {shown}/cache.log\naccess_log none\nnetdb_filename none\n\
+                         visible_hostname localhost\nhttp_access allow all\ncache deny all\n\
+                         pinger_enable off\nshutdown_lifetime 1 seconds\n"
+                    );
+                    fs::write(&file, own + lines).unwrap();
+                    let mut squid = command("squid");
+                    // In the foreground, in one process, with what goes wrong on standard error.
+                    squid.args(["-N", "-d", "1", "-f"]).arg(file);
+                    squid
+                })
+            })
+            .expect("squid starts")
     }
 
     fn start(

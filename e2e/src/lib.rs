@@ -5,7 +5,8 @@
 //! | [`Tollgate`] | the proxy, started on a free port with an authority of its own; [`tollgate_run`] for `tollgate run -- CMD` |
 //! | [`Origin`] | nginx with HTTP/1.1 and HTTP/2 over TLS, its certificate signed by a throw-away [`Pki`] |
 //! | [`RawOrigin`], [`raw::through`] | both ends as plain bytes inside TLS, for what no well-behaved program would send |
-//! | [`ForwardProxy`] | other people's proxies: tinyproxy, microsocks |
+//! | [`ForwardProxy`] | other people's proxies: tinyproxy, microsocks, squid |
+//! | [`ScanServer`] | `tollgate scan-server` on a free port |
 //! | [`Net`] | a client, a gateway and an origin in network namespaces of their own |
 //! | [`Script`] | servers in Python, in `programs/`: WebSocket echo, gRPC, a way into TLS and proxies |
 //! | [`Process`] | a program that is killed with all its children when the test ends, however it ends |
@@ -36,6 +37,7 @@ mod pki;
 mod process;
 pub mod programs;
 pub mod raw;
+mod scan_server;
 mod script;
 mod tollgate;
 
@@ -45,6 +47,7 @@ pub use origin::Origin;
 pub use pki::Pki;
 pub use process::{Finished, Process, command};
 pub use raw::RawOrigin;
+pub use scan_server::ScanServer;
 pub use script::Script;
 pub use tollgate::{Tollgate, binary, tollgate_command, tollgate_run};
 

@@ -93,6 +93,11 @@ pub enum Command {
     ///
     /// Exit code: 0 if nothing was found, 1 if something was, 2 if something went wrong.
     Scan(crate::scan::ScanArgs),
+    /// Screen for others: an ICAP server that puts the scanners behind another proxy, such as squid.
+    ///
+    /// The services are icap://ADDR/reqmod for requests and icap://ADDR/respmod for responses. What passes is judged as the
+    /// proxy does with --screen; docs/scan-server.md has a configuration for squid.
+    ScanServer(Box<crate::scan_server::ScanServerArgs>),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -1009,7 +1014,7 @@ impl From<clap::Error> for Exit {
 }
 
 /// A number of bytes with a unit: `500m`, `1g`.
-fn bytes(text: &str) -> Result<u64, String> {
+pub fn bytes(text: &str) -> Result<u64, String> {
     let units = [
         ("", 1),
         ("b", 1),
@@ -1046,7 +1051,7 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(*scale)
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub fn seconds(text: &str) -> Result<Duration, String> {
     text.parse()
         .ok()
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())

@@ -21,6 +21,7 @@ mod rules;
 mod run;
 mod save;
 mod scan;
+mod scan_server;
 mod serve;
 mod settings;
 mod signals;
@@ -72,6 +73,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Audit(command)) => audit::audit(&command),
         Some(Command::Rules(command)) => rules::rules(&command),
         Some(Command::Scan(args)) => Ok(scan::scan(&args)),
+        Some(Command::ScanServer(args)) => scan_server::scan_server(&args),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);

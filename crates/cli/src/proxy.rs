@@ -6,13 +6,13 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use tollgate_engine::{Handle, Proxy, ProxyBuilder, ProxyError};
 use tollgate_rules::Rules;
-use tollgate_screen::{Screen, Verdict};
+use tollgate_screen::{OnVerdict, Screen, Verdict};
 use tollgate_store::{Capture, Store};
 
 use crate::output::{FlowPrinter, Printer, Stream, Style, install_log};
 use crate::rules::follow_file;
 use crate::save::FileSink;
-use crate::settings::{OpenAuthority, Settings};
+use crate::settings::{OpenAuthority, ScreenSettings, Settings};
 
 /// Opens what is shown: the printing thread and the log.
 ///
@@ -65,15 +65,8 @@ pub async fn start(
     // Before whoever shows flows: what is shown is what became of them.
     let builder = match &settings.screen {
         Some(screen) => {
-            let audit = screen.audit.clone();
-            let on_verdict = move |verdict: &Verdict| {
-                report(verdict);
-                if let Some(audit) = &audit {
-                    audit.record(verdict);
-                }
-            };
             let interceptor = Screen::new(screen.scanner.clone(), screen.config.clone());
-            builder.interceptor(interceptor.on_verdict(Arc::new(on_verdict)))
+            builder.interceptor(interceptor.on_verdict(on_verdict(screen)))
         }
         None => builder,
     };
@@ -87,6 +80,17 @@ pub async fn start(
     }
     let proxy = builder.build().map_err(explain)?;
     proxy.start().await.map_err(explain)
+}
+
+/// Puts verdicts into the log and, if there is one, the audit log.
+pub fn on_verdict(screen: &ScreenSettings) -> OnVerdict {
+    let audit = screen.audit.clone();
+    Arc::new(move |verdict: &Verdict| {
+        report(verdict);
+        if let Some(audit) = &audit {
+            audit.record(verdict);
+        }
+    })
 }
 
 /// Puts a verdict into the log, with what would allow what it refuses.

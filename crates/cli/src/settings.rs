@@ -244,7 +244,11 @@ pub struct ScreenSettings {
 }
 
 impl ScreenSettings {
-    fn new(args: &ScreenArgs) -> anyhow::Result<Option<Self>> {
+    /// `None` without `--screen`.
+    ///
+    /// # Errors
+    /// A file or a source that can't be read.
+    pub fn new(args: &ScreenArgs) -> anyhow::Result<Option<Self>> {
         let Some(mode) = args.screen else {
             return Ok(None);
         };

@@ -668,6 +668,11 @@ impl Interceptor for Screen {
         Step::Continue
     }
 
+    fn edits_response(&self, flow: &Flow) -> bool {
+        self.watch(flow.id)
+            .is_some_and(|watch| lock(&watch).gate.is_some())
+    }
+
     fn data(&self, flow: &mut Flow, piece: Piece<'_>) -> Step {
         let Some(watch) = self.watch(flow.id) else {
             return Step::Continue;

@@ -655,3 +655,30 @@ fn what_is_no_answer_of_a_model_passes_untouched() {
     assert_eq!(out, page);
     assert!(flow.response.unwrap().headers().contains("content-length"));
 }
+
+#[test]
+fn only_what_may_be_an_answer_of_a_model_is_edited() {
+    let run = screen(Enforcement::Enforce);
+    for (path, content_type, edits) in [
+        ("/v1/chat/completions", "application/json", true),
+        ("/rpc", "text/event-stream", true),
+        ("/rpc", "application/json", false),
+    ] {
+        let mut flow = flow(path, b"{}");
+        let _ = run.request(&mut flow, b"{}");
+        let mut response = Response::default();
+        response.head = ResponseHead::build(200, b"OK").unwrap();
+        let headers = response.headers_mut();
+        headers
+            .append(b"Content-Type", content_type.as_bytes())
+            .unwrap();
+        flow.response = Some(Box::new(response));
+        assert!(matches!(run.screen.response(&mut flow), Step::Continue));
+        assert_eq!(
+            run.screen.edits_response(&flow),
+            edits,
+            "{path} {content_type}"
+        );
+        run.screen.end(&flow, &Outcome::COMPLETED);
+    }
+}

@@ -25,7 +25,7 @@ mod chunked;
 mod length;
 mod request;
 mod response;
-mod scan;
+pub(crate) mod scan;
 
 pub use anomaly::Anomaly;
 pub use chunked::{

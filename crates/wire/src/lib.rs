@@ -20,6 +20,7 @@
 //! | [`headers`] | the header list shared by the HTTP versions |
 //! | [`http1`] | HTTP/1 heads and chunked bodies |
 //! | [`http3`] | HTTP/3's frames and QPACK |
+//! | [`icap`] | ICAP/1.0, both sides |
 //! | [`coding`] | `Content-Encoding` |
 //! | [`sse`] | `text/event-stream` |
 //! | [`framing`] | streams of messages by content type: SSE, NDJSON, JSON sequences and arrays, gRPC, gRPC-Web, Connect, AWS |
@@ -35,6 +36,7 @@ pub mod framing;
 pub mod headers;
 pub mod http1;
 pub mod http3;
+pub mod icap;
 pub mod proxy_protocol;
 mod reader;
 pub mod socks5;

@@ -34,6 +34,8 @@ pub struct ChunkedDecoder {
     remaining: u64,
     /// Bytes of the current chunk line.
     line_len: usize,
+    /// Whether the last chunk line had the extension `ieof`.
+    ieof: Ieof,
     trailer_limit: usize,
     /// The trailer section as far as it has come.
     trailer_bytes: Vec<u8>,
@@ -58,6 +60,7 @@ impl ChunkedDecoder {
             state: State::Size { digits: 0 },
             remaining: 0,
             line_len: 0,
+            ieof: Ieof::No,
             trailer_limit,
             trailer_bytes: Vec::new(),
             scan: HeadScan::default(),
@@ -99,6 +102,12 @@ impl ChunkedDecoder {
     /// Whether the body, trailers included, is complete.
     pub fn is_done(&self) -> bool {
         self.state == State::Done
+    }
+
+    /// Whether the line of the chunk that came last had the extension `ieof`, with which ICAP says that a preview is all
+    /// there is (RFC 3507 section 4.5).
+    pub fn has_ieof(&self) -> bool {
+        matches!(self.ieof, Ieof::Word(IEOF_LEN) | Ieof::Found)
     }
 
     /// Answers what is left of `rest`: nothing, unless the body is done.
@@ -157,15 +166,24 @@ impl ChunkedDecoder {
             (State::Size { digits: 0 }, b';' | b' ' | b'\t' | b'\r' | b'\n') => {
                 Err(Anomaly::InvalidChunkSize)
             }
-            (State::Size { .. } | State::AfterSize, b';') => Ok(State::Extension),
+            (State::Size { .. } | State::AfterSize, b';') => {
+                self.ieof = Ieof::Word(0);
+                Ok(State::Extension)
+            }
             (State::Size { .. } | State::AfterSize, b' ' | b'\t') => Ok(State::AfterSize),
             (State::Size { .. } | State::AfterSize | State::Extension, b'\r') => Ok(State::LineLf),
             (State::Size { .. } | State::AfterSize | State::Extension, b'\n') => {
                 Err(Anomaly::BareLf)
             }
-            (State::Size { digits }, _) => self.size_digit(digits, byte),
+            (State::Size { digits }, _) => {
+                self.ieof = Ieof::No;
+                self.size_digit(digits, byte)
+            }
             (State::Extension, 0) => Err(Anomaly::InvalidChunkExtension),
-            (State::Extension, _) => Ok(State::Extension),
+            (State::Extension, _) => {
+                self.ieof = self.ieof.after(byte);
+                Ok(State::Extension)
+            }
             (State::LineLf, b'\n') => {
                 self.line_len = 0;
                 Ok(if self.remaining == 0 {
@@ -272,6 +290,35 @@ enum State {
     Trailers,
     Done,
     Failed(Anomaly),
+}
+
+const IEOF_LEN: u8 = 4;
+
+/// Looks for `ieof` among the extensions of a chunk line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ieof {
+    /// This extension isn't it.
+    No,
+    /// So many of its letters were read.
+    Word(u8),
+    /// One before was it.
+    Found,
+}
+
+impl Ieof {
+    fn after(self, byte: u8) -> Self {
+        match (self, byte.to_ascii_lowercase()) {
+            (Self::Found | Self::Word(IEOF_LEN), b';') => Self::Found,
+            (Self::Found, _) => Self::Found,
+            (_, b';') => Self::Word(0),
+            (Self::Word(0 | IEOF_LEN), b' ' | b'\t') => self,
+            (Self::Word(0), b'i') => Self::Word(1),
+            (Self::Word(1), b'e') => Self::Word(2),
+            (Self::Word(2), b'o') => Self::Word(3),
+            (Self::Word(3), b'f') => Self::Word(IEOF_LEN),
+            _ => Self::No,
+        }
+    }
 }
 
 /// Appends `data` as one chunk. Empty data writes nothing, since an empty chunk would end the body.
@@ -470,6 +517,32 @@ mod tests {
         let mut out = Vec::new();
         trailers.unwrap().write_to(&mut out);
         assert_eq!(out, b"Grpc-Status:0\r\nB:  \xE9 \r\n");
+    }
+
+    #[test]
+    fn ieof_is_an_extension_of_the_last_chunk() {
+        for (wire, expected) in [
+            ("0; ieof\r\n\r\n", true),
+            ("0;IEOF\r\n\r\n", true),
+            ("0 ; ieof \t\r\n\r\n", true),
+            ("0;a=b; ieof;c\r\n\r\n", true),
+            ("2\r\nab\r\n0; ieof\r\n\r\n", true),
+            ("0\r\n\r\n", false),
+            ("2; ieof\r\nab\r\n0\r\n\r\n", false),
+            ("0; ieofs\r\n\r\n", false),
+            ("0; xieof\r\n\r\n", false),
+            ("0; i eof\r\n\r\n", false),
+            ("0; ieof x\r\n\r\n", false),
+        ] {
+            for piece in [1, 2, wire.len()] {
+                let mut decoder = ChunkedDecoder::new(64);
+                for part in wire.as_bytes().chunks(piece) {
+                    decoder.feed(part, |_| ()).unwrap();
+                }
+                assert!(decoder.is_done());
+                assert_eq!(decoder.has_ieof(), expected, "{wire:?}");
+            }
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ const MAX_HEAD: usize = 1 << 30;
 
 /// What stands before the field lines.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Request,
     Response,
     /// Nothing: a trailer section.
@@ -22,7 +22,7 @@ pub(super) enum Kind {
 
 /// A start line that has been read.
 #[derive(Clone, Copy, Default)]
-pub(super) struct StartLine {
+pub(crate) struct StartLine {
     /// Bytes including CRLF.
     pub len: usize,
     pub version: Version,
@@ -33,7 +33,7 @@ pub(super) struct StartLine {
 /// Reads a head that may arrive in pieces. It stops at the first byte that isn't there yet and goes on from there:
 /// no byte is looked at twice, but for a few at the point where it stopped.
 #[derive(Clone, Default)]
-pub(super) struct HeadScan {
+pub(crate) struct HeadScan {
     /// Bytes of empty lines before the head. All other offsets count from the beginning of the head.
     skipped: usize,
     part: Part,
@@ -78,7 +78,7 @@ enum Step {
 
 impl HeadScan {
     /// Forgets a message that was begun.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         let mut lines = std::mem::take(&mut self.lines);
         lines.clear();
         *self = Self {
@@ -89,7 +89,7 @@ impl HeadScan {
 
     /// Reads on. Answers the length of the head including its empty line, or `None` for more bytes. After an
     /// error, the next call begins a new message.
-    pub(super) fn advance(
+    pub(crate) fn advance(
         &mut self,
         kind: Kind,
         input: &[u8],
@@ -112,7 +112,7 @@ impl HeadScan {
 
     /// Moves a complete head of `len` bytes, as [`advance`](Self::advance) counted them, into `headers`, and gets
     /// ready for the next one. Answers the start line and its bytes.
-    pub(super) fn finish<'a>(
+    pub(crate) fn finish<'a>(
         &mut self,
         input: &'a [u8],
         len: usize,

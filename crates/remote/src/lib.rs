@@ -1,0 +1,19 @@
+//! Screening over a network: the scanners of `tollgate-screen` for those who are no client of the proxy.
+//!
+//! | | |
+//! |---|---|
+//! | [`Judge`] | a [`Screen`](tollgate_screen::Screen) outside a proxy: whole messages in, a judgement out |
+//! | [`icap`] | an ICAP server (RFC 3507): other proxies show it their requests and responses |
+//! | [`Server`] | listens, counts, limits, and ends in an orderly way |
+//!
+//! Nothing here knows how the engine connects, and the screen knows nothing of sockets: this crate is where the two
+//! questions "what is in it" and "who asks" meet.
+#![forbid(unsafe_code)]
+
+mod connection;
+pub mod icap;
+mod judge;
+mod server;
+
+pub use judge::{Exchange, Judge, Said};
+pub use server::{Ended, Limits, Server, ServerError};
