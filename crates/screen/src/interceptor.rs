@@ -18,6 +18,7 @@
 
 mod answer;
 mod credential;
+mod fronting;
 mod outbound;
 
 use std::collections::{HashMap, VecDeque};
@@ -585,6 +586,12 @@ impl Interceptor for Screen {
             return refusal(flow, &reason);
         }
         if let Some(reason) = self.fields(flow, Place::Header, |request| Some(request.headers())) {
+            return refusal(flow, &reason);
+        }
+        if !self.scanner.is_allowed(fronting::RULE)
+            && let Some(found) = fronting::fronted(flow)
+            && let Some(reason) = self.judge(flow, Place::Url, vec![found])
+        {
             return refusal(flow, &reason);
         }
         if self.closed() && !is_websocket(flow) && flow.request.head.upgrade().is_some() {

@@ -1,6 +1,11 @@
 //! Where connections go: protocols inside CONNECT, tunnels, blocks, loops.
 
-use tollgate_engine::{Action, HostPattern, Listen};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tollgate_engine::{Action, HostPattern, Listen, Proxy, Resolver, Resolving};
 use tollgate_flow::{ConnectDecision, Interest, TlsDecision};
 
 use crate::support::*;
@@ -37,6 +42,19 @@ fn only_public_addresses_are_connected_to_where_that_is_asked_for() {
         "[::1]",
         "rebinding.example",
         "[::ffff:127.0.0.1]",
+        "0.0.0.0",
+        "[::]",
+        "[::7f00:1]",
+        "[64:ff9b::7f00:1]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[64:ff9b:1::1]",
+        "[2002:7f00:1::]",
+        "169.254.169.254",
+        "100.64.0.1",
+        "192.0.0.192",
+        "192.0.0.8",
+        "198.18.0.1",
+        "240.0.0.1",
     ] {
         let authority = format!("{host}:{}", port(&origin));
         let mut client = proxy.plain();
@@ -63,6 +81,41 @@ fn only_public_addresses_are_connected_to_where_that_is_asked_for() {
         .exchange("GET /there HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
     assert_eq!(answer.text(), "/there");
+}
+
+/// Leads here, and counts how often it is asked. Whoever asks twice gets another answer.
+struct Rebinding(Arc<AtomicUsize>);
+
+impl Resolver for Rebinding {
+    fn resolve(&self, _host: &str) -> Resolving {
+        let first = self.0.fetch_add(1, Ordering::SeqCst) == 0;
+        let address: IpAddr = if first { [10, 0, 0, 1] } else { [127, 0, 0, 1] }.into();
+        Box::pin(async move { Ok(vec![address]) })
+    }
+}
+
+#[test]
+fn a_name_is_looked_up_once_and_what_was_vetted_is_dialled() {
+    // One question for each dial: there is no second answer that could differ from the one that was judged.
+    let asked = Arc::new(AtomicUsize::new(0));
+    let mut config = config();
+    config.policy.public_only = true;
+    config.timeouts.dns_cache = Duration::ZERO;
+    let builder = Proxy::builder()
+        .config(config)
+        .resolver(Rebinding(Arc::clone(&asked)));
+    let handle = block_on(builder.build().unwrap().start());
+    let proxy = TestProxy {
+        handle: handle.unwrap(),
+    };
+    for times in 1..=2 {
+        let request =
+            "CONNECT rebinding.example:443 HTTP/1.1\r\nHost: rebinding.example:443\r\n\r\n";
+        let answer = proxy.plain().exchange(request).unwrap();
+        assert_eq!(answer.status(), 403, "{}", answer.text());
+        assert_eq!(asked.load(Ordering::SeqCst), times);
+    }
+    assert_eq!(proxy.metrics().upstream_connects, 0);
 }
 
 #[test]

@@ -14,6 +14,7 @@ const ROWS: &[Row] = &[
     ("bidi-override", "characters that turn the order of text around", Category::HiddenText, Severity::Medium),
     ("canary", "a canary left its place", Category::KnownSecret, Severity::Critical),
     ("disguised-private-address", "private address in an unusual spelling", Category::Destination, Severity::High),
+    ("domain-fronting", "a request names another host than its connection", Category::Destination, Severity::High),
     ("drop-site", "a host where anybody can leave and fetch data", Category::Exfiltration, Severity::Medium),
     ("encoded-random-string", "a random string that was encoded once more", Category::Secret, Severity::Medium),
     ("hidden-tag-characters", "text in Unicode tag characters, which nothing shows", Category::HiddenText, Severity::High),

@@ -383,6 +383,11 @@ impl Scanner {
             .chain(command::all())
     }
 
+    /// Whether this rule is never reported.
+    pub(crate) fn is_allowed(&self, rule: &str) -> bool {
+        self.inner.silent.contains(rule)
+    }
+
     /// Begins a stream.
     #[must_use]
     pub fn start(&self, kind: Kind) -> ScanState {
