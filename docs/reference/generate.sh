@@ -49,11 +49,12 @@ Limits and timeouts are not on the command line: an embedding program sets them 
 `TOLLGATE_LOG` takes `tracing` directives in place of `-q` and `-v`, such as `tollgate_engine=debug`.
 `NO_COLOR` and `CLICOLOR_FORCE=1` forbid and force colours.
 
-Exit codes: 0; 1 when the proxy can't start, or a file can't be read whole; 2 for a usage error. `run` gives the
+Exit codes: 0; 1 when the proxy can't start, or a file can't be read whole; 2 for a usage error. `run` and `mcp` give the
 command's own code, 128 and the number of the signal that killed it, 127 if it was not found, and 126 if it can't be run.
 END
   section ''
   section run
+  section mcp
   section 'ca show'
   section 'ca export'
   section 'ca rotate'

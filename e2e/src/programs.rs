@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Ends the test early unless all of these programs are installed; under `CI=true` or `TOLLGATE_E2E=1` it fails instead.
 ///
 /// Not all names are programs: `"python-venv"` is the Python that [`python_venv`](crate::programs::python_venv) gives,
-/// `"python-sdks"` the client libraries of model providers in it, `"node-sdks"` those in
+/// `"python-sdks"` the client libraries of model providers in it, `"python-mcp"` the MCP SDK, `"node-sdks"` those in
 /// [`node_folder`](crate::programs::node_folder), `"mitmproxy-venv"` the Python of
 /// [`mitmproxy_venv`](crate::programs::mitmproxy_venv), `"example-NAME"` an example program of the workspace, and `"root"` the
 /// right to make network namespaces.
@@ -119,6 +119,7 @@ pub fn example(name: &str) -> PathBuf {
 pub fn available(program: &str) -> bool {
     let found = match (program, program.strip_prefix("example-")) {
         ("python-venv", _) => python_venv().is_file(),
+        ("python-mcp", _) => python_has("mcp"),
         ("mitmproxy-venv", _) => mitmproxy_venv().is_file(),
         ("python-sdks", _) => SDKS.iter().all(|package| python_has(package)),
         ("node-sdks", _) => {

@@ -53,6 +53,13 @@ pub enum Command {
     /// Nothing is printed beside the command's own output, unless -v, --flow-detail or --json asks for flows: those go to
     /// standard error.
     Run(Box<RunArgs>),
+    /// Run an MCP server that is a program, and screen what it and its client say.
+    ///
+    /// In the configuration of the client, `tollgate mcp -- ` stands before the command of the server. What passes is passed
+    /// byte for byte. A dangerous call of a tool, or one that carries a secret, is answered with an error that the model
+    /// reads, and never reaches the server; a tool with a poisoned description, or one that has changed, is taken out of the
+    /// list. Signals are passed on to the server, its standard error is ours, and its exit code is tollgate's.
+    Mcp(Box<McpArgs>),
     /// Look at, export or replace the certificate authority.
     #[command(subcommand)]
     Ca(CaCommand),
@@ -119,6 +126,64 @@ pub struct RunArgs {
         value_name = "CMD"
     )]
     pub command: Vec<OsString>,
+}
+
+/// `tollgate mcp`.
+#[derive(Debug, Args)]
+pub struct McpArgs {
+    /// What happens to what is found: enforce refuses it, monitor reports it.
+    #[arg(
+        long,
+        value_name = "MODE",
+        value_enum,
+        default_value = "enforce",
+        env = "TOLLGATE_SCREEN"
+    )]
+    pub screen: ScreenArg,
+    /// What happens to a tool that is not what it was: refuse takes it out of the list, and refuses calls of it; warn
+    /// reports it.
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "refuse")]
+    pub drift: DriftArg,
+    /// Compare the tools with those in this file; without the file, write those of the first list into it. A tool that is
+    /// new or has changed counts as drift; one that is gone is reported. Remove the file to trust the tools anew.
+    #[arg(long, value_name = "FILE")]
+    pub pin: Option<PathBuf>,
+    /// Add a rule pack in gitleaks' TOML [repeatable].
+    #[arg(long, value_name = "FILE")]
+    pub screen_rules: Vec<PathBuf>,
+    /// Don't report this rule [repeatable].
+    #[arg(long, value_name = "RULE")]
+    pub screen_allow: Vec<String>,
+    /// Values that must not pass, in all their encodings: env:NAME, file:PATH, cmd:COMMAND [repeatable].
+    #[arg(long, value_name = "SOURCE")]
+    pub known_secrets: Vec<String>,
+    /// Write every verdict to this file, as JSON lines that show when somebody has changed them (`tollgate audit
+    /// verify`).
+    #[arg(long, value_name = "FILE", env = "TOLLGATE_AUDIT_LOG")]
+    pub audit_log: Option<PathBuf>,
+    /// Let pass what can't be read (no JSON, a name twice in an object, a line over 32 MiB) instead of refusing it.
+    #[arg(long)]
+    pub screen_fail_open: bool,
+    /// Print each verdict as a JSON object on standard error, in place of text.
+    #[arg(long)]
+    pub json: bool,
+    /// The server and its arguments.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
+    pub command: Vec<OsString>,
+}
+
+/// `--drift`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DriftArg {
+    /// Take it out of the list, and refuse calls of it.
+    Refuse,
+    /// Report it.
+    Warn,
 }
 
 /// How a proxy works.

@@ -11,6 +11,7 @@ mod authority;
 mod child_env;
 mod files;
 mod flows;
+mod mcp;
 mod mitm_options;
 mod os;
 mod output;
@@ -63,6 +64,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         None => serve::serve(&cli.proxy),
         Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Mcp(args)) => mcp::mcp(&args),
         Some(Command::Ca(command)) => authority::ca(&command),
         Some(Command::Trust(command)) => authority::trust(&command),
         Some(Command::Transparent(command)) => transparent::transparent(&command),

@@ -40,6 +40,16 @@ pub fn strftime(pattern: &str, time: SystemTime) -> Option<String> {
 #[cfg(unix)]
 pub use platform::{in_foreground_of_a_terminal, send_signal};
 
+/// Lets a command end when this process does, however that ends (Linux; elsewhere by the end of its standard input).
+///
+/// The thread that starts it must live as long as the process.
+pub fn end_with_us(command: &mut tokio::process::Command) {
+    #[cfg(target_os = "linux")]
+    platform::end_with_us(command);
+    #[cfg(not(target_os = "linux"))]
+    let _ = command;
+}
+
 #[cfg(unix)]
 mod platform {
     use std::os::fd::AsRawFd as _;
@@ -64,6 +74,28 @@ mod platform {
         let foreground = unsafe { libc::tcgetpgrp(terminal.as_raw_fd()) };
         // SAFETY: takes nothing, and always succeeds.
         foreground == unsafe { libc::getpgrp() }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[expect(unsafe_code, reason = "std ends no children with their parent")]
+    pub(super) fn end_with_us(command: &mut tokio::process::Command) {
+        let parent = std::process::id();
+        let ask = move || {
+            // SAFETY: takes no pointers; an error is returned.
+            if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            // The parent may have ended before it was asked.
+            if std::os::unix::process::parent_id() == parent {
+                Ok(())
+            } else {
+                Err(std::io::Error::from_raw_os_error(libc::ESRCH))
+            }
+        };
+        // SAFETY: between fork and exec, `ask` makes two system calls, and allocates nothing.
+        unsafe {
+            command.pre_exec(ask);
+        }
     }
 
     #[expect(unsafe_code, reason = "std does not ask for the size of a terminal")]

@@ -94,7 +94,7 @@ pub fn on_verdict(screen: &ScreenSettings) -> OnVerdict {
 }
 
 /// Puts a verdict into the log, with what would allow what it refuses.
-fn report(verdict: &Verdict) {
+pub fn report(verdict: &Verdict) {
     let word = if verdict.refused { "refused" } else { "seen" };
     if verdict.findings.is_empty() {
         tracing::warn!(

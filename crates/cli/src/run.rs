@@ -120,11 +120,7 @@ async fn with_proxy(
             exit_code(status.context("can't wait for the command")?)
         }
         Err(error) => {
-            let (code, why) = match error.kind() {
-                ErrorKind::NotFound => (127, "command not found".to_owned()),
-                ErrorKind::PermissionDenied => (126, "not a program that may be run".to_owned()),
-                _ => (126, error.to_string()),
-            };
+            let (code, why) = start_failure(&error);
             complain(program, &why);
             ExitCode::from(code)
         }
@@ -181,7 +177,17 @@ pub fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn exit_code(status: ExitStatus) -> ExitCode {
+/// The exit code and the words for a command that can't be started.
+pub fn start_failure(error: &std::io::Error) -> (u8, String) {
+    match error.kind() {
+        ErrorKind::NotFound => (127, "command not found".to_owned()),
+        ErrorKind::PermissionDenied => (126, "not a program that may be run".to_owned()),
+        _ => (126, error.to_string()),
+    }
+}
+
+/// The exit code of a command as a shell gives it.
+pub fn exit_code(status: ExitStatus) -> ExitCode {
     #[cfg(unix)]
     let killed = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
     #[cfg(not(unix))]
@@ -190,7 +196,8 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-fn complain(program: &OsStr, why: &str) {
+/// Says on standard error what is wrong with a program.
+pub fn complain(program: &OsStr, why: &str) {
     let _ = writeln!(
         std::io::stderr(),
         "error: {}: {why}",

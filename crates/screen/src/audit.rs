@@ -153,7 +153,7 @@ impl AuditLog {
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = sender
             .as_ref()
-            .is_some_and(|sender| sender.try_send(entry(verdict)).is_ok());
+            .is_some_and(|sender| sender.try_send(verdict.to_json()).is_ok());
         if !sent {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -185,32 +185,35 @@ impl Drop for AuditLog {
     }
 }
 
-/// A verdict without what the log adds. Findings are redacted already.
-fn entry(verdict: &Verdict) -> Value {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let findings: Vec<Value> = verdict
-        .findings
-        .iter()
-        .map(|finding| {
-            json!({
-                "rule": &*finding.rule,
-                "severity": finding.severity.as_str(),
-                "excerpt": finding.excerpt,
-                "allow": finding.allow_hint(),
+impl Verdict {
+    /// It as JSON: what a line of the log holds, without the chain. Findings are redacted already.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let findings: Vec<Value> = self
+            .findings
+            .iter()
+            .map(|finding| {
+                json!({
+                    "rule": &*finding.rule,
+                    "severity": finding.severity.as_str(),
+                    "excerpt": finding.excerpt,
+                    "allow": finding.allow_hint(),
+                })
             })
+            .collect();
+        json!({
+            "time_ms": u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            "flow": self.flow.to_string(),
+            "target": self.target,
+            "place": self.place.to_string(),
+            "refused": self.refused,
+            "reason": self.reason,
+            "findings": findings,
         })
-        .collect();
-    json!({
-        "time_ms": u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
-        "flow": verdict.flow.to_string(),
-        "target": verdict.target,
-        "place": verdict.place.to_string(),
-        "refused": verdict.refused,
-        "reason": verdict.reason,
-        "findings": findings,
-    })
+    }
 }
 
 struct Writer {

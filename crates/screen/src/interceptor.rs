@@ -92,7 +92,7 @@ pub struct Verdict {
     pub target: String,
     /// Where the finding stands.
     pub place: Place,
-    /// What was found; redacted. Empty where something couldn't be read.
+    /// What was found; redacted. Empty where something couldn't be read, or a tool is not what it was.
     pub findings: Vec<Finding>,
     /// Whether it was refused.
     pub refused: bool,
@@ -119,6 +119,14 @@ pub enum Place {
     ToolCall(String),
     /// A model's answer.
     Answer,
+    /// What an MCP client sends, by its method.
+    McpSent(String),
+    /// What an MCP server sends, by its method, or that of the request that it answers.
+    McpReceived(String),
+    /// What a tool of an MCP server answered.
+    McpResult(String),
+    /// What an MCP server says of one of its tools.
+    ToolDescription(String),
 }
 
 impl Place {
@@ -142,8 +150,11 @@ impl Place {
             Self::Header(_) => "header",
             Self::RequestBody => "request-body",
             Self::Trailer(_) => "trailer",
-            Self::Message => "message",
-            Self::ToolResult => "tool-result",
+            Self::Message | Self::McpSent(_) => "message",
+            Self::ToolResult
+            | Self::McpResult(_)
+            | Self::McpReceived(_)
+            | Self::ToolDescription(_) => "tool-result",
             Self::ToolCall(_) => "tool-call",
             Self::Answer => "answer",
         }
@@ -161,6 +172,10 @@ impl fmt::Display for Place {
             Self::ToolResult => f.write_str("a tool result"),
             Self::ToolCall(name) => write!(f, "a call of the tool {name}"),
             Self::Answer => f.write_str("a model's answer"),
+            Self::McpSent(method) => write!(f, "what the client sends ({method})"),
+            Self::McpReceived(method) => write!(f, "what the server sends ({method})"),
+            Self::McpResult(name) => write!(f, "a result of the tool {name}"),
+            Self::ToolDescription(name) => write!(f, "the description of the tool {name}"),
         }
     }
 }

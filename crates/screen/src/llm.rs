@@ -22,7 +22,7 @@ mod ollama;
 pub(crate) mod openai_chat;
 mod openai_responses;
 mod reader;
-mod request;
+pub(crate) mod request;
 
 pub use dialect::Dialect;
 pub use facets::Facets;

@@ -403,7 +403,15 @@ impl Policy {
 
 /// Where something leaves, or a call arrives, that can be written anew.
 fn can_redact(place: &Place) -> bool {
-    !matches!(place, Place::ToolResult | Place::Answer)
+    !matches!(
+        place,
+        Place::ToolResult
+            | Place::Answer
+            | Place::McpSent(_)
+            | Place::McpReceived(_)
+            | Place::McpResult(_)
+            | Place::ToolDescription(_)
+    )
 }
 
 /// What is built in. Injection is never a reason by itself, and what only a name suggests isn't one for text that

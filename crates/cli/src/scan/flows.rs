@@ -193,5 +193,9 @@ fn place(place: &Place) -> String {
         Place::ToolResult => "tool-result".to_owned(),
         Place::ToolCall(name) => format!("tool-call/{name}"),
         Place::Answer => "answer".to_owned(),
+        Place::McpSent(method) => format!("mcp-sent/{method}"),
+        Place::McpReceived(method) => format!("mcp-received/{method}"),
+        Place::McpResult(name) => format!("mcp-result/{name}"),
+        Place::ToolDescription(name) => format!("tool-description/{name}"),
     }
 }

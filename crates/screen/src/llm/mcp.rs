@@ -79,7 +79,8 @@ pub fn refusal(id: &str, reason: &str) -> Vec<u8> {
     out.extend_from_slice(id.as_bytes());
     out.extend_from_slice(b",\"result\":{\"content\":[{\"type\":\"text\",\"text\":");
     quote(reason, &mut out);
-    out.extend_from_slice(b"}],\"isError\":true}}");
+    // `resultType` is demanded since protocol version 2026-07-28, and passed over before.
+    out.extend_from_slice(b"}],\"isError\":true,\"resultType\":\"complete\"}}");
     out
 }
 

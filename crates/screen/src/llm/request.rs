@@ -311,7 +311,7 @@ fn media(value: Value<'_>) -> Option<Media> {
 }
 
 /// A tool's definition: all its texts, names of parameters included.
-pub(super) fn definition(value: Value<'_>, name: String) -> ToolDefinition {
+pub(crate) fn definition(value: Value<'_>, name: String) -> ToolDefinition {
     ToolDefinition {
         name,
         text: gather(value, true),
@@ -320,7 +320,7 @@ pub(super) fn definition(value: Value<'_>, name: String) -> ToolDefinition {
 }
 
 /// Every text in a value, in order, joined by LF. Media in base64 and signatures are left out.
-pub(super) fn all_text(value: Value<'_>) -> String {
+pub(crate) fn all_text(value: Value<'_>) -> String {
     gather(value, false)
 }
 
