@@ -376,10 +376,14 @@ pub struct ReplayArgs {
     /// Record flows into this folder, for --replay.
     #[arg(long, value_name = "DIR", conflicts_with = "replay")]
     pub record: Option<PathBuf>,
-    /// Answer everything from a folder of --record: no origin is connected to, and a request without a recording gets
-    /// 404 with a text that says which one is most like it.
+    /// Answer everything from a folder of --record: nothing is connected to, whatever the protocol, and a request without
+    /// a recording gets 404 with a text that says what is different from the one that is most like it.
     #[arg(long, value_name = "DIR")]
     pub replay: Option<PathBuf>,
+    /// Give recorded answers at the times at which they came: the head after as long, and the pieces of its body with
+    /// the pauses between them. Without it they come at once.
+    #[arg(long)]
+    pub replay_timing: bool,
     /// Only flows that match this filter expression are shown, written and read, as mitmdump.
     #[arg(long, value_name = "EXPR")]
     pub filter: Option<String>,

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow, ensure};
+use tollgate_flow::PieceMark;
 use tollgate_flow::filter::Filter;
 use tollgate_flow::mitm::FlowWriter;
 use tollgate_flow::record::{Content, HttpMessage, Record};
@@ -28,6 +29,7 @@ pub const LIMITS: CaptureLimits = CaptureLimits {
     body_bytes: 64 << 20,
     messages: 65_536,
     in_flight_bytes: 512 << 20,
+    pieces: 65_536,
 };
 
 /// A file that flows are written to.
@@ -210,7 +212,7 @@ fn weight(record: &Record) -> usize {
         }
         Content::Dns(_) => 0,
     };
-    bytes + 4096
+    bytes + record.facts.response_pieces.len() * size_of::<PieceMark>() + 4096
 }
 
 /// The file, for who waits for its end.

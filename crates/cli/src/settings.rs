@@ -72,6 +72,8 @@ pub struct FileSettings {
     pub server_replay: Option<ServerReplaySettings>,
     /// Whether the proxy listens.
     pub server: bool,
+    /// Whether nothing may be connected to: `--replay`.
+    pub offline: bool,
     /// Whether it goes on when files were read and requests replayed.
     pub keepserving: bool,
 }
@@ -134,6 +136,7 @@ impl FileSettings {
             filter: filter(&set.dumper_filter)?,
             client_replay,
             server_replay: server_replay(args, set)?,
+            offline: args.replay.is_some(),
             server: !args.no_server && set.server.unwrap_or(true),
             keepserving: set.keepserving.unwrap_or(false),
         };
@@ -166,8 +169,13 @@ fn server_replay(
         options.extra = Extra::Status(404);
     }
     if files.is_empty() {
+        ensure!(
+            !args.replay_timing,
+            "--replay-timing needs recordings to answer from: --replay or -S"
+        );
         return Ok(None);
     }
+    options.timing = args.replay_timing;
     let is = |option: Option<bool>| option.unwrap_or(false);
     let extra = args
         .server_replay_extra
@@ -175,7 +183,16 @@ fn server_replay(
         .or(set.server_replay_extra.as_ref());
     match extra.map(String::as_str) {
         None => {}
-        Some("forward") => options.extra = Extra::Forward,
+        Some("forward") => {
+            ensure!(
+                args.replay.is_none(),
+                "--replay connects to nothing, and --server-replay-extra forward does; use -S {} in its place",
+                files
+                    .last()
+                    .map_or("FILE".into(), |file| file.display().to_string())
+            );
+            options.extra = Extra::Forward;
+        }
         Some("kill") => options.extra = Extra::Kill,
         Some(status) => {
             let status = status
@@ -357,7 +374,13 @@ impl Settings {
             // Replayed requests have to pass somewhere: a port that nobody else is told of.
             config.listen = vec![Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).into()];
         }
-        if set.lazy.unwrap_or(files.server_replay.is_some()) {
+        if files.offline {
+            ensure!(
+                set.lazy != Some(false),
+                "--replay connects to nothing, and option 'connection_strategy' is eager"
+            );
+            config.connection_strategy = ConnectionStrategy::Never;
+        } else if set.lazy.unwrap_or(files.server_replay.is_some()) {
             config.connection_strategy = ConnectionStrategy::Lazy;
         }
         apply_ways(&mut config, args, &set)?;

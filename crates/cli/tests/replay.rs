@@ -10,10 +10,15 @@
 
 mod support;
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{Origin, Proxy, output, tollgate};
+use tollgate_flow::mitm::{FlowReader, FlowWriter};
 
 /// Records two requests, and gives the file.
 fn recorded(origin: &Origin, dir: &Path, more: &[&str]) -> String {
@@ -272,6 +277,167 @@ fn recordings_answer_without_an_origin() {
             missing.contains("no recording answers GET"),
             "{version}: {missing}"
         );
+    }
+}
+
+/// An origin without TLS that sends events one by one, each when the test says so, and trailers.
+fn streaming_origin() -> (std::net::SocketAddr, std::sync::mpsc::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (next, wait) = channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        for event in EVENTS {
+            wait.recv().unwrap();
+            stream.write_all(event.as_bytes()).unwrap();
+        }
+        wait.recv().unwrap();
+        stream.write_all(b"0\r\nX-Sum: 3\r\n\r\n").unwrap();
+    });
+    (address, next)
+}
+
+/// Two chunks in one write, and two that are one each.
+const EVENTS: [&str; 3] = [
+    "9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\n",
+    "9\r\ndata: 3\n\n\r\n",
+    "9\r\ndata: 4\n\n\r\n",
+];
+
+/// Reads what comes until it ends in a certain way.
+fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut got = Vec::new();
+    while !got.ends_with(end.as_bytes()) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        got.push(byte[0]);
+    }
+    text(got)
+}
+
+#[test]
+fn a_stream_is_answered_in_the_pieces_and_at_the_times_that_it_had() {
+    let (origin, next) = streaming_origin();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("tape").display().to_string();
+    let request = format!("GET http://{origin}/events HTTP/1.1\r\nHost: {origin}\r\n\r\n");
+    let ask = |proxy: &Proxy| {
+        let mut client = TcpStream::connect(proxy.address()).unwrap();
+        client.set_read_timeout(Some(support::PATIENCE)).unwrap();
+        client.write_all(request.as_bytes()).unwrap();
+        client
+    };
+    let mut proxy = Proxy::start(&["--record", &folder]);
+    let mut client = ask(&proxy);
+    read_until(&mut client, "\r\n\r\n");
+    for event in EVENTS {
+        next.send(()).unwrap();
+        read_until(&mut client, event);
+    }
+    next.send(()).unwrap();
+    read_until(&mut client, "X-Sum: 3\r\n\r\n");
+    proxy.signal("TERM");
+    proxy.wait();
+    let file = format!("{folder}/flows.mitm");
+    // The recording has the pieces. Other times than ours, which depend on this machine, are put in.
+    let recorded = std::fs::read(&file).unwrap();
+    let mut records: Vec<_> = FlowReader::new(&recorded[..])
+        .map(|record| record.unwrap())
+        .collect();
+    let pieces = &mut records[0].facts.response_pieces;
+    let bytes: Vec<_> = pieces.iter().map(|piece| piece.bytes).collect();
+    assert_eq!(bytes, [9, 9, 9, 9]);
+    for (piece, n) in pieces.iter_mut().zip(1..) {
+        piece.at = n * Duration::from_millis(100);
+    }
+    let mut writer = FlowWriter::new(std::fs::File::create(&file).unwrap());
+    writer.write(&records[0]).unwrap();
+
+    let whole = format!("{}0\r\nX-Sum: 3\r\n\r\n", EVENTS.concat());
+    for timing in [false, true] {
+        let more = if timing {
+            &["--replay-timing"][..]
+        } else {
+            &[]
+        };
+        let proxy = Proxy::start(&[&["--replay", &folder][..], more].concat());
+        let started = Instant::now();
+        let mut client = ask(&proxy);
+        let head = read_until(&mut client, "\r\n\r\n");
+        assert!(head.contains("Transfer-Encoding: chunked\r\n"), "{head}");
+        assert_eq!(read_until(&mut client, "X-Sum: 3\r\n\r\n"), whole);
+        assert!(!timing || started.elapsed() >= Duration::from_millis(400));
+    }
+    // To a real client.
+    let proxy = Proxy::start(&["-S", &file, "--server-replay-extra", "kill"]);
+    let got = proxy.curl(&format!("http://{origin}/events"), &["--include"]);
+    let got = text(got.stdout);
+    assert!(
+        got.contains("data: 4\n\n") && got.contains("X-Sum: 3"),
+        "{got}"
+    );
+}
+
+#[test]
+fn what_is_offline_connects_to_nothing_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("tape").display().to_string();
+    let origin = Origin::start();
+    let ca = origin.ca();
+    let mut proxy = Proxy::start(&["--record", &folder, "--upstream-trusted-ca", &ca]);
+    proxy.curl(&origin.url("/items/1"), &["--http1.1"]);
+    proxy.signal("TERM");
+    proxy.wait();
+    let before = origin.accepted();
+    let mut proxy = Proxy::start(&["--replay", &folder, "--tunnel-hosts", "127.0.0.1"]);
+    // A protocol that is none of HTTP, and a host that is not to be opened.
+    let port = origin.address.port();
+    let connect = |host: &str| {
+        let mut client = TcpStream::connect(proxy.address()).unwrap();
+        client.set_read_timeout(Some(support::PATIENCE)).unwrap();
+        client
+            .write_all(
+                format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n").as_bytes(),
+            )
+            .unwrap();
+        client
+    };
+    let mut other = connect("localhost");
+    read_until(&mut other, "\r\n\r\n");
+    other.write_all(b"SSH-2.0-test\r\n").unwrap();
+    let mut rest = Vec::new();
+    assert_eq!(other.read_to_end(&mut rest).unwrap_or(0), 0, "{rest:?}");
+    let refused = read_until(&mut connect("127.0.0.1"), "\r\n\r\n");
+    assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
+    // A miss says on standard error, too, what is different.
+    let missing = text(proxy.curl(&origin.url("/items/2"), &["--http1.1"]).stdout);
+    assert!(
+        missing.contains("- path: /items/2, recorded /items/1"),
+        "{missing}"
+    );
+    proxy.wait_for("path: /items/2, recorded /items/1");
+    assert_eq!(origin.accepted(), before);
+    for (arguments, why) in [
+        (&["--replay-timing"][..], "needs recordings"),
+        (
+            &["--replay", &folder, "--server-replay-extra", "forward"],
+            "--replay connects to nothing",
+        ),
+        (
+            &["--replay", &folder, "--set", "connection_strategy=eager"],
+            "--replay connects to nothing",
+        ),
+    ] {
+        let (code, error) = support::failure(arguments);
+        assert!(code == 1 && error.contains(why), "{error}");
     }
 }
 

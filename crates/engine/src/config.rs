@@ -210,6 +210,9 @@ pub enum ConnectionStrategy {
     /// When a request has to go there. What interceptors answer needs no origin at all; a leaf has the names that the
     /// client asked for only, and the client is offered what the configuration allows.
     Lazy,
+    /// Never: what interceptors don't answer is refused with 403 and a text that says so, whatever the protocol; no name
+    /// is resolved either. For programs that are to run without a network.
+    Never,
 }
 
 /// TLS on both sides.

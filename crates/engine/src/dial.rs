@@ -12,7 +12,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tollgate_flow::{ErrorClass, FlowError, Side, Target};
 
-use crate::config::Config;
+use crate::config::{Config, ConnectionStrategy};
 use crate::metrics::{Counters, count};
 
 /// After how long the next address is tried beside the one before.
@@ -151,6 +151,20 @@ pub(crate) fn not_public(target: &Target, address: IpAddr) -> FlowError {
     )
 }
 
+/// Refuses a destination where nothing is to be dialled.
+pub(crate) fn may_dial(target: &Target, config: &Config) -> Result<(), FlowError> {
+    match config.connection_strategy {
+        ConnectionStrategy::Never => Err(FlowError::new(
+            Side::Proxy,
+            ErrorClass::Blocked,
+            format!(
+                "{target} is not connected to: this proxy is offline (connection strategy \"never\")"
+            ),
+        )),
+        ConnectionStrategy::Eager | ConnectionStrategy::Lazy => Ok(()),
+    }
+}
+
 /// Connects to a target within the configured time.
 pub(crate) async fn dial(
     cache: &DnsCache,
@@ -192,7 +206,7 @@ pub(crate) async fn dial(
     }
 }
 
-/// The addresses of a target, in the order in which they are tried; none of them is our own.
+/// The addresses of a target, in the order in which they are tried; none of them is our own. Whoever dials asks here first.
 pub(crate) async fn resolve(
     cache: &DnsCache,
     target: &Target,
@@ -201,6 +215,7 @@ pub(crate) async fn resolve(
     own: Own,
     is_ourselves: impl Fn(SocketAddr) -> bool,
 ) -> Result<Vec<SocketAddr>, FlowError> {
+    may_dial(target, config)?;
     let found = cache.resolve(&target.host, &config.hosts, counters).await;
     let addresses = found.map_err(|e| {
         FlowError::new(

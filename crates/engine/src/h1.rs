@@ -18,6 +18,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tollgate_flow::{
     Direction, ErrorClass, Flow, FlowError, HttpVersion, Interest, Outcome, OutcomeKind, Reply,
     Response, Scheme, Side, Target, Via,
@@ -36,7 +37,7 @@ pub(crate) use failure::{blocked, client_gone, dropped};
 use crate::auth::{self, Admitted};
 use crate::body::Body;
 use crate::hooks::{Run, SharedFlow, Verdict};
-use crate::io::{Conn, ReadHalf};
+use crate::io::{Conn, ReadHalf, WriteHalf};
 use crate::metrics::count;
 use crate::pool::{RouteTls, UpConn};
 use crate::reply;
@@ -53,7 +54,7 @@ const LINGER_BYTES: usize = 256 * 1024;
 
 const LINGER: Duration = Duration::from_secs(2);
 /// How long a client may take to read an answer of our own.
-const REPLY: Duration = Duration::from_secs(60);
+pub(crate) const REPLY: Duration = Duration::from_secs(60);
 
 /// Where requests go.
 pub(crate) enum Mode {
@@ -363,7 +364,8 @@ impl Server {
                 let whole = request.is_buffered(client);
                 let close = !keep_alive || !whole;
                 put_reply(guard.flow, &reply);
-                let sent = send_reply(client, &reply, head_only, close).await;
+                let version = guard.flow.request.version;
+                let sent = send_answer(client, &reply, version, head_only, close).await;
                 guard.end(&$outcome);
                 return match (sent, close) {
                     (Err(_), _) => After::Abort,
@@ -667,7 +669,8 @@ impl Server {
         let (reply, outcome) = answered;
         let close = !keep_alive || !request.is_buffered(client);
         put_reply(guard.flow, &reply);
-        let sent = send_reply(client, &reply, head_only, close).await;
+        let version = guard.flow.request.version;
+        let sent = send_answer(client, &reply, version, head_only, close).await;
         guard.end(&outcome);
         match (sent, close) {
             (Err(_), _) => After::Abort,
@@ -787,6 +790,7 @@ pub(crate) fn put_reply(flow: &mut Flow, reply: &Reply) {
     response.version = flow.request.version;
     response.head.headers = reply.headers.clone();
     response.body_size = reply.body.len() as u64;
+    response.trailers.clone_from(&reply.trailers);
     response.put_collected_body(reply.body.clone());
     flow.timing
         .response_start
@@ -802,7 +806,66 @@ pub(crate) async fn send_reply(
 ) -> io::Result<()> {
     let mut out = Vec::with_capacity(512 + reply.body.len());
     reply::write_http1(reply, head_only, close, &mut out);
-    tokio::time::timeout(REPLY, client.wr.write_all(&out))
+    write_in_time(&mut client.wr, &out).await
+}
+
+/// Sends a reply to a request: at once, or in the pieces that it comes in.
+async fn send_answer(
+    client: &mut Conn,
+    reply: &Reply,
+    version: HttpVersion,
+    head_only: bool,
+    close: bool,
+) -> io::Result<()> {
+    let bodiless = head_only || reply::is_bodiless(reply::valid_status(reply.status));
+    if bodiless || !reply.is_streamed() {
+        return send_reply(client, reply, head_only, close).await;
+    }
+    Box::pin(send_in_pieces(client, reply, version, close)).await
+}
+
+/// Sends a reply in its pieces, for as long as the client is there.
+async fn send_in_pieces(
+    client: &mut Conn,
+    reply: &Reply,
+    version: HttpVersion,
+    close: bool,
+) -> io::Result<()> {
+    let has_length = reply.trailers.is_none() && reply.headers.contains("content-length");
+    let chunked = version != HttpVersion::Http10 && !has_length;
+    let Conn { rd, wr } = client;
+    let work = async {
+        let mut out = Vec::with_capacity(512);
+        reply::write_http1_head(reply, chunked, close, &mut out);
+        write_in_time(wr, &out).await?;
+        let started = Instant::now();
+        for (piece, at) in reply.cut() {
+            if !at.is_zero() {
+                tokio::time::sleep_until(started + at).await;
+            }
+            if chunked {
+                out.clear();
+                http1::encode_chunk(&mut out, &piece);
+                write_in_time(wr, &out).await?;
+            } else {
+                write_in_time(wr, &piece).await?;
+            }
+        }
+        if chunked {
+            out.clear();
+            http1::encode_last(&mut out, reply.trailers.as_ref());
+            write_in_time(wr, &out).await?;
+        }
+        Ok(())
+    };
+    while_client_stays(rd, work)
+        .await
+        .unwrap_or_else(|| Err(io::ErrorKind::ConnectionReset.into()))
+}
+
+/// Writes a part of an answer of our own, which a client has to take within a time.
+async fn write_in_time(wr: &mut WriteHalf, bytes: &[u8]) -> io::Result<()> {
+    tokio::time::timeout(REPLY, wr.write_all(bytes))
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

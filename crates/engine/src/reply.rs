@@ -66,8 +66,21 @@ pub(crate) fn valid_status(status: u16) -> u16 {
     }
 }
 
+/// Whether a reply with this status has no body.
+pub(crate) fn is_bodiless(status: u16) -> bool {
+    status == 204 || status == 304
+}
+
 /// Writes a reply as HTTP/1.1, without a body for HEAD and where the status has none.
 pub(crate) fn write_http1(reply: &Reply, head_only: bool, close: bool, out: &mut Vec<u8>) {
+    write_http1_head(reply, false, close, out);
+    if !head_only && !is_bodiless(valid_status(reply.status)) {
+        out.extend_from_slice(&reply.body);
+    }
+}
+
+/// Writes the head of a reply as HTTP/1.1: with the length of its body, or for one in chunks.
+pub(crate) fn write_http1_head(reply: &Reply, chunked: bool, close: bool, out: &mut Vec<u8>) {
     let status = valid_status(reply.status);
     let reason = if reply.reason.is_empty() {
         Cow::Borrowed(http1::standard_reason(status))
@@ -81,15 +94,13 @@ pub(crate) fn write_http1(reply: &Reply, head_only: bool, close: bool, out: &mut
         headers.remove(name);
     }
     headers.write_to(out);
-    let bodiless = status == 204 || status == 304;
-    if !bodiless {
+    if chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    } else if !is_bodiless(status) {
         out.extend_from_slice(format!("Content-Length: {}\r\n", reply.body.len()).as_bytes());
     }
     if close {
         out.extend_from_slice(b"Connection: close\r\n");
     }
     out.extend_from_slice(b"\r\n");
-    if !head_only && !bodiless {
-        out.extend_from_slice(&reply.body);
-    }
 }

@@ -57,6 +57,7 @@ impl Session {
     pub fn begin_flow(&self, flow: &mut Flow) {
         flow.upstream = None;
         flow.metadata.clear();
+        flow.replay = None;
         flow.websocket = None;
         let now = SystemTime::now();
         flow.id = FlowId::new(now, self.worker.shared.unique());

@@ -19,7 +19,7 @@ use tollgate_wire::dns;
 use tollgate_wire::socks5::{self, Address, Command, Method, ReplyCode, SocksError};
 use tracing::{debug, info};
 
-use crate::dial::not_public;
+use crate::dial::{may_dial, not_public};
 use crate::h1;
 use crate::hooks::{PieceVerdict, Run, SharedFlow};
 use crate::io::Conn;
@@ -363,6 +363,7 @@ async fn peer(
         let what = format!("datagrams to {target} can't go through a proxy");
         return Err(FlowError::new(Side::Proxy, ErrorClass::Blocked, what));
     }
+    may_dial(target, config)?;
     let found = shared.dns.resolve(&target.host, &config.hosts, counters);
     let found = tokio::time::timeout(Duration::from_secs(10), found).await;
     let address = match found {

@@ -331,7 +331,7 @@ fn dials_first(session: &Session, towards: &Towards, decision: ConnectDecision) 
     let config = &session.live.config;
     if session.scanner().is_some()
         || config.upstream_http == UpstreamHttp::Http3
-        || config.connection_strategy == ConnectionStrategy::Lazy
+        || config.connection_strategy != ConnectionStrategy::Eager
     {
         return false;
     }

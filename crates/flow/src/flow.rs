@@ -10,6 +10,7 @@ use tollgate_wire::headers::{HeaderList, InvalidHeader};
 use tollgate_wire::http1::{RequestHead, ResponseHead};
 
 use crate::connection::{ConnectionInfo, Target, UpstreamInfo};
+use crate::record::Replay;
 use crate::upstream_proxy::Via;
 use crate::websocket::WebSocket;
 
@@ -92,6 +93,8 @@ pub struct Flow {
     pub websocket: Option<Box<WebSocket>>,
     /// When things happened.
     pub timing: Timing,
+    /// Whether, and what of it, is a replay.
+    pub replay: Option<Replay>,
     /// Notes that interceptors leave for each other and for who records the flow.
     pub metadata: Vec<(String, String)>,
 }
@@ -108,6 +111,7 @@ impl Flow {
             response: None,
             websocket: None,
             timing: Timing::default(),
+            replay: None,
             metadata: Vec::new(),
         }
     }

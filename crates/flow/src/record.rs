@@ -30,6 +30,7 @@ pub use timestamp::Timestamp;
 use crate::connection::ProcessInfo;
 use crate::flow::FlowId;
 use crate::outcome::OutcomeKind;
+use crate::step::PieceMark;
 use crate::value::{Value, lookup};
 
 /// A recorded flow.
@@ -219,6 +220,8 @@ pub struct Facts {
     pub process: Option<Arc<ProcessInfo>>,
     /// How the flow ended; `None` for one that had not ended yet.
     pub outcome: Option<OutcomeKind>,
+    /// In what pieces the body of the response came, and when; empty where nobody asked for it.
+    pub response_pieces: Vec<PieceMark>,
 }
 
 /// The key in a live flow's metadata under which screening leaves what it found, one entry for each finding.

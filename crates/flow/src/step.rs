@@ -120,6 +120,21 @@ pub struct Reply {
     pub headers: HeaderList,
     /// The body.
     pub body: Bytes,
+    /// How the body is cut, and when its pieces leave. Empty: it leaves at once, with a `Content-Length`. Else it is sent
+    /// in chunks (HTTP/1.1) or without a length (HTTP/2, HTTP/3), unless `headers` has a `Content-Length`, whose value is
+    /// put right. What the pieces leave over follows the last one.
+    pub pieces: Vec<PieceMark>,
+    /// Trailers. With them, too, the body is sent without a length; a client of HTTP/1.0 doesn't get them.
+    pub trailers: Option<HeaderList>,
+}
+
+/// Where a body is cut, and when what stands before passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PieceMark {
+    /// How many bytes the piece has.
+    pub bytes: usize,
+    /// How long after the head it passes.
+    pub at: Duration,
 }
 
 impl Reply {
@@ -147,6 +162,41 @@ impl Reply {
                 .append(b"Content-Type", b"text/plain; charset=utf-8");
         }
         self
+    }
+
+    /// Whether it is more than a head and a body of known length.
+    pub fn is_streamed(&self) -> bool {
+        !self.pieces.is_empty() || self.trailers.is_some()
+    }
+
+    /// The body as it is sent: its pieces, each with the time after the head at which it leaves.
+    ///
+    /// ```
+    /// # use tollgate_flow::{Reply, PieceMark};
+    /// # use std::time::Duration;
+    /// let mut reply = Reply::new(200).body("abcde");
+    /// reply.pieces = vec![PieceMark { bytes: 2, at: Duration::from_millis(5) }];
+    /// let sent: Vec<_> = reply.cut().map(|(piece, at)| (piece, at.as_millis())).collect();
+    /// assert_eq!(sent, [("ab".into(), 5), ("cde".into(), 5)]);
+    /// ```
+    pub fn cut(&self) -> impl Iterator<Item = (Bytes, Duration)> + '_ {
+        let mut rest = self.body.clone();
+        let mut last = Duration::ZERO;
+        let mut pieces = self.pieces.iter();
+        std::iter::from_fn(move || {
+            loop {
+                if rest.is_empty() {
+                    return None;
+                }
+                let Some(piece) = pieces.next() else {
+                    return Some((std::mem::take(&mut rest), last));
+                };
+                last = last.max(piece.at);
+                if piece.bytes > 0 {
+                    return Some((rest.split_to(piece.bytes.min(rest.len())), last));
+                }
+            }
+        })
     }
 
     /// Sets the body.

@@ -215,8 +215,9 @@ mod records {
     use proptest::collection::vec;
     use proptest::option::of;
     use proptest::prelude::*;
-    use tollgate_flow::Value;
+    use std::time::Duration;
     use tollgate_flow::record::*;
+    use tollgate_flow::{PieceMark, Value};
 
     fn bytes() -> impl Strategy<Value = Bytes> {
         vec(any::<u8>(), 0..20).prop_map(Bytes::from)
@@ -483,6 +484,7 @@ mod records {
             metadata in vec(("[a-z]{4,8}".prop_map(Value::Str), value()), 0..3),
             backup in of(value().prop_filter("none is none", |value| *value != Value::Null)),
             ja4 in of("[a-z0-9_]+"),
+            pieces in vec((any::<u32>(), any::<u32>()), 0..4),
             created in moment(),
         ) -> Record {
             let mut record = Record::new(words.0, created, content);
@@ -502,6 +504,13 @@ mod records {
             record.metadata = Metadata(metadata);
             record.backup = backup.map(Box::new);
             record.facts.ja4 = ja4;
+            record.facts.response_pieces = pieces
+                .into_iter()
+                .map(|(bytes, micros)| PieceMark {
+                    bytes: bytes as usize,
+                    at: Duration::from_micros(micros.into()),
+                })
+                .collect();
             record
         }
     }

@@ -5,16 +5,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hashbrown::HashMap;
-use tollgate_flow::record::{Content, HttpExchange, HttpMessage, HttpResponse, Record};
-use tollgate_flow::{Flow, FlowKind, Interceptor, Interest, Reply, Response, Step};
+use serde_json::Value;
+use tollgate_flow::record::{
+    Content, HttpExchange, HttpMessage, HttpRequest, HttpResponse, Record, Replay,
+};
+use tollgate_flow::{
+    Flow, FlowKind, HeaderList, Interceptor, Interest, PieceMark, Reply, Response, Step,
+};
 use tollgate_wire::coding::{Decoder, OutputLimit};
 use tracing::{debug, warn};
 
 /// The most that recordings may hold, in bytes of bodies.
 pub const MAX_RECORDING: u64 = 1 << 30;
 
-/// The metadata of a flow that was answered from a recording.
-pub const REPLAYED: &str = "replayed";
+/// The longest that [`ReplayOptions::timing`] waits for the head of an answer, and from there for each of its pieces,
+/// whatever a recording says.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
+/// The names of a query or a form that are compared to say what is different.
+const MOST_NAMED: usize = 64;
+
+/// The largest body in which the place of a difference is looked for.
+const MOST_JSON: usize = 8 << 20;
 
 /// What a request without a recording gets: mitmproxy's `server_replay_extra`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +51,9 @@ pub struct ReplayOptions {
     pub reuse: bool,
     /// Whether dates and the expiry of cookies move with the time. Default: yes.
     pub refresh: bool,
+    /// Whether answers come at the times at which they were recorded: the head after as long, and, where the recording
+    /// has them, the pieces of the body. Default: no; then they come at once, in the same pieces.
+    pub timing: bool,
     /// Header fields that have to be the same.
     pub use_headers: Vec<String>,
     /// Whether bodies may differ.
@@ -59,6 +74,7 @@ impl Default for ReplayOptions {
             extra: Extra::Forward,
             reuse: false,
             refresh: true,
+            timing: false,
             use_headers: Vec::new(),
             ignore_content: false,
             ignore_host: false,
@@ -97,8 +113,18 @@ pub enum ReplayError {
 /// ```
 pub struct ServerReplay {
     options: ReplayOptions,
-    recorded: Mutex<HashMap<Vec<u8>, VecDeque<Arc<HttpExchange>>>>,
+    recorded: Mutex<HashMap<Vec<u8>, VecDeque<Arc<Recorded>>>>,
+    /// All that were recorded, whether or not they have answered: to say what is different.
+    requests: Vec<Arc<HttpRequest>>,
     bytes: u64,
+}
+
+/// An answer, and when it came.
+struct Recorded {
+    response: HttpResponse,
+    pieces: Vec<PieceMark>,
+    /// From the end of the request to the head.
+    delay: Duration,
 }
 
 impl std::fmt::Debug for ServerReplay {
@@ -116,6 +142,7 @@ impl ServerReplay {
         Self {
             options,
             recorded: Mutex::default(),
+            requests: Vec::new(),
             bytes: 0,
         }
     }
@@ -128,7 +155,12 @@ impl ServerReplay {
         let Content::Http(http) = record.content else {
             return Ok(());
         };
-        let Some(response) = &http.response else {
+        let HttpExchange {
+            request,
+            response: Some(response),
+            ..
+        } = *http
+        else {
             return Ok(());
         };
         let size = |message: &HttpMessage| {
@@ -139,16 +171,26 @@ impl ServerReplay {
                 .map_or(0, |data| data.len() as u64)
                 + 1024
         };
-        self.bytes += size(&http.request.message) + size(&response.message);
+        let pieces = record.facts.response_pieces;
+        let marks = pieces.len() * size_of::<PieceMark>();
+        self.bytes += size(&request.message) + size(&response.message) + marks as u64;
         if self.bytes > MAX_RECORDING {
             return Err(ReplayError::TooLarge);
         }
-        let key = self.key(&Asked::of_record(&http));
+        let key = self.key(&Asked::of_request(&request));
+        let asked = request.message.ended.unwrap_or(request.message.started);
+        let delay = response.message.started.since(asked).unwrap_or_default();
         let recorded = self
             .recorded
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        recorded.entry(key).or_default().push_back(Arc::new(*http));
+        let answer = Recorded {
+            response,
+            pieces,
+            delay: delay.min(LONGEST_WAIT),
+        };
+        recorded.entry(key).or_default().push_back(Arc::new(answer));
+        self.requests.push(Arc::new(request));
         Ok(())
     }
 
@@ -158,7 +200,7 @@ impl ServerReplay {
         recorded.values().map(VecDeque::len).sum()
     }
 
-    fn next(&self, key: &[u8]) -> Option<Arc<HttpExchange>> {
+    fn next(&self, key: &[u8]) -> Option<Arc<Recorded>> {
         let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         if self.options.reuse {
             return recorded.get(key)?.front().cloned();
@@ -178,10 +220,7 @@ impl ServerReplay {
         let mut key = Key(Vec::with_capacity(256));
         key.put(asked.scheme);
         key.put(asked.method);
-        let (path, query) = match asked.path.iter().position(|b| *b == b'?') {
-            Some(at) => asked.path.split_at_checked(at).unwrap_or((asked.path, b"")),
-            None => (asked.path, &b""[..]),
-        };
+        let (path, query) = asked.path_and_query();
         key.put(path);
         if !options.ignore_content {
             match self.form(asked) {
@@ -198,7 +237,6 @@ impl ServerReplay {
         if !options.ignore_port {
             key.put(&asked.port.to_be_bytes());
         }
-        let query = query.strip_prefix(b"?").unwrap_or_default();
         for (name, value) in pairs(query) {
             if !is_named(&options.ignore_params, &name) {
                 key.put(&name);
@@ -234,23 +272,228 @@ impl ServerReplay {
         Some(fields)
     }
 
-    /// The request that was recorded and is most like this one, for who looks for the difference.
-    fn closest(&self, asked: &Asked<'_>) -> Option<String> {
-        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        let common = |other: &HttpExchange| {
-            let path = &other.request.path;
-            let same = path.iter().zip(asked.path).take_while(|(a, b)| a == b);
-            let host = usize::from(other.request.host.as_bytes() == asked.host);
-            let method = usize::from(&*other.request.method == asked.method);
-            host * 1000 + method * 100 + same.count().min(99)
+    /// Says that nothing answers a request, and what is different from the recorded one that is most like it. Names of
+    /// things are said, and no values but those of the URL: they may be secrets.
+    fn missing(&self, flow: &Flow) -> String {
+        let asked = Asked::of_flow(flow);
+        let method = String::from_utf8_lossy(asked.method);
+        let mut text = format!("no recording answers {method} {}", flow.url());
+        let nearest = self
+            .requests
+            .iter()
+            .max_by_key(|request| nearness(&asked, &Asked::of_request(request)));
+        let Some(nearest) = nearest else {
+            text.push_str("\nNothing was recorded.");
+            return text;
         };
-        let all = recorded.values().filter_map(|list| list.front());
-        let best = all.max_by_key(|exchange| common(exchange))?;
-        Some(format!(
+        let recorded = Asked::of_request(nearest);
+        let name = format!(
             "{} {}",
-            String::from_utf8_lossy(&best.request.method),
-            best.request.url()
-        ))
+            String::from_utf8_lossy(&nearest.method),
+            nearest.url()
+        );
+        let differences = self.differences(&asked, &recorded);
+        if differences.is_empty() {
+            let key = self.key(&recorded);
+            let same = |request: &&Arc<HttpRequest>| self.key(&Asked::of_request(request)) == key;
+            let times = match self.requests.iter().filter(same).count() {
+                1 => "once".to_owned(),
+                times => format!("{times} times"),
+            };
+            text.push_str(&format!(
+                "\nIt was recorded {times}, and has been answered as often; where recordings are reused, it is again."
+            ));
+            return text;
+        }
+        text.push_str(&format!(
+            "\nThe recorded request that is most like it: {name}\nWhat is different:"
+        ));
+        for difference in differences {
+            text.push_str("\n- ");
+            text.push_str(&difference);
+        }
+        text
+    }
+
+    /// What keeps one request from being answered by the recording of another.
+    fn differences(&self, asked: &Asked<'_>, recorded: &Asked<'_>) -> Vec<String> {
+        let options = &self.options;
+        let mut found = Vec::new();
+        let mut compare = |what: &str, is: &[u8], was: &[u8]| {
+            if is != was {
+                found.push(format!(
+                    "{what}: {}, recorded {}",
+                    is.escape_ascii(),
+                    was.escape_ascii()
+                ));
+            }
+        };
+        compare("method", asked.method, recorded.method);
+        compare("scheme", asked.scheme, recorded.scheme);
+        if !options.ignore_host {
+            compare("host", asked.host, recorded.host);
+        }
+        if !options.ignore_port {
+            let port = |asked: &Asked<'_>| asked.port.to_string().into_bytes();
+            compare("port", &port(asked), &port(recorded));
+        }
+        let ((path, query), (old_path, old_query)) =
+            (asked.path_and_query(), recorded.path_and_query());
+        compare("path", path, old_path);
+        let wanted = |query| {
+            let mut pairs = pairs(query);
+            pairs.retain(|(name, _)| !is_named(&options.ignore_params, name));
+            pairs
+        };
+        differing_pairs("query", &wanted(query), &wanted(old_query), &mut found);
+        for name in &options.use_headers {
+            let (is, was) = ((asked.header)(name), (recorded.header)(name));
+            if is != was {
+                found.push(format!(
+                    "header {name}: {}",
+                    how(is.is_some(), was.is_some())
+                ));
+            }
+        }
+        if !options.ignore_content {
+            match (self.form(asked), self.form(recorded)) {
+                (Some(is), Some(was)) => differing_pairs("form", &is, &was, &mut found),
+                _ => found.extend(differing_bodies(asked.body, recorded.body)),
+            }
+        }
+        found
+    }
+}
+
+/// How much two requests have in common: the host and the path first, then the method, the query and the body.
+fn nearness(asked: &Asked<'_>, recorded: &Asked<'_>) -> (bool, usize, bool, bool, usize) {
+    let common = |a: &[u8], b: &[u8]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    let ((path, query), (old_path, old_query)) =
+        (asked.path_and_query(), recorded.path_and_query());
+    let path = match path == old_path {
+        true => usize::MAX,
+        false => common(path, old_path),
+    };
+    let body = match asked.body == recorded.body {
+        true => usize::MAX,
+        false => common(asked.body, recorded.body),
+    };
+    (
+        asked.host == recorded.host,
+        path,
+        asked.method == recorded.method,
+        query == old_query,
+        body,
+    )
+}
+
+/// The names in two lists that don't have the same values.
+fn differing_pairs(
+    what: &str,
+    is: &[(Vec<u8>, Vec<u8>)],
+    was: &[(Vec<u8>, Vec<u8>)],
+    found: &mut Vec<String>,
+) {
+    if is == was {
+        return;
+    }
+    let before = found.len();
+    let mut seen: Vec<&[u8]> = Vec::new();
+    for (name, _) in is.iter().chain(was) {
+        if seen.contains(&&**name) || seen.len() >= MOST_NAMED {
+            continue;
+        }
+        seen.push(name);
+        let of = |list: &[(Vec<u8>, Vec<u8>)]| -> Vec<Vec<u8>> {
+            let values = list.iter().filter(|(known, _)| known == name);
+            values.map(|(_, value)| value.clone()).collect()
+        };
+        let (is, was) = (of(is), of(was));
+        if is != was {
+            let how = how(!is.is_empty(), !was.is_empty());
+            found.push(format!("{what} {}: {how}", name.escape_ascii()));
+        }
+    }
+    if found.len() == before {
+        found.push(format!("{what}: another order"));
+    }
+}
+
+fn how(is: bool, was: bool) -> &'static str {
+    match (is, was) {
+        (true, false) => "was not there when it was recorded",
+        (false, _) => "is missing",
+        (true, true) => "another value",
+    }
+}
+
+fn differing_bodies(is: &[u8], was: &[u8]) -> Option<String> {
+    if is == was {
+        return None;
+    }
+    let json = |body: &[u8]| -> Option<Value> {
+        (body.len() <= MOST_JSON)
+            .then(|| serde_json::from_slice(body).ok())
+            .flatten()
+    };
+    if let (Some(is), Some(was)) = (json(is), json(was)) {
+        let mut at = String::new();
+        if differing_json(&is, &was, &mut at) {
+            return Some(format!("body: at {at}"));
+        }
+        return Some("body: the same JSON, written in another way".to_owned());
+    }
+    let same = is.iter().zip(was).take_while(|(a, b)| a == b).count();
+    Some(format!(
+        "body: {} bytes, recorded {}; the first {same} are the same",
+        is.len(),
+        was.len()
+    ))
+}
+
+/// Finds the first place where two values differ, and appends its path.
+fn differing_json(is: &Value, was: &Value, at: &mut String) -> bool {
+    let length = at.len();
+    match (is, was) {
+        (Value::Object(is), Value::Object(was)) => {
+            for key in was.keys().chain(is.keys()) {
+                let name = key.escape_debug();
+                at.push_str(&format!("{}{name}", if length > 0 { "." } else { "" }));
+                match (is.get(key), was.get(key)) {
+                    (Some(is), Some(was)) => {
+                        if differing_json(is, was, at) {
+                            return true;
+                        }
+                    }
+                    (is, was) => {
+                        at.push_str(&format!(": {}", how(is.is_some(), was.is_some())));
+                        return true;
+                    }
+                }
+                at.truncate(length);
+            }
+            false
+        }
+        (Value::Array(is), Value::Array(was)) => {
+            for (index, pair) in is.iter().zip(was).enumerate() {
+                at.push_str(&format!("[{index}]"));
+                if differing_json(pair.0, pair.1, at) {
+                    return true;
+                }
+                at.truncate(length);
+            }
+            if is.len() != was.len() {
+                at.push_str(&format!(": {} elements, recorded {}", is.len(), was.len()));
+            }
+            is.len() != was.len()
+        }
+        _ if is != was => {
+            if length == 0 {
+                at.push_str("its top");
+            }
+            true
+        }
+        _ => false,
     }
 }
 
@@ -278,8 +521,16 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn of_record(http: &'a HttpExchange) -> Self {
-        let request = &http.request;
+    /// The path, and what stands behind its question mark.
+    fn path_and_query(&self) -> (&'a [u8], &'a [u8]) {
+        let at = self.path.iter().position(|b| *b == b'?');
+        let (path, query) = at
+            .and_then(|at| self.path.split_at_checked(at))
+            .unwrap_or((self.path, b""));
+        (path, query.strip_prefix(b"?").unwrap_or_default())
+    }
+
+    fn of_request(request: &'a HttpRequest) -> Self {
         Self {
             scheme: &request.scheme,
             method: &request.method,
@@ -387,8 +638,9 @@ fn multipart(body: &[u8], boundary: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     fields
 }
 
-/// A recorded response as an answer of ours.
-fn reply(response: &HttpResponse, refresh: bool, now: SystemTime) -> Reply {
+/// A recorded response as an answer of ours, in the pieces that it came in.
+fn reply(recorded: &Recorded, options: &ReplayOptions, now: SystemTime) -> Reply {
+    let response = &recorded.response;
     let message = &response.message;
     let mut reply = Reply::new(response.status);
     for (name, value) in message.headers.iter() {
@@ -408,7 +660,30 @@ fn reply(response: &HttpResponse, refresh: bool, now: SystemTime) -> Reply {
     if message.body.is_cut() {
         warn!("a recorded body was cut: the answer is not whole");
     }
-    if refresh {
+    reply.pieces.clone_from(&recorded.pieces);
+    for piece in &mut reply.pieces {
+        piece.at = match options.timing {
+            true => piece.at.min(LONGEST_WAIT),
+            false => Duration::ZERO,
+        };
+    }
+    reply.trailers = message.trailers.as_ref().map(|fields| {
+        let mut list = HeaderList::new();
+        for (name, value) in fields.iter() {
+            // As above.
+            let _ = list.append(name, value);
+        }
+        list
+    });
+    if reply.is_streamed()
+        && reply.trailers.is_none()
+        && message.headers.get("content-length").is_some()
+    {
+        // It was not chunked; the length is a valid value.
+        let length = reply.body.len().to_string();
+        let _ = reply.headers.set(b"Content-Length", length.as_bytes());
+    }
+    if options.refresh {
         let recorded =
             UNIX_EPOCH.checked_add(Duration::from_secs_f64(message.started.seconds().max(0.0)));
         if let Some(age) = recorded.and_then(|at| now.duration_since(at).ok()) {
@@ -481,32 +756,32 @@ impl Interceptor for ServerReplay {
     fn request(&self, flow: &mut Flow) -> Step {
         let key = self.key(&Asked::of_flow(flow));
         if let Some(recorded) = self.next(&key) {
-            let Some(response) = &recorded.response else {
-                return Step::Continue;
-            };
             debug!(flow = %flow.id, "answered from a recording");
-            flow.metadata
-                .push((REPLAYED.to_owned(), "response".to_owned()));
-            return Step::respond(reply(response, self.options.refresh, SystemTime::now()));
+            flow.replay = Some(Replay::Response);
+            let answer = reply(&recorded, &self.options, SystemTime::now());
+            if !self.options.timing || recorded.delay.is_zero() {
+                return Step::respond(answer);
+            }
+            let delay = recorded.delay;
+            return Step::hold(
+                async move {
+                    tokio::time::sleep(delay).await;
+                    Step::respond(answer)
+                },
+                delay + Duration::from_secs(60),
+                Step::close("a recorded answer took too long"),
+            );
         }
         match self.options.extra {
             Extra::Forward => Step::Continue,
             Extra::Kill => {
-                warn!(url = flow.url(), "no recording answers this: killed");
+                warn!("{}; it is killed", self.missing(flow).replace('\n', " "));
                 Step::Drop
             }
             Extra::Status(status) => {
-                let asked = Asked::of_flow(flow);
-                let method = String::from_utf8_lossy(asked.method).into_owned();
-                let mut text = format!("Tollgate: no recording answers {method} {}\n", flow.url());
-                match self.closest(&asked) {
-                    Some(closest) => {
-                        text.push_str(&format!("The most like it that is left: {closest}\n"))
-                    }
-                    None => text.push_str("All recordings have answered.\n"),
-                }
-                warn!(url = flow.url(), status, "no recording answers this");
-                Step::respond(Reply::new(status).text(text))
+                let missing = self.missing(flow);
+                warn!(status, "{}", missing.replace('\n', " "));
+                Step::respond(Reply::new(status).text(format!("Tollgate: {missing}\n")))
             }
         }
     }
@@ -761,18 +1036,150 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_recording_says_what_is_like_it() {
+    fn what_has_no_recording_says_what_is_different_from_the_nearest() {
         let options = ReplayOptions {
             extra: Extra::Status(404),
+            use_headers: vec!["X-Tenant".into()],
             ..ReplayOptions::default()
         };
-        let replay = replay(options, vec![record("GET", "/items/1", "", "x")]);
-        let error = ask(&replay, "GET", "https://api.example/items/2", "").unwrap_err();
+        let chat = r#"{"model":"large","messages":[{"role":"user","content":"a secret"}]}"#;
+        let mut tenant = record("GET", "/tenant", "", "x");
+        if let Content::Http(http) = &mut tenant.content {
+            http.request.message.headers.push("X-Tenant", "secret");
+        }
+        let records = vec![
+            record("GET", "/items/1?page=1&key=secret", "", "x"),
+            record("POST", "/chat", chat, "x"),
+            record("POST", "/text", "one two secret", "x"),
+            tenant,
+        ];
+        let replay = replay(options, records);
+        let cases = [
+            (
+                "GET",
+                "/items/2?page=1&key=secret",
+                "",
+                "path: /items/2, recorded /items/1",
+            ),
+            (
+                "PUT",
+                "/items/1?page=1&key=secret",
+                "",
+                "method: PUT, recorded GET",
+            ),
+            (
+                "GET",
+                "/items/1?page=2&key=secret",
+                "",
+                "query page: another value",
+            ),
+            ("GET", "/items/1?page=1", "", "query key: is missing"),
+            (
+                "GET",
+                "/items/1?key=secret&page=1",
+                "",
+                "query: another order",
+            ),
+            (
+                "POST",
+                "/chat",
+                r#"{"model":"large","messages":[{"role":"user","content":"b secret"}]}"#,
+                "body: at messages[0].content",
+            ),
+            (
+                "POST",
+                "/chat",
+                r#"{"model":"large","messages":[{"role":"user","content":"a secret"}],"top_p":1}"#,
+                "body: at top_p: was not there when it was recorded",
+            ),
+            (
+                "POST",
+                "/text",
+                "one three",
+                "body: 9 bytes, recorded 14; the first 5 are the same",
+            ),
+            ("GET", "/tenant", "", "header X-Tenant: is missing"),
+        ];
+        for (method, path, body, different) in cases {
+            let url = format!("https://api.example{path}");
+            let error = ask(&replay, method, &url, body).unwrap_err();
+            let (said, differences) = error.split_once("\nWhat is different:\n").unwrap();
+            assert!(
+                said.starts_with(&format!("Tollgate: no recording answers {method} {url}\n")),
+                "{error}"
+            );
+            assert_eq!(differences, format!("- {different}\n"), "{method} {path}");
+            assert!(!differences.contains("secret"));
+        }
+        // One that has answered says so.
+        assert_eq!(
+            ask(&replay, "POST", "https://api.example/chat", chat),
+            Ok("x".into())
+        );
+        let error = ask(&replay, "POST", "https://api.example/chat", chat).unwrap_err();
         assert!(
-            error.contains("no recording answers GET https://api.example/items/2"),
+            error.contains("recorded once, and has been answered as often"),
             "{error}"
         );
-        assert!(error.contains("GET https://api.example/items/1"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_has_its_pieces_its_trailers_and_its_times() {
+        let millis = Duration::from_millis;
+        let recorded = || {
+            let mut record = record("GET", "/stream", "", "onetwothree");
+            if let Content::Http(http) = &mut record.content {
+                http.request.message.started = Timestamp::new(1000.0);
+                let response = http.response.as_mut().unwrap();
+                response.message.started = Timestamp::new(1002.5);
+                let mut trailers = tollgate_flow::record::HeaderFields::new();
+                trailers.push("X-Sum", "11");
+                response.message.trailers = Some(trailers);
+            }
+            record.facts.response_pieces = [(3, 10), (3, 250), (5, 9_000_000)]
+                .map(|(bytes, at)| PieceMark {
+                    bytes,
+                    at: millis(at),
+                })
+                .to_vec();
+            record
+        };
+        for timing in [false, true] {
+            let options = ReplayOptions {
+                timing,
+                ..ReplayOptions::default()
+            };
+            let replay = replay(options, vec![recorded()]);
+            let mut flow = flow("GET", "https://api.example/stream");
+            flow.request.put_collected_body(Bytes::new());
+            let started = tokio::time::Instant::now();
+            let answer = match replay.request(&mut flow) {
+                Step::Respond(answer) if !timing => answer,
+                Step::Hold(hold) if timing => match hold.future.await {
+                    Step::Respond(answer) => answer,
+                    step => panic!("{step:?}"),
+                },
+                step => panic!("{step:?}"),
+            };
+            assert_eq!(started.elapsed().as_millis(), if timing { 2500 } else { 0 });
+            assert_eq!(flow.replay, Some(Replay::Response));
+            let filter = tollgate_flow::filter::Filter::new("~replays & ~replay").unwrap();
+            assert!(filter.matches(&flow));
+            let sent: Vec<_> = answer.cut().collect();
+            let at = |times: [Duration; 3]| {
+                ["one", "two", "three"]
+                    .map(Bytes::from)
+                    .into_iter()
+                    .zip(times)
+                    .collect::<Vec<_>>()
+            };
+            let expected = match timing {
+                true => at([millis(10), millis(250), LONGEST_WAIT]),
+                false => at([Duration::ZERO; 3]),
+            };
+            assert_eq!(sent, expected);
+            assert_eq!(answer.trailers.unwrap().get("x-sum").unwrap(), b"11");
+        }
     }
 
     #[test]
@@ -807,7 +1214,12 @@ mod tests {
             response.message.headers.push(name, value);
         }
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000_060);
-        let moved = reply(&response, true, now);
+        let recorded = Recorded {
+            response,
+            pieces: Vec::new(),
+            delay: Duration::ZERO,
+        };
+        let moved = reply(&recorded, &ReplayOptions::default(), now);
         assert_eq!(
             moved.headers.get("date").unwrap(),
             b"Sun, 09 Sep 2001 01:47:40 GMT"
@@ -821,7 +1233,11 @@ mod tests {
             b"a=b; Expires=Sun, 09 Sep 2001 01:47:50 GMT; Path=/"
         );
         assert_eq!(moved.headers.get("content-length"), None);
-        let same = reply(&response, false, now);
+        let still = ReplayOptions {
+            refresh: false,
+            ..ReplayOptions::default()
+        };
+        let same = reply(&recorded, &still, now);
         assert_eq!(
             same.headers.get("date").unwrap(),
             b"Sun, 09 Sep 2001 01:46:40 GMT"

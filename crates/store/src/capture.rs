@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -11,7 +11,7 @@ use tollgate_flow::record::{
 };
 use tollgate_flow::{
     Direction, Flow, FlowId, FlowKind, Interceptor, Interest, Message, MessageKind, OnFailure,
-    Outcome, Piece, Step,
+    Outcome, Piece, PieceMark, Step,
 };
 
 use crate::segment::lock;
@@ -24,7 +24,8 @@ const SHARDS: usize = 16;
 pub const CUT_MESSAGES: &str = "cut_messages";
 
 /// How much of what passes is kept. At a limit the rest passes unrecorded, and the record says so: bodies by
-/// [`Body::cut_from`], messages by a note in the metadata under `cut_messages`.
+/// [`Body::cut_from`], messages by a note in the metadata under `cut_messages`. (Pieces beyond their limit are part of the
+/// last one.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CaptureLimits {
     /// The most that is kept of one body, of one message of a WebSocket, and of each direction over TCP or UDP, in
@@ -34,6 +35,9 @@ pub struct CaptureLimits {
     pub messages: usize,
     /// The most bytes that all flows in flight may hold together. Default: 64 MiB.
     pub in_flight_bytes: usize,
+    /// In how many pieces a response's body may stand in `facts.response_pieces`, with the times at which they came, to
+    /// be replayed so; 0 for none. Each takes 24 bytes of those in flight. Default: 0.
+    pub pieces: usize,
 }
 
 impl Default for CaptureLimits {
@@ -42,6 +46,7 @@ impl Default for CaptureLimits {
             body_bytes: 1 << 20,
             messages: 4096,
             in_flight_bytes: 64 << 20,
+            pieces: 0,
         }
     }
 }
@@ -79,6 +84,12 @@ impl std::fmt::Debug for Capture {
 /// What a message takes beside its content, about.
 const MESSAGE_BYTES: usize = 96;
 
+/// What the mark of a piece takes.
+const MARK_BYTES: usize = size_of::<PieceMark>();
+
+/// A body of one piece that came so soon after its head needs no mark.
+const WITH_HEAD: Duration = Duration::from_millis(5);
+
 /// What is held of a flow that has not ended.
 #[derive(Debug, Default)]
 struct InFlight {
@@ -94,6 +105,7 @@ struct InFlight {
 #[derive(Debug, Default)]
 struct Part {
     data: Vec<u8>,
+    marks: Vec<PieceMark>,
     seen: bool,
     cut: bool,
 }
@@ -158,9 +170,9 @@ impl Capture {
         self.cut.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn body(&self, id: FlowId, piece: Piece<'_>) {
-        let mut shard = lock(self.shard(id));
-        let flow = shard.entry(id).or_default();
+    fn body(&self, live: &Flow, piece: Piece<'_>) {
+        let mut shard = lock(self.shard(live.id));
+        let flow = shard.entry(live.id).or_default();
         let part = match piece.direction {
             Direction::Request => &mut flow.request,
             Direction::Response => &mut flow.response,
@@ -176,6 +188,27 @@ impl Capture {
         if kept < piece.data.len() {
             part.cut = true;
             self.count_cut();
+        }
+        if piece.direction == Direction::Response && self.limits.pieces > 0 {
+            self.mark(part, kept, live);
+        }
+    }
+
+    /// Remembers where a piece ended, and when it came.
+    fn mark(&self, part: &mut Part, bytes: usize, flow: &Flow) {
+        let has_room = part.marks.len() < self.limits.pieces && {
+            let granted = self.reserve(MARK_BYTES);
+            if granted < MARK_BYTES {
+                self.in_flight.fetch_sub(granted, Ordering::Relaxed);
+            }
+            granted == MARK_BYTES
+        };
+        if has_room {
+            let head = flow.timing.response_start.unwrap_or_default();
+            let at = flow.timing.start.elapsed().saturating_sub(head);
+            part.marks.push(PieceMark { bytes, at });
+        } else if let Some(last) = part.marks.last_mut() {
+            last.bytes += bytes;
         }
     }
 
@@ -242,14 +275,19 @@ impl Capture {
             .iter()
             .map(|m| m.content.len() + MESSAGE_BYTES)
             .sum();
-        let held = flow.request.data.len() + flow.response.data.len() + messages;
+        let marks = flow.response.marks.len() * MARK_BYTES;
+        let held = flow.request.data.len() + flow.response.data.len() + messages + marks;
         if held > 0 {
             self.in_flight.fetch_sub(held, Ordering::Relaxed);
         }
         flow
     }
 
-    fn complete(&self, record: &mut Record, flow: &Flow, captured: InFlight) {
+    fn complete(&self, record: &mut Record, flow: &Flow, mut captured: InFlight) {
+        let marks = std::mem::take(&mut captured.response.marks);
+        if marks.len() > 1 || marks.first().is_some_and(|mark| mark.at > WITH_HEAD) {
+            record.facts.response_pieces = marks;
+        }
         if captured.cut_messages > 0 {
             record
                 .metadata
@@ -332,7 +370,7 @@ impl Interceptor for Capture {
     fn data(&self, flow: &mut Flow, piece: Piece<'_>) -> Step {
         if !piece.data.is_empty() {
             match flow.kind {
-                FlowKind::Http => self.body(flow.id, piece),
+                FlowKind::Http => self.body(flow, piece),
                 _ => self.stream_piece(flow.id, piece),
             }
         }
@@ -478,6 +516,37 @@ mod tests {
             rows.iter().map(|row| row.is_cut).collect::<Vec<_>>(),
             [true, false, true]
         );
+    }
+
+    #[test]
+    fn pieces_are_marked_where_it_is_asked_for_and_within_bounds() {
+        let pass = |limits: CaptureLimits, pieces: &[&str]| {
+            let store = Store::open(StoreConfig::new(Place::Memory)).unwrap();
+            let capture = Capture::new(store.sink(), limits);
+            let mut flow = flow(1);
+            flow.response = Some(Box::new(Response::default()));
+            flow.timing.response_start = Some(Duration::ZERO);
+            let _ = capture.data(&mut flow, piece(Direction::Request, b"not these"));
+            for data in pieces {
+                let _ = capture.data(&mut flow, piece(Direction::Response, data.as_bytes()));
+            }
+            capture.end(&flow, &Outcome::COMPLETED);
+            assert_eq!(capture.in_flight.load(Ordering::Relaxed), 0);
+            let marks = records(&store).remove(0).facts.response_pieces;
+            assert!(marks.windows(2).all(|pair| pair[0].at <= pair[1].at));
+            marks.iter().map(|mark| mark.bytes).collect::<Vec<_>>()
+        };
+        let limits = |pieces, in_flight_bytes| CaptureLimits {
+            pieces,
+            in_flight_bytes,
+            ..CaptureLimits::default()
+        };
+        let events = ["one", "three", "to", "fore"];
+        assert_eq!(pass(limits(0, 1000), &events), [0; 0]);
+        assert_eq!(pass(limits(9, 1000), &events), [3, 5, 2, 4]);
+        // Beyond its limit, or that of all, a piece is part of the last one.
+        assert_eq!(pass(limits(2, 1000), &events), [3, 11]);
+        assert_eq!(pass(limits(9, 9 + 14 + 60), &events), [3, 11]);
     }
 
     #[test]

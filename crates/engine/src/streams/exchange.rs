@@ -12,6 +12,7 @@ use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 use http::header::{self, HeaderValue};
+use tokio::time::Instant;
 use tollgate_flow::{
     Direction, ErrorClass, FlowError, HttpVersion, Interest, Outcome, OutcomeKind, Reply, Response,
     Side,
@@ -35,7 +36,9 @@ use crate::visible;
 use crate::websocket;
 
 use super::Streams;
-use super::body::{Collected, RelayError, Sink, SinkFraming, Source, collect, poll_gone, relay};
+use super::body::{
+    Collected, RelayError, Sink, SinkFraming, Source, collect, poll_gone, relay, sink_error,
+};
 use super::connections::{Carrier, InUse, Shared};
 use super::convert::{
     from_map, head_from_flow, head_of, interceptor_error, is_connection_specific, parts_of, to_map,
@@ -1128,8 +1131,14 @@ impl Down<'_> {
     /// to HTTP/1 clients leave where their connection is kept.)
     pub(crate) async fn answer(&mut self, reply: &Reply) {
         let status = reply::valid_status(reply.status);
-        let bodiless = status == 204 || status == 304;
+        let bodiless = reply::is_bodiless(status);
         let mut parts = response_parts(status, &reply.headers);
+        if !bodiless && reply.is_streamed() && !self.is_head_only() {
+            if Box::pin(self.answer_in_pieces(reply, parts)).await.is_err() {
+                self.reset(Reason::CANCEL);
+            }
+            return;
+        }
         parts.headers.remove(header::CONTENT_LENGTH);
         if !bodiless {
             let length = HeaderValue::from(reply.body.len());
@@ -1155,6 +1164,64 @@ impl Down<'_> {
             }
             Self::H1 { .. } => {}
         }
+    }
+
+    fn is_head_only(&self) -> bool {
+        match self {
+            Self::H2 { head_only, .. } | Self::H1 { head_only, .. } => *head_only,
+            #[cfg(feature = "http3")]
+            Self::H3 { head_only, .. } => *head_only,
+        }
+    }
+
+    /// Sends a reply of our own in its pieces, each at its time, for as long as the client is there.
+    async fn answer_in_pieces(
+        &mut self,
+        reply: &Reply,
+        mut parts: http::response::Parts,
+    ) -> Result<(), FlowError> {
+        let has_length = parts.headers.remove(header::CONTENT_LENGTH).is_some();
+        if has_length && reply.trailers.is_none() {
+            let length = HeaderValue::from(reply.body.len());
+            parts.headers.insert(header::CONTENT_LENGTH, length);
+        }
+        let mut sink = match self {
+            Self::H2 {
+                respond, stream, ..
+            } => {
+                let response = http::Response::from_parts(parts, ());
+                let sent = respond.send_response(response, false);
+                Sink::H2(stream.insert(sent.map_err(|e| sink_error(&e))?))
+            }
+            #[cfg(feature = "http3")]
+            Self::H3 { sender, .. } => {
+                let sent = sender.response(&parts).await;
+                sent.map_err(|_| h1::client_gone())?;
+                Sink::H3(sender)
+            }
+            Self::H1 { .. } => return Ok(()),
+        };
+        let started = Instant::now();
+        let mut pieces = reply.cut().peekable();
+        let mut ended = false;
+        while let Some((piece, at)) = pieces.next() {
+            if !at.is_zero() {
+                let mut waited = pin!(tokio::time::sleep_until(started + at));
+                let stays = poll_fn(|cx| match sink.poll_gone(cx) {
+                    Poll::Ready(()) => Poll::Ready(false),
+                    Poll::Pending => waited.as_mut().poll(cx).map(|()| true),
+                });
+                if !stays.await {
+                    return Err(h1::client_gone());
+                }
+            }
+            ended = reply.trailers.is_none() && pieces.peek().is_none();
+            in_time(sink.send(piece, ended)).await?;
+        }
+        if ended {
+            return Ok(());
+        }
+        in_time(sink.finish(reply.trailers.as_ref())).await
     }
 
     /// Gives the client's stream up. (HTTP/1 clients are cut where their connection is kept.)
@@ -1270,6 +1337,13 @@ impl Down<'_> {
             }
         }
     }
+}
+
+/// Waits for a client to take a part of an answer of our own.
+async fn in_time(work: impl Future<Output = Result<(), FlowError>>) -> Result<(), FlowError> {
+    tokio::time::timeout(h1::REPLY, work)
+        .await
+        .unwrap_or_else(|_| Err(h1::client_gone()))
 }
 
 /// The head of a response as HTTP/2 and HTTP/3 have it.

@@ -33,6 +33,7 @@ mod h3;
 mod interceptors;
 mod lifecycle;
 mod modes;
+mod offline;
 mod predecessors;
 mod routing;
 mod smuggling;

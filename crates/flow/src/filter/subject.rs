@@ -160,7 +160,7 @@ impl Subject for Flow {
     }
 
     fn replay(&self) -> Option<Replay> {
-        None
+        self.replay
     }
 
     fn status(&self) -> Option<u16> {

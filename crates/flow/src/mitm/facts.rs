@@ -1,11 +1,14 @@
 //! What Tollgate knows and mitmproxy has no field for: the entry `tollgate` of a flow's metadata.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::connection::ProcessInfo;
 use crate::outcome::OutcomeKind;
 use crate::record::{Body, HttpExchange, Record};
+use crate::step::PieceMark;
 use crate::value::Value;
 
 const KEY: &str = "tollgate";
@@ -24,6 +27,11 @@ pub(super) fn entry(record: &Record) -> Option<Value> {
     put("ja4", facts.ja4.clone().map(Value::from));
     put("outcome", facts.outcome.map(|kind| kind.as_str().into()));
     put("process", facts.process.as_deref().map(process));
+    let pieces = &facts.response_pieces;
+    put(
+        "response_pieces",
+        (!pieces.is_empty()).then(|| write_pieces(pieces).into()),
+    );
     let (request, response) = match record.as_http() {
         Some(http) => bodies(http),
         None => (None, None),
@@ -82,6 +90,13 @@ pub(super) fn take(record: &mut Record) {
                 record.facts.process = read_process(value).map(Arc::new);
                 record.facts.process.is_some()
             }
+            ("response_pieces", Value::Str(text)) => match read_pieces(text) {
+                Some(pieces) => {
+                    record.facts.response_pieces = pieces;
+                    true
+                }
+                None => false,
+            },
             ("request_bytes", value) => cut(
                 record
                     .as_http_mut()
@@ -121,6 +136,31 @@ fn cut(body: Option<&mut Body>, size: &Value) -> bool {
     }
     body.cut_from = Some(size);
     true
+}
+
+/// `bytes@microseconds`, divided by blanks.
+fn write_pieces(pieces: &[PieceMark]) -> String {
+    let mut text = String::with_capacity(pieces.len() * 12);
+    for piece in pieces {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        // Writing to a string doesn't fail.
+        let _ = write!(text, "{}@{}", piece.bytes, piece.at.as_micros());
+    }
+    text
+}
+
+fn read_pieces(text: &str) -> Option<Vec<PieceMark>> {
+    text.split(' ')
+        .map(|piece| {
+            let (bytes, at) = piece.split_once('@')?;
+            Some(PieceMark {
+                bytes: bytes.parse().ok()?,
+                at: Duration::from_micros(at.parse().ok()?),
+            })
+        })
+        .collect()
 }
 
 fn process(process: &ProcessInfo) -> Value {

@@ -68,12 +68,14 @@ impl Record {
             metadata.note(key, text);
         }
         record.metadata = metadata;
+        record.replay = flow.replay;
         let tls = flow.connection.tls();
         record.facts = Facts {
             ja3: tls.map(|tls| tls.ja3().to_owned()),
             ja4: tls.map(|tls| tls.ja4().to_owned()),
             process: None,
             outcome: outcome.map(|outcome| outcome.kind),
+            response_pieces: Vec::new(),
         };
         record
     }
