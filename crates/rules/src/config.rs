@@ -16,7 +16,8 @@ use crate::inject::{Inject, SecretSource};
 use crate::local::{MAX_FILE, MapLocal};
 use crate::rewrite::Replace;
 use crate::rule::{
-    Action, BodyEdit, CUT, HeaderEdits, HoldFor, Redirect, Replacement, Rule, Throttle,
+    Action, BodyEdit, CUT, HeaderEdits, HoldFor, MessageEdit, OnMessage, Redirect, Replacement,
+    Rule, Throttle,
 };
 use crate::sticky::{Bucket, CookieJar, StickyAuth};
 use crate::template::Template;
@@ -25,7 +26,7 @@ use crate::template::Template;
 const MAX_RULES_FILE: u64 = 4 << 20;
 
 /// The actions, as keys of a rule; each rule has one.
-pub(crate) const ACTIONS: [&str; 19] = [
+pub(crate) const ACTIONS: [&str; 20] = [
     "block",
     "allow",
     "tunnel",
@@ -35,6 +36,7 @@ pub(crate) const ACTIONS: [&str; 19] = [
     "response_headers",
     "request_body",
     "response_body",
+    "message",
     "respond",
     "redirect",
     "upstream",
@@ -69,6 +71,7 @@ struct RawRule {
     response_headers: Option<RawHeaders>,
     request_body: Option<RawBody>,
     response_body: Option<RawBody>,
+    message: Option<RawMessage>,
     respond: Option<RawRespond>,
     redirect: Option<RawRedirect>,
     upstream: Option<String>,
@@ -119,6 +122,24 @@ struct RawHeaders {
 struct RawBody {
     replace: String,
     with: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMessage {
+    from: Option<Sender>,
+    replace: Option<String>,
+    with: Option<String>,
+    #[serde(default)]
+    drop: bool,
+    close: Option<String>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Sender {
+    Client,
+    Origin,
 }
 
 #[derive(Deserialize)]
@@ -337,7 +358,8 @@ impl Reader<'_> {
             _ => Direction::Request,
         };
         if let Some(filter) = &when {
-            if acts_on == Direction::Request && filter.looks_at_responses() {
+            let is_early = acts_on == Direction::Request && !matches!(action, Action::Message(_));
+            if is_early && filter.looks_at_responses() {
                 let hint = match action {
                     Action::Block(_)
                     | Action::Respond(_)
@@ -420,6 +442,9 @@ impl Reader<'_> {
                 };
                 found.push((word, Some(Action::Body(edit))));
             }
+        }
+        if let Some(raw) = raw.message {
+            found.push(("message", Some(Action::Message(message_edit(&raw)?))));
         }
         if let Some(raw) = raw.respond {
             found.push(("respond", Some(Action::Respond(self.reply(raw)?))));
@@ -678,6 +703,38 @@ fn header_edits(on: Direction, raw: RawHeaders) -> Result<HeaderEdits, Problem> 
     Ok(edits)
 }
 
+/// The longest reason that a close frame has (RFC 6455 section 5.5.1).
+const MAX_CLOSE_REASON: usize = 123;
+
+fn message_edit(raw: &RawMessage) -> Result<MessageEdit, Problem> {
+    let does = match (&raw.replace, &raw.with, raw.drop, &raw.close) {
+        (Some(pattern), Some(with), false, None) => {
+            OnMessage::Replace(body_replace(pattern, with.as_bytes())?)
+        }
+        (None, None, true, None) => OnMessage::Drop,
+        (None, None, false, Some(reason)) if reason.len() <= MAX_CLOSE_REASON => {
+            OnMessage::Close(reason.clone())
+        }
+        (None, None, false, Some(_)) => {
+            return Err(
+                format!("the reason of a close has at most {MAX_CLOSE_REASON} bytes").into(),
+            );
+        }
+        _ => {
+            return Err(
+                "a message has replace and with, or drop = true, or close = \"why\""
+                    .to_owned()
+                    .into(),
+            );
+        }
+    };
+    let from = raw.from.map(|from| match from {
+        Sender::Client => Direction::Request,
+        Sender::Origin => Direction::Response,
+    });
+    Ok(MessageEdit { from, does })
+}
+
 fn throttle(raw: &RawThrottle) -> Result<Throttle, Problem> {
     let bucket = |rate: &Option<String>| match rate {
         None => Ok(None),
@@ -785,6 +842,13 @@ mod tests {
             [[rule]]
             response_body = { replace = "(?P<x>a)", with = "\\g<x>" }
             [[rule]]
+            when = "~c 101 & ~bs secret"
+            message = { from = "origin", replace = "secret", with = "" }
+            [[rule]]
+            message = { from = "client", drop = true }
+            [[rule]]
+            message = { close = "not here" }
+            [[rule]]
             redirect = { url = "http://(.*)", to = "https://\\1", status = 307 }
             [[rule]]
             upstream = "socks5://localhost:1080"
@@ -811,7 +875,7 @@ mod tests {
         "#;
         let rules = read(text).unwrap();
         let words: Vec<&str> = rules.iter().map(|rule| rule.action()).collect();
-        assert_eq!(words.len(), 21);
+        assert_eq!(words.len(), 24);
         for word in ACTIONS.iter().chain(&["anticomp"]) {
             assert!(words.contains(word), "{word}");
         }
@@ -902,6 +966,11 @@ mod tests {
             (
                 "[[rule]]\ninject = { host = \"a\", header = \"A\" }",
                 "one of env, file and command",
+            ),
+            ("[[rule]]\nmessage = { drop = false }", "a message has"),
+            (
+                "[[rule]]\nmessage = { drop = true, close = \"x\" }",
+                "a message has",
             ),
             ("[[rule]]\nblock = \"x\"", "rules.toml:2: "),
             ("[[rule]\n", "rules.toml:1: "),

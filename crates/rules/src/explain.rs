@@ -10,7 +10,7 @@ use tollgate_flow::{
 };
 use tollgate_wire::http1::{RequestHead, ResponseHead, Version};
 
-use crate::rule::{Action, CUT, Rule, modify_headers};
+use crate::rule::{Action, CUT, MessageOutcome, Rule, modify_headers};
 use crate::set::RuleSet;
 use crate::url::set_url;
 
@@ -62,11 +62,63 @@ impl RuleSet {
                 let ends = does.ends;
                 found.push(does);
                 if ends {
-                    break;
+                    return found;
                 }
             }
         }
+        self.explain_messages(record, &mut found);
         found
+    }
+
+    /// What the rules would do to the messages of a recorded WebSocket.
+    fn explain_messages(&self, record: &Record, found: &mut Vec<Explained>) {
+        let socket = record.as_http().and_then(|http| http.websocket.as_ref());
+        let Some(socket) = socket else { return };
+        // Of each rule: how many messages it changes and drops, and the one at which it closes.
+        let mut counts = vec![(0_usize, 0_usize, None); self.rules.len()];
+        'messages: for (number, message) in (1_usize..).zip(&socket.messages) {
+            let from = match message.from_client {
+                true => Direction::Request,
+                false => Direction::Response,
+            };
+            let mut content = message.content.to_vec();
+            for (rule, count) in self.rules.iter().zip(&mut counts) {
+                let Action::Message(edit) = &rule.action else {
+                    continue;
+                };
+                match edit.act(rule, record, from, &content) {
+                    None => {}
+                    Some(MessageOutcome::Changed(new)) => {
+                        count.0 += 1;
+                        content = new;
+                    }
+                    Some(MessageOutcome::Dropped) => {
+                        count.1 += 1;
+                        break;
+                    }
+                    Some(MessageOutcome::Closed(_)) => {
+                        count.2 = Some(number);
+                        break 'messages;
+                    }
+                }
+            }
+        }
+        let total = socket.messages.len();
+        for (rule, (changed, dropped, closed)) in self.rules.iter().zip(counts) {
+            let does = match (changed, dropped, closed) {
+                (_, _, Some(number)) => {
+                    format!("closes the WebSocket at message {number} of {total}")
+                }
+                (0, 0, None) => continue,
+                (0, dropped, None) => format!("drops {dropped} of {total} messages"),
+                (changed, _, None) => format!("changes {changed} of {total} messages"),
+            };
+            let on = match &rule.action {
+                Action::Message(edit) => edit.from.unwrap_or(Direction::Request),
+                _ => rule.on,
+            };
+            found.push(explained(rule, on, does, closed.is_some()));
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use hashbrown::HashMap;
 use tollgate_flow::record::RULE;
 use tollgate_flow::{
     Bytes, ClientHello, ConnectDecision, ConnectionInfo, Direction, Flow, FlowId, FlowKind,
-    Interceptor, Interest, Outcome, Piece, Reply, Response, Step, Target, TlsDecision,
+    Interceptor, Interest, Message, MessageKind, Outcome, Piece, Reply, Response, Step, Target,
+    TlsDecision,
 };
 use tollgate_wire::coding::{Decoder, OutputLimit};
 use tollgate_wire::http1::{ResponseHead, standard_reason};
@@ -18,7 +19,7 @@ use crate::budget::{Budget, Exhausted};
 use crate::hold::Holds;
 use crate::local::{self, Candidates};
 use crate::rewrite::{Replace, Rewriter};
-use crate::rule::{Action, CUT, Rule, blocked, modify_headers};
+use crate::rule::{Action, CUT, MessageOutcome, Rule, blocked, modify_headers};
 use crate::set::{Connecting, OfConnection, RuleSet};
 use crate::sticky::Bucket;
 use crate::url::set_url;
@@ -288,6 +289,7 @@ impl Rules {
             }
             Action::Tunnel
             | Action::Body(_)
+            | Action::Message(_)
             | Action::ModifyHeaders(_)
             | Action::MapLocal(_)
             | Action::StickyAuth(_) => return Step::Continue,
@@ -531,6 +533,41 @@ impl Interceptor for Rules {
         }
     }
 
+    fn message(&self, flow: &mut Flow, message: Message<'_>) -> Step {
+        let is_text = matches!(message.kind, MessageKind::Text);
+        if !is_text && !matches!(message.kind, MessageKind::Binary) {
+            return Step::Continue;
+        }
+        let Some(state) = self.state(flow.id) else {
+            return Step::Continue;
+        };
+        let set = Arc::clone(&lock(&state).set);
+        let mut changed: Option<Vec<u8>> = None;
+        for rule in &set.rules {
+            let Action::Message(edit) = &rule.action else {
+                continue;
+            };
+            let content = changed.as_deref().unwrap_or(message.data);
+            let Some(outcome) = edit.act(rule, &*flow, message.direction, content) else {
+                continue;
+            };
+            note(flow, rule);
+            match outcome {
+                MessageOutcome::Changed(content) if is_text && !is_utf8(&content) => {
+                    warn!(
+                        rule = rule.name(),
+                        "makes a text of a WebSocket that is no UTF-8"
+                    );
+                    return Step::close("a rule made a text that is none");
+                }
+                MessageOutcome::Changed(content) => changed = Some(content),
+                MessageOutcome::Dropped => return Step::Drop,
+                MessageOutcome::Closed(reason) => return Step::close(reason.to_owned()),
+            }
+        }
+        changed.map_or(Step::Continue, |content| Step::Replace(content.into()))
+    }
+
     fn end(&self, flow: &Flow, _: &Outcome) {
         self.shard(flow.id).remove(&flow.id);
     }
@@ -738,6 +775,10 @@ fn note(flow: &mut Flow, rule: &Rule) {
     }
 }
 
+fn is_utf8(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok()
+}
+
 fn refuse(status: u16) -> Step {
     match status {
         CUT => Step::Drop,
@@ -774,4 +815,137 @@ fn redirected(status: u16, location: &[u8]) -> Result<Reply, String> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{flow, respond};
+
+    fn rules(text: &str) -> Rules {
+        Rules::new(RuleSet::parse(text, "rules.toml", ".".as_ref()).unwrap())
+    }
+
+    /// A flow that became a WebSocket, and that the rules have begun with.
+    fn socket(rules: &Rules, url: &str) -> Flow {
+        let mut flow = flow("GET", url);
+        let headers = flow.request.headers_mut();
+        headers.append(b"Connection", b"Upgrade").unwrap();
+        headers.append(b"Upgrade", b"websocket").unwrap();
+        assert!(rules.interest(&flow).contains(Interest::EDIT_MESSAGES));
+        assert!(matches!(rules.request(&mut flow), Step::Continue));
+        respond(&mut flow, 101, &[("Upgrade", "websocket")]);
+        flow
+    }
+
+    fn pass(
+        rules: &Rules,
+        flow: &mut Flow,
+        from: Direction,
+        kind: MessageKind<'_>,
+        data: &[u8],
+    ) -> String {
+        let message = Message {
+            direction: from,
+            sequence: 0,
+            kind,
+            data,
+            injected: false,
+        };
+        match rules.message(flow, message) {
+            Step::Continue => "as it is".to_owned(),
+            Step::Replace(data) => String::from_utf8_lossy(&data).into_owned(),
+            Step::Drop => "dropped".to_owned(),
+            Step::Close(reason) => format!("closed: {reason}"),
+            step => panic!("{step:?}"),
+        }
+    }
+
+    #[test]
+    fn rules_act_on_messages_in_their_order() {
+        use Direction::{Request, Response};
+        let rules = rules(
+            r#"
+            [[rule]]
+            message = { from = "client", replace = 'secret-(\d)', with = '[\1]' }
+            [[rule]]
+            when = "~bq secret & ~c 101"
+            message = { drop = true }
+            [[rule]]
+            name = "no rm"
+            when = "~bs rm"
+            message = { close = "not here" }
+            [[rule]]
+            when = '~b ^\[1\]$'
+            message = { replace = '1', with = 'one' }
+            [[rule]]
+            when = "~d other.example"
+            message = { drop = true }
+            "#,
+        );
+        let mut flow = socket(&rules, "https://chat.example/ws");
+        for (from, data, becomes) in [
+            (Request, "hello", "as it is"),
+            (Request, "a secret-7", "a [7]"),
+            // What an earlier rule made of it is what a later one sees.
+            (Request, "secret-1", "[one]"),
+            (Request, "a secret", "dropped"),
+            (Response, "a secret-7", "as it is"),
+            (Request, "rm -rf", "as it is"),
+            (Response, "rm -rf", "closed: not here"),
+        ] {
+            let text = pass(&rules, &mut flow, from, MessageKind::Text, data.as_bytes());
+            assert_eq!(text, becomes, "{from:?} {data}");
+            let binary = pass(
+                &rules,
+                &mut flow,
+                from,
+                MessageKind::Binary,
+                data.as_bytes(),
+            );
+            assert_eq!(binary, becomes, "{from:?} {data}");
+            for kind in [MessageKind::Ping, MessageKind::Close { code: None }] {
+                let control = pass(&rules, &mut flow, from, kind, data.as_bytes());
+                assert_eq!(control, "as it is");
+            }
+        }
+        assert!(
+            flow.metadata
+                .contains(&(RULE.to_owned(), "message: no rm".to_owned()))
+        );
+    }
+
+    #[test]
+    fn a_text_that_is_none_any_more_ends_its_websocket() {
+        let rules = rules(r#"rule = [{ message = { replace = '\xc3', with = '' } }]"#);
+        let mut flow = socket(&rules, "https://chat.example/ws");
+        let mut pass = |kind| {
+            pass(
+                &rules,
+                &mut flow,
+                Direction::Response,
+                kind,
+                "a\u{e9}b".as_bytes(),
+            )
+        };
+        assert_eq!(pass(MessageKind::Binary), "a\u{fffd}b");
+        assert_eq!(
+            pass(MessageKind::Text),
+            "closed: a rule made a text that is none"
+        );
+    }
+
+    #[test]
+    fn what_is_no_websocket_and_what_no_rule_is_for_costs_nothing() {
+        let rules = rules("[[rule]]\nwhen = \"~d chat.example\"\nmessage = { drop = true }\n");
+        let plain = flow("GET", "https://chat.example/ws");
+        assert_eq!(rules.interest(&plain), Interest::NONE);
+        let mut other = flow("GET", "https://other.example/ws");
+        other
+            .request
+            .headers_mut()
+            .append(b"Upgrade", b"websocket")
+            .unwrap();
+        assert_eq!(rules.interest(&other), Interest::NONE);
+    }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regex::bytes::Regex;
-use tollgate_flow::filter::Filter;
+use tollgate_flow::filter::{Field, Filter, Subject};
+use tollgate_flow::record::{FlowType, Replay};
 use tollgate_flow::{Bytes, Direction, Flow, HeaderList, Reply, Via};
 
 use crate::budget::Budget;
@@ -65,6 +66,7 @@ pub(crate) enum Action {
     Headers(HeaderEdits),
     ModifyHeaders(Vec<HeaderSpec>),
     Body(BodyEdit),
+    Message(MessageEdit),
     Respond(Reply),
     Redirect(Redirect),
     Upstream(Via),
@@ -96,6 +98,7 @@ impl Action {
                 Some(Direction::Response) => "response_body",
                 None => "modify_body",
             },
+            Self::Message(_) => "message",
             Self::Respond(_) => "respond",
             Self::Redirect(_) => "redirect",
             Self::Upstream(_) => "upstream",
@@ -220,6 +223,113 @@ pub(crate) struct BodyEdit {
 impl BodyEdit {
     pub fn is_on(&self, direction: Direction) -> bool {
         self.on.is_none_or(|on| on == direction)
+    }
+}
+
+/// What is done to a message of a WebSocket.
+#[derive(Debug)]
+pub(crate) struct MessageEdit {
+    /// Whose messages; `None` for both sides'.
+    pub from: Option<Direction>,
+    pub does: OnMessage,
+}
+
+#[derive(Debug)]
+pub(crate) enum OnMessage {
+    /// Matches are replaced.
+    Replace(Arc<Replace>),
+    /// It doesn't go on.
+    Drop,
+    /// The WebSocket is closed, with this reason.
+    Close(String),
+}
+
+impl MessageEdit {
+    /// What a rule does to a message; `None` where it leaves it as it is.
+    pub fn act(
+        &self,
+        rule: &Rule,
+        flow: &dyn Subject,
+        from: Direction,
+        content: &[u8],
+    ) -> Option<MessageOutcome<'_>> {
+        if self.from.is_some_and(|only| only != from) {
+            return None;
+        }
+        let passing = PassingMessage {
+            flow,
+            from,
+            content,
+        };
+        if !rule
+            .when
+            .as_ref()
+            .is_none_or(|filter| filter.matches(&passing))
+        {
+            return None;
+        }
+        match &self.does {
+            OnMessage::Replace(replace) => replace
+                .all(content)
+                .filter(|changed| changed != content)
+                .map(MessageOutcome::Changed),
+            OnMessage::Drop => Some(MessageOutcome::Dropped),
+            OnMessage::Close(reason) => Some(MessageOutcome::Closed(reason)),
+        }
+    }
+}
+
+pub(crate) enum MessageOutcome<'a> {
+    Changed(Vec<u8>),
+    Dropped,
+    Closed(&'a str),
+}
+
+/// A flow of which the one message that passes is the body of its direction, for filters.
+struct PassingMessage<'a> {
+    flow: &'a dyn Subject,
+    from: Direction,
+    content: &'a [u8],
+}
+
+impl Subject for PassingMessage<'_> {
+    fn flow_type(&self) -> FlowType {
+        self.flow.flow_type()
+    }
+
+    fn has_error(&self) -> bool {
+        self.flow.has_error()
+    }
+
+    fn has_response(&self) -> bool {
+        self.flow.has_response()
+    }
+
+    fn is_websocket(&self) -> bool {
+        true
+    }
+
+    fn replay(&self) -> Option<Replay> {
+        self.flow.replay()
+    }
+
+    fn status(&self) -> Option<u16> {
+        self.flow.status()
+    }
+
+    fn size(&self, direction: Direction) -> Option<u64> {
+        (direction == self.from).then_some(self.content.len() as u64)
+    }
+
+    fn duration(&self) -> Option<Duration> {
+        self.flow.duration()
+    }
+
+    fn any(&self, field: Field, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        match field {
+            Field::Body(direction) => direction == self.from && test(self.content),
+            field => self.flow.any(field, test),
+        }
     }
 }
 

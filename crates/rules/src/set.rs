@@ -130,6 +130,16 @@ impl RuleSet {
                         wanted |= Interest::EDIT_RESPONSE_DATA | head(Direction::Response, bodies);
                     }
                 }
+                Action::Message(_) => {
+                    // Its filter is asked again when messages pass, and may look at anything then.
+                    let asks_later = rule
+                        .when
+                        .as_ref()
+                        .is_some_and(|filter| filter.looks_beyond_request_head());
+                    if asks_websocket(flow) && (changed || asks_later || rule.applies(flow)) {
+                        wanted |= Interest::EDIT_MESSAGES;
+                    }
+                }
                 Action::Throttle(throttle) => {
                     if may(Direction::Request) {
                         wanted |= head(Direction::Request, bodies);
@@ -205,6 +215,10 @@ fn head(on: Direction, bodies: bool) -> Interest {
         (Direction::Response, false) => Interest::RESPONSE,
         (Direction::Response, true) => Interest::REQUEST_BODY | Interest::RESPONSE_BODY,
     }
+}
+
+fn asks_websocket(flow: &Flow) -> bool {
+    flow.request.headers().has_token("upgrade", "websocket")
 }
 
 fn request_length(flow: &Flow) -> u64 {
