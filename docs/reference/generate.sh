@@ -68,6 +68,10 @@ END
   section 'flows show'
   section 'flows delete'
   section 'flows stats'
+  section held
+  section 'held show'
+  section 'held release'
+  section 'held refuse'
   section 'rules check'
   section 'rules test'
   section 'audit verify'

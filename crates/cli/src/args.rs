@@ -93,6 +93,11 @@ pub enum Command {
     /// Check a file of rules, or try it on recorded flows.
     #[command(subcommand)]
     Rules(RulesCommand),
+    /// List the flows that rules hold in a running proxy, and decide about them.
+    ///
+    /// A rule with `hold` keeps a flow until somebody decides, and says what happens if nobody does in time. Any proxy of
+    /// this user that has rules can be asked.
+    Held(HeldArgs),
     /// Check a log of verdicts.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -387,6 +392,57 @@ pub struct ReplayArgs {
     /// Only flows that match this filter expression are shown, written and read, as mitmdump.
     #[arg(long, value_name = "EXPR")]
     pub filter: Option<String>,
+}
+
+/// `tollgate held`.
+#[derive(Debug, Args)]
+pub struct HeldArgs {
+    #[command(subcommand)]
+    pub command: Option<HeldCommand>,
+    /// List those that are held from now on, too, and those that no longer are, until the proxy ends.
+    #[arg(short, long, global = true)]
+    pub follow: bool,
+    /// Print JSON, one object per line.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// The proxy's process id, where several run.
+    #[arg(long, global = true, value_name = "PID", conflicts_with = "socket")]
+    pub pid: Option<u32>,
+    /// The proxy's socket [default: the one in $XDG_RUNTIME_DIR/tollgate, or in tollgate-UID in the folder for temporary
+    /// files].
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Don't colour.
+    #[arg(long, global = true)]
+    pub no_color: bool,
+}
+
+/// What is done about held flows.
+#[derive(Debug, Subcommand)]
+pub enum HeldCommand {
+    /// List them, the oldest first. Without a command it does the same.
+    List,
+    /// Show one, with its headers, and its body where the rule's filter looks at bodies.
+    Show {
+        /// Its id, or how that begins.
+        #[arg(value_name = "ID")]
+        flow: String,
+    },
+    /// Let one go on, to the rules behind the one that holds it.
+    Release {
+        /// Its id, or how that begins; all for all of them.
+        #[arg(value_name = "ID")]
+        flow: String,
+    },
+    /// Refuse one: what is held of it never arrives.
+    Refuse {
+        /// Its id, or how that begins; all for all of them.
+        #[arg(value_name = "ID")]
+        flow: String,
+        /// What its client is answered, 200 to 599; 444 cuts its connection.
+        #[arg(long, value_name = "STATUS", default_value_t = 403, value_parser = clap::value_parser!(u16).range(200..=599))]
+        status: u16,
+    },
 }
 
 /// `tollgate audit`.

@@ -11,6 +11,7 @@ mod authority;
 mod child_env;
 mod files;
 mod flows;
+mod held;
 mod mcp;
 mod mitm_options;
 mod os;
@@ -72,6 +73,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Export(args)) => files::export(&args),
         Some(Command::Filter(args)) => files::filter(&args),
         Some(Command::Flows(args)) => flows::flows(&args),
+        Some(Command::Held(args)) => held::held(&args),
         Some(Command::Audit(command)) => audit::audit(&command),
         Some(Command::Rules(command)) => rules::rules(&command),
         Some(Command::Scan(args)) => Ok(scan::scan(&args)),

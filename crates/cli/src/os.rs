@@ -38,7 +38,7 @@ pub fn strftime(pattern: &str, time: SystemTime) -> Option<String> {
 }
 
 #[cfg(unix)]
-pub use platform::{in_foreground_of_a_terminal, send_signal};
+pub use platform::{in_foreground_of_a_terminal, send_signal, user_id};
 
 /// Lets a command end when this process does, however that ends (Linux; elsewhere by the end of its standard input).
 ///
@@ -53,6 +53,13 @@ pub fn end_with_us(command: &mut tokio::process::Command) {
 #[cfg(unix)]
 mod platform {
     use std::os::fd::AsRawFd as _;
+
+    /// The user whose rights this process has.
+    #[expect(unsafe_code, reason = "std doesn't say")]
+    pub fn user_id() -> u32 {
+        // SAFETY: takes nothing, and can't fail.
+        unsafe { libc::geteuid() }
+    }
 
     /// Sends a signal to a process. Says whether there was one to take it.
     #[expect(unsafe_code, reason = "std sends no signal but SIGKILL")]

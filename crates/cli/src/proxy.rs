@@ -53,6 +53,22 @@ pub async fn start(
         }
         None => builder,
     };
+    #[cfg(unix)]
+    if let Some(rules) = rules
+        && let Err(error) = crate::held::desk::open(rules)
+    {
+        let why = format!("`tollgate held` won't find this proxy: {error:#}");
+        match rules
+            .current()
+            .rules()
+            .iter()
+            .any(|rule| rule.action() == "hold")
+        {
+            true => tracing::warn!("{why}"),
+            // It may be asked for later, when other rules are read.
+            false => tracing::info!("{why}"),
+        }
+    }
     // First: everybody else sees what the rules make of the traffic.
     let builder = match rules {
         Some(rules) => builder.interceptor(rules.clone()),

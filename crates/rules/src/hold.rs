@@ -1,10 +1,15 @@
 //! Flows that wait for a person.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tollgate_flow::record::Record;
 use tollgate_flow::{Direction, Flow, FlowId, Reply, Step};
+use tracing::warn;
+
+use crate::rule::CUT;
 
 /// The most flows that wait at a time; the next ones get their deadline's answer at once.
 pub const MAX_HELD: usize = 10_000;
@@ -16,6 +21,8 @@ pub enum Decision {
     Resume,
     /// It is refused with 403; what was held never arrives.
     Block,
+    /// The same with this status, 200 to 599; 444 cuts the connection.
+    BlockWith(u16),
 }
 
 /// A flow that waits.
@@ -37,33 +44,70 @@ pub struct Held {
 
 /// The flows that wait, for whoever decides about them.
 #[derive(Clone, Debug, Default)]
-pub struct Holds(Arc<Mutex<Table>>);
+pub struct Holds(Arc<Inner>);
 
-type Table = Vec<(Held, oneshot::Sender<Decision>)>;
+#[derive(Debug, Default)]
+struct Inner {
+    table: Mutex<Vec<Entry>>,
+    /// Counts what came and went.
+    changes: watch::Sender<u64>,
+    not_held: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    held: Held,
+    record: Arc<Record>,
+    answer: oneshot::Sender<Decision>,
+}
 
 impl Holds {
     /// All that wait, the oldest first.
     pub fn list(&self) -> Vec<Held> {
-        self.lock().iter().map(|(held, _)| held.clone()).collect()
+        self.lock().iter().map(|entry| entry.held.clone()).collect()
+    }
+
+    /// What a flow that waits is, as far as it is known: bodies are there where somebody had asked for them whole.
+    pub fn record(&self, flow: FlowId) -> Option<Arc<Record>> {
+        let table = self.lock();
+        let entry = table.iter().find(|entry| entry.held.flow == flow)?;
+        Some(Arc::clone(&entry.record))
+    }
+
+    /// Sees a new number whenever a flow begins to wait, or no longer waits.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// How many flows should have waited and did not, because [`MAX_HELD`] waited already: they got their deadline's
+    /// answer at once.
+    pub fn not_held(&self) -> u64 {
+        self.0.not_held.load(Ordering::Relaxed)
     }
 
     /// Decides about a flow; false if it doesn't wait (any more).
     pub fn decide(&self, flow: FlowId, decision: Decision) -> bool {
         let mut held = self.lock();
-        let Some(at) = held.iter().position(|(held, _)| held.flow == flow) else {
+        let Some(at) = held.iter().position(|entry| entry.held.flow == flow) else {
             return false;
         };
-        let (_, answer) = held.remove(at);
+        let entry = held.remove(at);
         drop(held);
-        answer.send(decision).is_ok()
+        self.changed();
+        entry.answer.send(decision).is_ok()
     }
 
     /// Decides about all that wait; answers how many did.
     pub fn decide_all(&self, decision: Decision) -> usize {
         let held = std::mem::take(&mut *self.lock());
+        self.changed();
         held.into_iter()
-            .filter_map(|(_, answer)| answer.send(decision).ok())
+            .filter_map(|entry| entry.answer.send(decision).ok())
             .count()
+    }
+
+    fn changed(&self) {
+        self.0.changes.send_modify(|n| *n = n.wrapping_add(1));
     }
 
     /// The step that makes a flow wait; then `resume` says how it goes on.
@@ -81,21 +125,28 @@ impl Holds {
                 let resume = resume.clone();
                 Step::edit(move |flow| resume(flow))
             }
-            Decision::Block => refused(),
+            Decision::Block => refused(403),
+            Decision::BlockWith(status) => refused(status),
         };
         let at_deadline = if then_continue {
             Decision::Resume
         } else {
             Decision::Block
         };
+        // Outside of the lock: it copies heads.
+        let record = Arc::new(Record::from_flow(flow, None));
         let mut held = self.lock();
         if held.len() >= MAX_HELD {
+            drop(held);
+            if self.0.not_held.fetch_add(1, Ordering::Relaxed) == 0 {
+                warn!("{MAX_HELD} flows are held; the next get their deadline's answer at once");
+            }
             return answer(at_deadline);
         }
         let (sender, receiver) = oneshot::channel();
         let since = SystemTime::now();
-        held.push((
-            Held {
+        held.push(Entry {
+            held: Held {
                 flow: flow.id,
                 direction,
                 url: flow.url(),
@@ -103,9 +154,11 @@ impl Holds {
                 since,
                 until: since + deadline,
             },
-            sender,
-        ));
+            record,
+            answer: sender,
+        });
         drop(held);
+        self.changed();
         let waiting = Waiting {
             holds: self.clone(),
             flow: flow.id,
@@ -119,8 +172,8 @@ impl Holds {
         Step::hold(future, deadline, answer(at_deadline))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -132,13 +185,23 @@ struct Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.holds.lock().retain(|(held, _)| held.flow != self.flow);
+        let mut table = self.holds.lock();
+        let before = table.len();
+        table.retain(|entry| entry.held.flow != self.flow);
+        let is_gone = table.len() < before;
+        drop(table);
+        if is_gone {
+            self.holds.changed();
+        }
     }
 }
 
-fn refused() -> Step {
+fn refused(status: u16) -> Step {
+    if status == CUT {
+        return Step::Drop;
+    }
     Step::respond(
-        Reply::new(403).text("Tollgate: a person refused this, or nobody decided in time\n"),
+        Reply::new(status).text("Tollgate: a person refused this, or nobody decided in time\n"),
     )
 }
 
@@ -163,25 +226,60 @@ mod tests {
         let holds = Holds::default();
         let mut flow = flow("GET", "http://a.example/x");
         flow.id = FlowId(7);
-        for (decision, continues) in [(Decision::Resume, true), (Decision::Block, false)] {
+        let decisions = [
+            (Decision::Resume, None),
+            (Decision::Block, Some(403)),
+            (Decision::BlockWith(451), Some(451)),
+        ];
+        let mut changes = holds.changes();
+        for (decision, status) in decisions {
             let Step::Hold(step) = hold(&holds, &flow, true) else {
                 panic!("not held")
             };
             assert_eq!(holds.list()[0].url, "http://a.example/x");
+            assert!(changes.has_changed().unwrap());
+            changes.mark_unchanged();
+            let record = holds.record(FlowId(7)).unwrap();
+            assert_eq!(
+                record.as_http().unwrap().request.url(),
+                "http://a.example/x"
+            );
             assert!(holds.decide(FlowId(7), decision));
             assert!(!holds.decide(FlowId(7), decision));
             match step.future.await {
-                Step::Edit(edit) if continues => {
+                Step::Edit(edit) if status.is_none() => {
                     assert!(matches!((edit.0)(&mut flow), Step::Continue));
                 }
-                Step::Respond(reply) if !continues => assert_eq!(reply.status, 403),
+                Step::Respond(reply) => assert_eq!(Some(reply.status), status),
                 other => panic!("{other:?}"),
             }
         }
+        let Step::Hold(step) = hold(&holds, &flow, true) else {
+            panic!("not held")
+        };
+        assert!(holds.decide(FlowId(7), Decision::BlockWith(CUT)));
+        assert!(matches!(step.future.await, Step::Drop));
         // A client that leaves takes its flow off the table.
         let step = hold(&holds, &flow, true);
         assert_eq!(holds.list().len(), 1);
         drop(step);
         assert!(holds.list().is_empty());
+    }
+
+    #[test]
+    fn beyond_the_bound_a_flow_gets_its_deadlines_answer_at_once_and_is_counted() {
+        let holds = Holds::default();
+        let mut flow = flow("GET", "http://a.example/x");
+        let mut steps = Vec::new();
+        for n in 0..MAX_HELD {
+            flow.id = FlowId(n as u128);
+            steps.push(hold(&holds, &flow, true));
+        }
+        assert_eq!((holds.list().len(), holds.not_held()), (MAX_HELD, 0));
+        flow.id = FlowId(u128::MAX);
+        assert!(matches!(hold(&holds, &flow, true), Step::Edit(_)));
+        assert!(matches!(hold(&holds, &flow, false), Step::Respond(_)));
+        assert_eq!((holds.list().len(), holds.not_held()), (MAX_HELD, 2));
+        assert_eq!(holds.decide_all(Decision::Resume), MAX_HELD);
     }
 }
