@@ -508,6 +508,15 @@ pub struct ScreenArgs {
     /// Values that must not leave, in all their encodings: env:NAME, file:PATH, cmd:COMMAND [repeatable].
     #[arg(long, value_name = "SOURCE", requires = "screen")]
     pub known_secrets: Vec<String>,
+    /// Decide by the rules in this file what follows from findings and tool calls: allow, warn, redact, hold, block. It is
+    /// read again when it changes.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "screen",
+        env = "TOLLGATE_SCREEN_POLICY"
+    )]
+    pub screen_policy: Option<PathBuf>,
     /// Tools whose calls are not held, by exact name: those that only read [repeatable].
     #[arg(long, value_name = "TOOL", value_delimiter = ',', requires = "screen")]
     pub read_only_tools: Vec<String>,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use tollgate_engine::{Handle, Proxy, ProxyBuilder, ProxyError};
 use tollgate_rules::Rules;
+use tollgate_screen::scan::Finding;
 use tollgate_screen::{OnVerdict, Screen, Verdict};
 use tollgate_store::{Capture, Store};
 
@@ -81,8 +82,11 @@ pub async fn start(
     // Before whoever shows flows: what is shown is what became of them.
     let builder = match &settings.screen {
         Some(screen) => {
-            let interceptor = Screen::new(screen.scanner.clone(), screen.config.clone());
-            builder.interceptor(interceptor.on_verdict(on_verdict(screen)))
+            let mut interceptor = new_screen(screen).on_verdict(on_verdict(screen));
+            if let Some(rules) = rules {
+                interceptor = interceptor.person(Arc::new(rules.holds().clone()));
+            }
+            builder.interceptor(interceptor)
         }
         None => builder,
     };
@@ -98,6 +102,15 @@ pub async fn start(
     proxy.start().await.map_err(explain)
 }
 
+/// The screen that the command line asks for.
+pub fn new_screen(settings: &ScreenSettings) -> Screen {
+    let screen = Screen::new(settings.scanner.clone(), settings.config.clone());
+    match &settings.policy {
+        Some(policy) => screen.policy(policy.in_force.clone()),
+        None => screen,
+    }
+}
+
 /// Puts verdicts into the log and, if there is one, the audit log.
 pub fn on_verdict(screen: &ScreenSettings) -> OnVerdict {
     let audit = screen.audit.clone();
@@ -111,7 +124,31 @@ pub fn on_verdict(screen: &ScreenSettings) -> OnVerdict {
 
 /// Puts a verdict into the log, with what would allow what it refuses.
 pub fn report(verdict: &Verdict) {
-    let word = if verdict.refused { "refused" } else { "seen" };
+    let word = match verdict.refused {
+        true => "refused",
+        false => "seen",
+    };
+    if let Some(rule) = &verdict.rule {
+        // What a rule of a policy says stands in one line, whatever was found.
+        let is_finding = |found: &Finding| *found.rule == *verdict.reason;
+        let place = match verdict.findings.iter().any(is_finding) {
+            true => format!(" in {}", verdict.place),
+            false => String::new(),
+        };
+        let allow = match &*verdict.allow {
+            "" => String::new(),
+            allow => format!("; to let it pass: {allow}"),
+        };
+        tracing::warn!(
+            flow = %verdict.flow,
+            target = verdict.target,
+            rule = &**rule,
+            action = verdict.action.as_str(),
+            "{word}: {}{place}{allow}",
+            verdict.reason,
+        );
+        return;
+    }
     if verdict.findings.is_empty() {
         tracing::warn!(
             flow = %verdict.flow,

@@ -12,6 +12,7 @@ use tollgate_rules::{Explained, KillSwitch, MitmOptions, RuleSet, Rules};
 
 use crate::args::{RulesArgs, RulesCommand};
 use crate::files;
+use crate::settings::{ScreenPolicy, Settings};
 
 /// How often files of rules are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -61,26 +62,70 @@ impl RulesSettings {
         switch.set(file.exists());
         Some((file, switch))
     }
+}
 
-    /// Puts the rules in force anew whenever one of their files changes: all of them, or, where one is wrong, none.
-    pub async fn keep_current(self, rules: Rules) -> Infallible {
-        let mut seen = changed_at(rules.current().files());
+/// What is read again when its files change.
+pub struct Reload {
+    settings: RulesSettings,
+    rules: Rules,
+    policy: Option<ScreenPolicy>,
+}
+
+impl Reload {
+    /// Reads the rules; `None` where there is nothing that may change. Where a policy may ask a person, there are rules,
+    /// if empty ones: the table of those that wait is theirs.
+    ///
+    /// # Errors
+    /// The first rule that can't be used.
+    pub fn open(settings: &Settings) -> anyhow::Result<Option<Self>> {
+        let policy = settings.screen.as_ref().and_then(|s| s.policy.clone());
+        let rules = match settings.rules.open()? {
+            None if policy.is_some() => Some(Rules::new(RuleSet::default())),
+            rules => rules,
+        };
+        Ok(rules.map(|rules| Self {
+            settings: settings.rules.clone(),
+            rules,
+            policy,
+        }))
+    }
+
+    /// The rules.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files = self.rules.current().files().to_vec();
+        files.extend(self.policy.iter().map(|policy| policy.file.clone()));
+        files
+    }
+
+    /// Puts rules and policy in force anew whenever one of their files changes: all of them, or, where one is wrong,
+    /// none.
+    pub async fn keep_current(self) -> Infallible {
+        let mut seen = changed_at(&self.files());
         loop {
             tokio::time::sleep(LOOK).await;
-            let now = changed_at(rules.current().files());
+            let now = changed_at(&self.files());
             if now == seen {
                 continue;
             }
-            let settings = self.clone();
+            let (settings, policy) = (self.settings.clone(), self.policy.clone());
             // Injected credentials may come from a command.
-            let loading = tokio::task::spawn_blocking(move || {
-                RuleSet::load(&settings.files, &settings.options)
+            let loading = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+                let set = RuleSet::load(&settings.files, &settings.options)?;
+                Ok((set, policy.map(|policy| policy.load()).transpose()?))
             });
             match loading.await {
-                Ok(Ok(set)) => {
+                Ok(Ok((set, policy))) => {
                     tracing::info!("rules reloaded: {} in force", set.rules().len());
-                    rules.replace(set);
-                    seen = changed_at(rules.current().files());
+                    self.rules.replace(set);
+                    if let (Some(own), Some(policy)) = (&self.policy, policy) {
+                        tracing::info!("policy reloaded: {} rules in force", policy.len());
+                        own.in_force.replace(policy);
+                    }
+                    seen = changed_at(&self.files());
                 }
                 Ok(Err(error)) => {
                     tracing::error!("rules not reloaded, the old ones stay in force: {error}");
@@ -108,13 +153,10 @@ pub async fn follow_file(file: PathBuf, switch: KillSwitch) -> Infallible {
 }
 
 /// Reloads while `work` goes on.
-pub async fn while_reloading<T>(
-    reload: Option<(RulesSettings, Rules)>,
-    work: impl Future<Output = T>,
-) -> T {
+pub async fn while_reloading<T>(reload: Option<Reload>, work: impl Future<Output = T>) -> T {
     let reloading = async {
         match reload {
-            Some((settings, rules)) => settings.keep_current(rules).await,
+            Some(reload) => reload.keep_current().await,
             None => std::future::pending::<Infallible>().await,
         }
     };

@@ -17,7 +17,7 @@ use crate::args::RunArgs;
 use crate::child_env::{self, Files};
 use crate::output::{Printer, Stream};
 use crate::proxy;
-use crate::rules::while_reloading;
+use crate::rules::{Reload, while_reloading};
 use crate::save::{self, FileSink};
 use crate::settings::{OpenAuthority, Purpose, Settings};
 
@@ -43,9 +43,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         "-r, -C and -n have no meaning for `run`"
     );
     let (sinks, saves) = save::open(&files.save)?;
-    let rules = settings.rules.open()?;
+    let reload = Reload::open(&settings)?;
+    let rules = reload.as_ref().map(|reload| reload.rules().clone());
     let store = settings.store.open()?;
-    let reload = rules.clone().map(|rules| (settings.rules.clone(), rules));
     let proxy = with_proxy(
         args,
         &settings,

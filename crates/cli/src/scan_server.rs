@@ -11,7 +11,6 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tollgate_remote::{Ended, Judge, Limits, Server};
-use tollgate_screen::Screen;
 
 use crate::args::{ScreenArgs, bytes, seconds};
 use crate::files::plural;
@@ -83,9 +82,8 @@ async fn until_stopped(
     // Before anything else, so that no signal is missed.
     let mut stop = Stop::listen().context("can't listen for signals")?;
     tollgate_engine::raise_file_limit();
-    let screen = Screen::new(settings.scanner.clone(), settings.config.clone());
     let judge = Judge::new(
-        screen,
+        proxy::new_screen(settings),
         settings.scanner.clone(),
         proxy::on_verdict(settings),
     );
@@ -144,7 +142,7 @@ fn summary(ended: &Ended) -> String {
 /// The `ISTag`. It tells nothing of known secrets: with them, each start has its own.
 fn tag(judge: &Judge, args: &ScreenArgs) -> anyhow::Result<String> {
     let mut parts = vec![format!("{args:?}").into_bytes()];
-    for path in &args.screen_rules {
+    for path in args.screen_rules.iter().chain(&args.screen_policy) {
         parts.push(std::fs::read(path).with_context(|| path.display().to_string())?);
     }
     if !args.known_secrets.is_empty() {

@@ -14,7 +14,7 @@ use crate::args::ProxyArgs;
 use crate::output::{Printer, Stream, Verbosity, pretty_size};
 use crate::proxy;
 use crate::replay;
-use crate::rules::while_reloading;
+use crate::rules::{Reload, while_reloading};
 use crate::run::reachable;
 use crate::save::{self, FileSink};
 use crate::settings::{OpenAuthority, Purpose, Settings};
@@ -71,9 +71,9 @@ fn work(
             return Ok(code);
         }
     }
-    let rules = settings.rules.open()?;
+    let reload = Reload::open(settings)?;
+    let rules = reload.as_ref().map(|reload| reload.rules().clone());
     let store = settings.store.open()?;
-    let reload = rules.clone().map(|rules| (settings.rules.clone(), rules));
     let serving = until_stopped(
         settings,
         authority,

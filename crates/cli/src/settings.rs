@@ -1,7 +1,7 @@
 //! From the command line to what the proxy is told. A flag wins over an environment variable, and that over `--set`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +15,9 @@ use tollgate_flow::filter::Filter;
 use tollgate_flow::{Credentials, OnFailure, TlsVersion, UpstreamProxy};
 use tollgate_rules::replay::{Extra, ReplayOptions};
 use tollgate_screen::audit::AuditLog;
+use tollgate_screen::policy::{Policy, PolicyError};
 use tollgate_screen::scan::Scanner;
-use tollgate_screen::{Enforcement, ScreenConfig};
+use tollgate_screen::{Enforcement, PolicyInForce, ScreenConfig};
 
 use crate::args::{
     AuthorityArgs, ListenAt, OutputArgs, ProxyArgs, ProxyProtocolArg, ReplayArgs, ScreenArg,
@@ -254,10 +255,45 @@ pub struct OutputSettings {
 pub struct ScreenSettings {
     /// What it looks for.
     pub scanner: Scanner,
-    /// What follows.
+    /// How it works.
     pub config: ScreenConfig,
+    /// What follows, where a file says so.
+    pub policy: Option<ScreenPolicy>,
     /// Where verdicts are written.
     pub audit: Option<Arc<AuditLog>>,
+}
+
+/// A policy in a file.
+#[derive(Clone, Debug)]
+pub struct ScreenPolicy {
+    /// The file.
+    pub file: PathBuf,
+    /// What it says.
+    pub in_force: PolicyInForce,
+    /// The ids of rules that scanners have.
+    ids: Arc<[Arc<str>]>,
+}
+
+impl ScreenPolicy {
+    fn open(file: &Path, scanner: &Scanner) -> anyhow::Result<Self> {
+        let policy = Self {
+            file: file.to_owned(),
+            in_force: PolicyInForce::new(Policy::default()),
+            ids: scanner.rules().map(|rule| rule.id).collect(),
+        };
+        policy.in_force.replace(policy.load()?);
+        Ok(policy)
+    }
+
+    /// Reads the file as it is now. Blocks.
+    ///
+    /// # Errors
+    /// The first rule that can't be used.
+    pub fn load(&self) -> Result<Policy, PolicyError> {
+        let policy = Policy::load(&self.file)?;
+        policy.check_findings(self.ids.iter().map(|id| &**id))?;
+        Ok(policy)
+    }
 }
 
 impl ScreenSettings {
@@ -288,9 +324,14 @@ impl ScreenSettings {
             Some(path) => Some(Arc::new(AuditLog::open(path)?)),
             None => None,
         };
+        let policy = match &args.screen_policy {
+            Some(file) => Some(ScreenPolicy::open(file, &scanner)?),
+            None => None,
+        };
         Ok(Some(Self {
             scanner,
             config,
+            policy,
             audit,
         }))
     }

@@ -14,6 +14,7 @@ use tollgate_flow::{
     Bytes, ConnectionId, ConnectionInfo, Direction, Flow, FlowId, HttpVersion, Interceptor,
     Interest, OnFailure, Outcome, Piece, Reply, Response, Scheme, Step, Target,
 };
+use tollgate_screen::policy::Action;
 use tollgate_screen::scan::{Category, Finding, Kind, ScanState, Scanner, Severity};
 use tollgate_screen::{OnVerdict, Place, Screen, Verdict};
 use tollgate_wire::coding::{Decoder, OutputLimit};
@@ -96,11 +97,13 @@ impl Judge {
         let target = head.target().to_vec();
         flow.request.head = head;
         address(&mut flow)?;
+        let path = flow.request.path().to_vec();
         self.0.seen.open().insert(flow.id, Vec::new());
         let mut exchange = Exchange {
             judge: Arc::clone(&self.0),
             flow,
             target,
+            path,
             interest: Interest::NONE,
             inbound: None,
         };
@@ -159,6 +162,8 @@ pub struct Exchange {
     flow: Flow,
     /// The request target as it came.
     target: Vec<u8>,
+    /// Its path and query, as they were judged.
+    path: Vec<u8>,
     interest: Interest,
     inbound: Option<Box<Inbound>>,
 }
@@ -222,8 +227,14 @@ impl Exchange {
     #[must_use]
     pub fn request_head(&self) -> RequestHead {
         let mut head = self.flow.request.head.clone();
-        // It was valid when it came.
-        let _ = head.set_target(&self.target);
+        let path = self.flow.request.path();
+        if path == self.path {
+            // It was valid when it came.
+            let _ = head.set_target(&self.target);
+        } else if let Some(before) = self.target.strip_suffix(self.path.as_slice()) {
+            // Something was taken out of it.
+            let _ = head.set_target(&[before, path].concat());
+        }
         head
     }
 
@@ -369,6 +380,9 @@ impl Exchange {
             reason: worst.rule.to_string(),
             findings,
             refused: false,
+            action: Action::Allow,
+            rule: None,
+            allow: String::new(),
         };
         if let Some(verdicts) = self.judge.seen.open().get_mut(&self.flow.id) {
             verdicts.push(verdict.clone());

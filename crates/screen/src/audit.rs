@@ -211,6 +211,9 @@ impl Verdict {
             "place": self.place.to_string(),
             "refused": self.refused,
             "reason": self.reason,
+            "action": self.action.as_str(),
+            "rule": self.rule.as_deref(),
+            "allow": self.allow,
             "findings": findings,
         })
     }
@@ -482,6 +485,9 @@ mod tests {
             findings: Vec::new(),
             refused: true,
             reason: "x".repeat(200),
+            action: crate::policy::Action::Block,
+            rule: None,
+            allow: String::new(),
         }
     }
 

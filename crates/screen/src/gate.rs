@@ -58,6 +58,7 @@ use std::collections::VecDeque;
 
 use self::calls::{Call, CallTable, Verdict};
 pub use self::dialects::refusal_body;
+pub(crate) use self::edit::Splice;
 use self::edit::{FrameEdit, Piece};
 pub use self::follow_up::{BlockedCalls, repair_request};
 use crate::llm::assembler::{Assembler, Order, Phase, Reading, Touch};

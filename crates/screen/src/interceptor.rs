@@ -20,12 +20,14 @@ mod answer;
 mod credential;
 mod fronting;
 mod outbound;
+mod rewriting;
+mod ruling;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tollgate_flow::record::FINDING;
+use tollgate_flow::hold::{Answer, AskPerson, Nobody};
 use tollgate_flow::{
     Bytes, Direction, Flow, FlowId, FlowKind, HeaderList, Interceptor, Interest, Message,
     MessageKind, OnFailure, Outcome, Piece, Reply, Request, Step,
@@ -34,11 +36,17 @@ use tollgate_wire::coding::{Decoder, OutputLimit};
 
 use self::answer::{Gated, Socket};
 use self::outbound::{Holding, Stream};
+use self::rewriting::request_line;
+pub use self::ruling::PolicyInForce;
+use self::ruling::{Act, Fate, Lately, Round, Ruling, Standing, is_injection, question};
 use crate::gate::{
-    BlockedCalls, Decision, Gate, GateEvent, GateOptions, Output, STALE_HEADERS, repair_request,
+    BlockedCalls, Decision, Gate, GateEvent, GateOptions, Messages, Output, STALE_HEADERS,
+    repair_request,
 };
-use crate::llm::{Dialect, Part, ToolCall, read_request};
-use crate::scan::{Category, Confidence, Finding, Kind, Scanner, Severity};
+use crate::llm::{CallId, Dialect, Event, Part, ToolCall, mcp, read_request};
+use crate::policy::{Action, CallFacts, Policy};
+use crate::redact::{Originals, Redactor, Restorer};
+use crate::scan::{Category, Finding, Kind, Scanner, Severity};
 
 /// Whether findings have consequences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +64,7 @@ pub enum Enforcement {
 pub struct ScreenConfig {
     /// Whether findings have consequences. Default: they do.
     pub enforcement: Enforcement,
-    /// The least severe finding that refuses. Default: high.
+    /// The least severe finding that refuses where no rule of a policy decides. Default: high.
     pub refuse_from: Severity,
     /// The length up to which a request is read whole before it is sent. Default: 8 MiB.
     pub collect: u64,
@@ -68,6 +76,8 @@ pub struct ScreenConfig {
     pub on_failure: OnFailure,
     /// Tools whose calls are not held: those that only read. Exact names.
     pub stream_at_once: Vec<String>,
+    /// Whether what passes and comes again with every turn of a conversation is told each time. Default: once.
+    pub tell_again: bool,
 }
 
 impl Default for ScreenConfig {
@@ -79,6 +89,7 @@ impl Default for ScreenConfig {
             decoded: 64 << 20,
             on_failure: OnFailure::Closed,
             stream_at_once: Vec::new(),
+            tell_again: false,
         }
     }
 }
@@ -96,8 +107,14 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
     /// Whether it was refused.
     pub refused: bool,
-    /// The rule that counts, or why something couldn't be read.
+    /// The scanner's rule that counts, or why something couldn't be read, isn't allowed, or can't be taken out.
     pub reason: String,
+    /// What the policy says. Who only watches does none of it.
+    pub action: Action,
+    /// The policy's rule; `None` for what is built in.
+    pub rule: Option<Arc<str>>,
+    /// What an operator can do to let it pass: one sentence. Empty where it passes.
+    pub allow: String,
 }
 
 /// Where in a flow a finding stands.
@@ -190,7 +207,10 @@ const MAX_FLOWS: usize = 65_536;
 /// default.
 pub const MODEL_COLLECT: u64 = 32 << 20;
 
-/// Screens flows.
+/// The field in which a response tells its client of what passed with a warning. An origin's own is taken out.
+pub const WARNING_HEADER: &str = "Tollgate-Warning";
+
+/// Screens flows. Clones are the same screen.
 ///
 /// ```
 /// use tollgate_flow::Interceptor;
@@ -200,12 +220,19 @@ pub const MODEL_COLLECT: u64 = 32 << 20;
 /// let screen = Screen::new(Scanner::builtin(), ScreenConfig::default());
 /// assert_eq!(screen.name(), "screen");
 /// ```
+#[derive(Clone)]
 pub struct Screen {
     scanner: Scanner,
     config: ScreenConfig,
+    policy: PolicyInForce,
+    redactor: Arc<Redactor>,
+    person: Arc<dyn AskPerson>,
     on_verdict: Option<OnVerdict>,
-    open: Mutex<HashMap<FlowId, Arc<Mutex<Watch>>>>,
-    blocked: Mutex<BlockedCalls>,
+    open: Arc<Mutex<HashMap<FlowId, Arc<Mutex<Watch>>>>>,
+    blocked: Arc<Mutex<BlockedCalls>>,
+    told: Arc<Mutex<Lately>>,
+    /// Answers of conversations that an injection was found in, by their identifiers.
+    tainted: Arc<Mutex<Lately>>,
 }
 
 /// What is kept of a flow while it passes.
@@ -214,6 +241,11 @@ struct Watch {
     request: Option<Stream>,
     gate: Option<Box<Gated>>,
     socket: Option<Box<Socket>>,
+    standing: Standing,
+    /// For the header of the response.
+    warnings: Vec<String>,
+    /// What is put back in the answer.
+    originals: Originals,
     /// A finding ended it.
     ended: bool,
 }
@@ -221,13 +253,33 @@ struct Watch {
 impl Screen {
     /// Screens with a scanner.
     pub fn new(scanner: Scanner, config: ScreenConfig) -> Self {
+        let policy = Policy::default().refuse_from(config.refuse_from);
         Self {
+            redactor: Arc::new(Redactor::new(scanner.clone())),
             scanner,
             config,
+            policy: PolicyInForce::new(policy),
+            person: Arc::new(Nobody),
             on_verdict: None,
-            open: Mutex::default(),
-            blocked: Mutex::default(),
+            open: Arc::default(),
+            blocked: Arc::default(),
+            told: Arc::new(Mutex::new(Lately::told())),
+            tainted: Arc::new(Mutex::new(Lately::tainted())),
         }
+    }
+
+    /// Decides by this policy.
+    #[must_use]
+    pub fn policy(mut self, policy: PolicyInForce) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Asks this person where the policy says `hold`; without one, the deadline decides.
+    #[must_use]
+    pub fn person(mut self, person: Arc<dyn AskPerson>) -> Self {
+        self.person = person;
+        self
     }
 
     /// Tells each verdict to `on_verdict`.
@@ -242,54 +294,49 @@ impl Screen {
             && self.config.on_failure == OnFailure::Closed
     }
 
-    /// Reports findings; whether they refuse.
-    fn judge(&self, flow: &mut Flow, place: Place, mut findings: Vec<Finding>) -> Option<String> {
-        findings.sort();
-        findings.dedup();
-        let worst = findings
-            .iter()
-            .filter(|f| refuses(f, self.config.refuse_from, &place))
-            .max_by_key(|f| f.severity)?
-            .clone();
-        let refused = self.config.enforcement == Enforcement::Enforce;
-        let mut reason = format!("{} in {place}", worst.rule);
-        if !worst.via.is_empty() {
-            reason.push_str(&format!(", behind {}", worst.via.join(", ")));
-        }
-        self.tell(flow, place, findings, refused, &worst.rule);
-        refused.then_some(reason)
-    }
-
-    fn tell(
+    /// Judges what was found where nothing can be taken out and nobody can be asked: there, both refuse.
+    fn judge(
         &self,
         flow: &mut Flow,
+        standing: &Standing,
         place: Place,
         findings: Vec<Finding>,
-        refused: bool,
-        rule: &str,
-    ) {
-        let word = if refused { "refused" } else { "seen" };
-        let note = format!("{word}: {rule} in {place}");
-        if flow.metadata.len() < 64 {
-            flow.metadata.push((FINDING.to_owned(), note));
+    ) -> Option<String> {
+        let ruling = self.weigh(flow, standing, place, findings, None, None);
+        match self.act(flow, ruling, &mut Vec::new()) {
+            Act::Pass => None,
+            Act::Refuse(reason) => Some(reason),
+            Act::Redact(ruling) => {
+                let why = Err("what streams is not written anew".to_owned());
+                self.redacted(flow, &ruling, why).err()
+            }
+            Act::Ask(ruling) => {
+                let reason = format!("{}, and nobody can be asked here", ruling.reason());
+                self.report(flow, &ruling, Fate::Refused, &reason);
+                Some(reason)
+            }
         }
-        if let Some(on_verdict) = &self.on_verdict {
-            on_verdict(&Verdict {
-                flow: flow.id,
-                target: flow.request.target.to_string(),
-                place,
-                findings,
-                refused,
-                reason: rule.to_owned(),
-            });
-        }
+    }
+
+    /// Tells what isn't a finding.
+    fn tell(&self, flow: &mut Flow, place: Place, refused: bool, why: &str) {
+        let standing = Standing {
+            policy: Arc::default(),
+            tainted: false,
+        };
+        let ruling = self.weigh(flow, &standing, place, Vec::new(), None, None);
+        let fate = match refused {
+            true => Fate::Refused,
+            false => Fate::Passed,
+        };
+        self.report(flow, &ruling, fate, why);
     }
 
     /// Reports what couldn't be read; whether that refuses.
     fn unread(&self, flow: &mut Flow, place: Place, why: &str) -> Option<String> {
         let refused = self.closed();
         let reason = format!("{place} can't be read: {why}");
-        self.tell(flow, place, Vec::new(), refused, why);
+        self.tell(flow, place, refused, why);
         refused.then_some(reason)
     }
 
@@ -298,7 +345,12 @@ impl Screen {
     }
 
     /// Looks at a request whose body is here.
-    fn whole_request(&self, flow: &mut Flow, dialect: Option<Dialect>) -> Result<(), Step> {
+    fn whole_request(
+        &self,
+        flow: &mut Flow,
+        watch: &Mutex<Watch>,
+        round: &mut Round,
+    ) -> Result<(), Step> {
         let Some(body) = flow.request.body().filter(|b| !b.is_empty()).cloned() else {
             return Ok(());
         };
@@ -312,66 +364,234 @@ impl Screen {
             }
         };
         let text = decoded.as_deref().unwrap_or(&body);
+        let host = flow.request.target.host.clone();
+        let path = String::from_utf8_lossy(flow.request.path()).into_owned();
+        let known = lock(watch).dialect;
+        let dialect = known.or_else(|| Dialect::of_request(&host, &path, text));
+        lock(watch).dialect = dialect;
+        // All of it, each time: what is taken out or refused in one turn comes again in the next.
         let mut found = self.scanner.scan(Kind::Outbound, text);
         if decoded.is_some() {
             // Decoders pass over what follows the end of a coding.
             found.extend(self.scanner.scan(Kind::Outbound, &body));
         }
-        if let Some(reason) = self.judge(flow, Place::RequestBody, found) {
-            return Err(refusal(flow, &reason));
+        found.retain(|finding| !self.redactor.is_ours(text, finding));
+        if dialect.is_some() {
+            // What a model wants to run was judged when it said so, or is below, where a server is asked to.
+            found.retain(|finding| finding.category != Category::Command);
         }
-        let host = flow.request.target.host.clone();
-        let path = String::from_utf8_lossy(flow.request.path()).into_owned();
-        let dialect = dialect.or_else(|| Dialect::of_request(&host, &path, text));
-        if let Some(watch) = self.watch(flow.id) {
-            lock(&watch).dialect = dialect;
+        if let Some(dialect) = dialect {
+            self.read_history(flow, watch, round, dialect, text)?;
         }
-        let Some(dialect) = dialect else {
-            return Ok(());
-        };
-        if let Ok(conversation) = read_request(dialect, text) {
-            let results = conversation.parts.iter().filter_map(|part| match part {
-                Part::Result(result) => Some(result.text.as_str()),
-                _ => None,
-            });
-            let mut found = Vec::new();
-            for result in results {
-                let inbound = self.scanner.scan(Kind::Inbound, result.as_bytes());
-                found.extend(
-                    inbound
-                        .into_iter()
-                        .filter(|f| f.category == Category::Injection),
-                );
+        let mut changed = self.body(flow, round, dialect, found, text)?;
+        if let Some(dialect) = dialect {
+            let text = changed.as_deref().unwrap_or(text);
+            if dialect == Dialect::Mcp {
+                self.asked_of_server(flow, round, text)?;
             }
-            if let Some(worst) = found.iter().max_by_key(|f| f.severity).cloned() {
-                // Not prevention: whoever decides about calls may want to know.
-                self.tell(flow, Place::ToolResult, found, false, &worst.rule);
-            }
+            changed = repair_request(dialect, text, &lock(&self.blocked)).or(changed);
         }
-        let repaired = repair_request(dialect, text, &lock(&self.blocked));
-        if let Some(repaired) = repaired {
-            flow.request.set_body(repaired);
+        if let Some(changed) = changed {
+            flow.request.set_body(changed);
         }
         Ok(())
     }
 
-    /// Decides about a tool call.
-    fn decide(&self, flow: &mut Flow, call: &ToolCall) -> Decision {
-        let facets = call.facets();
+    /// Judges a body; what it is without what was taken out, if something was.
+    fn body(
+        &self,
+        flow: &mut Flow,
+        round: &mut Round,
+        dialect: Option<Dialect>,
+        found: Vec<Finding>,
+        text: &[u8],
+    ) -> Result<Option<Vec<u8>>, Step> {
+        let place = Place::RequestBody;
+        let mut ruling = self.weigh(flow, &round.standing, place, found, None, None);
+        ruling.repeats = dialect.is_some();
+        match self.act(flow, ruling, &mut round.warnings) {
+            Act::Pass => Ok(None),
+            Act::Refuse(reason) => Err(refusal(flow, &reason)),
+            Act::Ask(ruling) => {
+                round.asks.push(ruling);
+                Ok(None)
+            }
+            Act::Redact(ruling) => {
+                let text = self.redact_body(flow, round, &ruling, dialect, text);
+                let (text, done) = match text {
+                    Ok(text) => (text, Ok(())),
+                    Err(why) => (Vec::new(), Err(why)),
+                };
+                match self.redacted(flow, &ruling, done) {
+                    Ok(()) => Ok(Some(text)),
+                    Err(reason) => Err(refusal(flow, &reason)),
+                }
+            }
+        }
+    }
+
+    /// What tools answered in the turns before: whether it gives orders.
+    fn read_history(
+        &self,
+        flow: &mut Flow,
+        watch: &Mutex<Watch>,
+        round: &mut Round,
+        dialect: Dialect,
+        text: &[u8],
+    ) -> Result<(), Step> {
+        let Ok(conversation) = read_request(dialect, text) else {
+            return Ok(());
+        };
         let mut found = Vec::new();
-        for command in &facets.commands {
+        for part in &conversation.parts {
+            if let Part::Result(result) = part {
+                let inbound = self.scanner.scan(Kind::Inbound, result.text.as_bytes());
+                found.extend(inbound.into_iter().filter(is_injection));
+            }
+        }
+        let went_before = conversation
+            .previous
+            .is_some_and(|previous| lock(&self.tainted).has(&previous));
+        self.orders(flow, watch, round, found, went_before)
+    }
+
+    /// Orders in what tools answered taint the conversation.
+    fn orders(
+        &self,
+        flow: &mut Flow,
+        watch: &Mutex<Watch>,
+        round: &mut Round,
+        found: Vec<Finding>,
+        went_before: bool,
+    ) -> Result<(), Step> {
+        if went_before || !found.is_empty() {
+            round.standing.tainted = true;
+            lock(watch).standing.tainted = true;
+        }
+        if found.is_empty() {
+            return Ok(());
+        }
+        let place = Place::ToolResult;
+        let mut ruling = self.weigh(flow, &round.standing, place, found, None, None);
+        ruling.repeats = true;
+        if ruling.decision().action == Action::Allow && ruling.decision().rule.is_none() {
+            // Not prevention: whoever decides about calls may want to know.
+            self.forget_told(flow, &mut ruling);
+            if let Some(worst) = ruling.findings.iter().max_by_key(|f| f.severity) {
+                let worst = worst.rule.to_string();
+                self.report(flow, &ruling, Fate::Passed, &worst);
+            }
+            return Ok(());
+        }
+        match self.act(flow, ruling, &mut round.warnings) {
+            Act::Refuse(reason) => Err(refusal(flow, &reason)),
+            Act::Ask(ruling) => {
+                round.asks.push(ruling);
+                Ok(())
+            }
+            Act::Pass | Act::Redact(_) => Ok(()),
+        }
+    }
+
+    /// What a client asks of an MCP server.
+    fn asked_of_server(&self, flow: &mut Flow, round: &mut Round, text: &[u8]) -> Result<(), Step> {
+        let requests = mcp::read_requests(text);
+        let alone = requests.len() == 1;
+        for request in requests {
+            let facts = request.call.as_ref().map(CallFacts::of);
+            let found = match &request.call {
+                // Secrets in it were found in the body.
+                Some(call) => self.commands_in(call),
+                None => Vec::new(),
+            };
+            let place = match &request.call {
+                Some(call) => Place::ToolCall(call.name.clone()),
+                None => Place::RequestBody,
+            };
+            let (standing, method) = (&round.standing, Some(&*request.method));
+            let ruling = self.weigh(flow, standing, place, found, facts.as_ref(), method);
+            match self.act(flow, ruling, &mut round.warnings) {
+                Act::Pass | Act::Redact(_) => {}
+                Act::Ask(ruling) => round.asks.push(ruling),
+                Act::Refuse(reason) => {
+                    let is_call = alone && request.call.is_some();
+                    let id = request.id.filter(|_| is_call);
+                    let reply = id.and_then(|id| {
+                        let reason = format!("Tollgate refused this tool call: {reason}.");
+                        let reply = Reply::new(200).body(mcp::refusal(&id, &reason));
+                        reply.header("Content-Type", "application/json").ok()
+                    });
+                    return Err(match reply {
+                        Some(reply) => Step::respond(reply),
+                        None => refusal(flow, &reason),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn commands_in(&self, call: &ToolCall) -> Vec<Finding> {
+        let mut found = Vec::new();
+        for command in &call.facets().commands {
             found.extend(self.scanner.scan(Kind::Command, command.as_bytes()));
         }
+        found
+    }
+
+    /// Decides about a tool call; or whom to ask.
+    fn decide(
+        &self,
+        flow: &mut Flow,
+        standing: &Standing,
+        originals: &Originals,
+        call: &ToolCall,
+    ) -> Result<Decision, Box<Ruling>> {
+        let mut found = self.commands_in(call);
         let arguments = call.arguments.to_text();
         found.extend(self.scanner.scan(Kind::Outbound, arguments.as_bytes()));
-        match self.judge(flow, Place::ToolCall(call.name.clone()), found) {
-            Some(reason) => Decision::block(format!("Tollgate refused this tool call: {reason}.")),
-            None => Decision::Allow,
+        found.retain(|finding| !self.redactor.is_ours(arguments.as_bytes(), finding));
+        let block = |reason: String| -> Result<Decision, Box<Ruling>> {
+            Ok(Decision::block(format!(
+                "Tollgate refused this tool call: {reason}."
+            )))
+        };
+        let facts = CallFacts::of(call);
+        let place = Place::ToolCall(call.name.clone());
+        if Self::would_send(originals, &facts, &call.arguments)
+            && self.config.enforcement == Enforcement::Enforce
+        {
+            let hosts = facts.hosts().join(", ");
+            let reason = format!("it would send what was redacted to {hosts}");
+            self.tell(flow, place, true, &reason);
+            return block(reason);
+        }
+        let ruling = self.weigh(flow, standing, place, found, Some(&facts), None);
+        match self.act(flow, ruling, &mut Vec::new()) {
+            Act::Pass => Ok(Decision::Allow),
+            Act::Refuse(reason) => block(reason),
+            Act::Ask(ruling) => Err(Box::new(ruling)),
+            Act::Redact(ruling) => {
+                let arguments = self.redact_call(flow, standing, &ruling, &call.arguments);
+                match arguments {
+                    Ok(arguments) => {
+                        self.report(flow, &ruling, Fate::Passed, &ruling.what());
+                        Ok(Decision::Redact { arguments })
+                    }
+                    Err(why) => match self.redacted(flow, &ruling, Err(why)) {
+                        Ok(()) => Ok(Decision::Allow),
+                        Err(reason) => block(reason),
+                    },
+                }
+            }
         }
     }
 
     /// Puts bytes of an answer through the gate, and decides what it asks.
-    fn through_gate(&self, flow: &mut Flow, gated: &mut Gated, data: &[u8], last: bool) -> Step {
+    fn through_gate(&self, flow: &mut Flow, watch: &mut Watch, data: &[u8], last: bool) -> Step {
+        let Some(gated) = &mut watch.gate else {
+            return Step::Continue;
+        };
         let decoded = gated.decode(data, last);
         if let Err(error) = &decoded {
             let refused = self.unread(flow, Place::Answer, &error.to_string());
@@ -381,32 +601,113 @@ impl Screen {
             }
             gated.broken = true;
         }
-        let mut out = Vec::with_capacity(gated.plain.len());
         let mut events = Vec::new();
-        gated.gate.feed(&gated.plain, &mut out, &mut events);
-        if last {
-            gated.gate.finish(&mut out, &mut events);
+        match &mut gated.gate {
+            Some(gate) => {
+                gate.feed(&gated.plain, &mut gated.out, &mut events);
+                if last {
+                    gate.finish(&mut gated.out, &mut events);
+                }
+            }
+            None => gated.out.extend_from_slice(&gated.plain),
         }
-        self.settle(flow, &mut gated.gate, events, &mut out);
-        if out.is_empty() && !last {
+        gated.queue.extend(events);
+        gated.last = last;
+        self.go_on(flow, watch)
+    }
+
+    /// Decides what a gate in a body asks, and lets go of what it let go of.
+    fn go_on(&self, flow: &mut Flow, watch: &mut Watch) -> Step {
+        let Watch {
+            gate: Some(gated),
+            standing,
+            originals,
+            ..
+        } = watch
+        else {
+            return Step::Continue;
+        };
+        let Gated {
+            gate, queue, out, ..
+        } = &mut **gated;
+        if let Some(gate) = gate
+            && let Some((call, ruling)) = self.settle(flow, standing, originals, gate, queue, out)
+        {
+            return self.ask_about_call(flow, call, ruling);
+        }
+        let mut out = std::mem::take(&mut gated.out);
+        if let Some(restorer) = &mut gated.restorer {
+            let mut restored = Vec::with_capacity(out.len());
+            restorer.feed(&out, &mut restored);
+            if gated.last {
+                restorer.finish(&mut restored);
+            }
+            out = restored;
+        }
+        if out.is_empty() && !gated.last {
             return Step::Drop;
         }
         Step::Replace(Bytes::from(out))
     }
 
-    /// Decides what a gate asks, and reports what it did by itself.
+    /// Makes an answer wait for a person.
+    fn ask_about_call(&self, flow: &mut Flow, call: CallId, ruling: Ruling) -> Step {
+        self.report(flow, &ruling, Fate::Passed, &ruling.what());
+        let Some((question, ruling)) = question(&[ruling], Direction::Response) else {
+            return Step::close("nobody can be asked");
+        };
+        let screen = self.clone();
+        let answer: Answer = Arc::new(move |resume| {
+            let (screen, ruling) = (screen.clone(), ruling.clone());
+            Step::edit(move |flow| screen.answered(flow, call, &ruling, resume))
+        });
+        self.person.ask(flow, question, answer)
+    }
+
+    /// A person has decided about a call, or the deadline.
+    fn answered(&self, flow: &mut Flow, call: CallId, ruling: &Ruling, resume: bool) -> Step {
+        let Some(watch) = self.watch(flow.id) else {
+            return Step::close("what was held is gone");
+        };
+        let reason = self.report_answer(flow, ruling, resume);
+        let decision = match resume {
+            true => Decision::Allow,
+            false => Decision::block(format!("Tollgate refused this tool call: {reason}.")),
+        };
+        let mut watch = lock(&watch);
+        let mut events = Vec::new();
+        if let Some(gated) = &mut watch.gate {
+            if let Some(gate) = &mut gated.gate {
+                gate.resolve(call, decision, &mut gated.out, &mut events);
+            }
+            gated.queue.extend(events);
+            return self.go_on(flow, &mut watch);
+        }
+        if let Some(socket) = &mut watch.socket {
+            let out = &mut socket.out;
+            socket.gate.resolve(call, decision, out, &mut events);
+            socket.queue.extend(events);
+        }
+        self.deliver(flow, &mut watch, None)
+    }
+
+    /// Decides what a gate asks, and reports what it did by itself. What a person has to decide stops it.
     fn settle(
         &self,
         flow: &mut Flow,
+        standing: &Standing,
+        originals: &Originals,
         gate: &mut Gate,
-        events: Vec<GateEvent>,
+        queue: &mut VecDeque<GateEvent>,
         out: &mut impl Output,
-    ) {
-        let mut queue: VecDeque<GateEvent> = events.into();
+    ) -> Option<(CallId, Ruling)> {
         while let Some(event) = queue.pop_front() {
             match event {
                 GateEvent::Decide(call) => {
-                    let decision = self.decide(flow, &call);
+                    let decision = match self.decide(flow, standing, originals, &call) {
+                        Ok(decision) => decision,
+                        Err(ruling) => return Some((call.call, *ruling)),
+                    };
                     let mut more = Vec::new();
                     gate.resolve(call.call, decision, out, &mut more);
                     queue.extend(more);
@@ -414,34 +715,87 @@ impl Screen {
                 GateEvent::Blocked(blocked) => {
                     if blocked.by_failure {
                         let place = Place::ToolCall(blocked.name.clone());
-                        self.tell(flow, place, Vec::new(), true, &blocked.reason);
+                        self.tell(flow, place, true, &blocked.reason);
                     }
                     lock(&self.blocked).remember(blocked);
                 }
                 GateEvent::Failed { fault, passed } => {
-                    self.tell(flow, Place::Answer, Vec::new(), !passed, &fault.to_string());
+                    self.tell(flow, Place::Answer, !passed, &fault.to_string());
+                }
+                GateEvent::Seen(Event::Start { id: Some(id), .. }) if standing.tainted => {
+                    lock(&self.tainted).is_new(&id);
                 }
                 GateEvent::Seen(_) => {}
             }
         }
+        None
     }
 
     /// Judges header or trailer fields, but for those that carry credentials.
     fn fields(
         &self,
         flow: &mut Flow,
+        round: &mut Round,
         place: fn(String) -> Place,
         of: impl Fn(&Request) -> Option<&HeaderList>,
-    ) -> Option<String> {
-        let fields: Vec<(String, Vec<u8>)> = of(&flow.request)?
-            .iter()
-            .filter(|(name, _)| !credential::carries(name))
-            .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.to_vec()))
+    ) -> Result<(), Step> {
+        let fields: Vec<(usize, String, Vec<u8>)> = of(&flow.request)
+            .into_iter()
+            .flat_map(HeaderList::iter)
+            .enumerate()
+            .filter(|(_, (name, _))| !credential::carries(name))
+            .map(|(at, (name, value))| {
+                (
+                    at,
+                    String::from_utf8_lossy(name).into_owned(),
+                    value.to_vec(),
+                )
+            })
             .collect();
-        fields.into_iter().find_map(|(name, value)| {
-            let found = self.scanner.scan(Kind::Outbound, &value);
-            self.judge(flow, place(name), found)
-        })
+        for (at, name, value) in fields {
+            let mut found = self.scanner.scan(Kind::Outbound, &value);
+            found.retain(|finding| !self.redactor.is_ours(&value, finding));
+            if found.is_empty() {
+                continue;
+            }
+            let ruling = self.weigh(flow, &round.standing, place(name), found, None, None);
+            match self.act(flow, ruling, &mut round.warnings) {
+                Act::Pass => {}
+                Act::Refuse(reason) => return Err(refusal(flow, &reason)),
+                Act::Ask(ruling) => round.asks.push(ruling),
+                Act::Redact(ruling) => {
+                    let done = self.redact_field(flow, round, &ruling, at);
+                    if let Err(reason) = self.redacted(flow, &ruling, done) {
+                        return Err(refusal(flow, &reason));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges where a request goes.
+    fn url(&self, flow: &mut Flow, round: &mut Round) -> Result<(), Step> {
+        let line = request_line(flow);
+        let mut found = self.scanner.scan(Kind::Outbound, &line);
+        let host = Arc::clone(&flow.request.target.host);
+        found.retain(|finding| {
+            !credential::belongs(&line, &host, finding) && !self.redactor.is_ours(&line, finding)
+        });
+        let ruling = self.weigh(flow, &round.standing, Place::Url, found, None, None);
+        match self.act(flow, ruling, &mut round.warnings) {
+            Act::Pass => Ok(()),
+            Act::Refuse(reason) => Err(refusal(flow, &reason)),
+            Act::Ask(ruling) => {
+                round.asks.push(ruling);
+                Ok(())
+            }
+            Act::Redact(ruling) => {
+                let done = self.redact_url(flow, round, &ruling);
+                self.redacted(flow, &ruling, done)
+                    .map_err(|reason| refusal(flow, &reason))
+            }
+        }
     }
 
     fn gate_options(&self) -> GateOptions {
@@ -456,21 +810,79 @@ impl Screen {
     }
 
     /// A message that a client sends.
-    fn sent(&self, flow: &mut Flow, dialect: Option<Dialect>, message: Message<'_>) -> Step {
-        let found = self.scanner.scan(Kind::Outbound, message.data);
-        if let Some(reason) = self.judge(flow, Place::Message, found) {
-            return Step::close(format!("refused: {reason}"));
+    fn sent(&self, flow: &mut Flow, watch: &mut Watch, message: Message<'_>) -> Step {
+        let mut found = self.scanner.scan(Kind::Outbound, message.data);
+        found.retain(|finding| !self.redactor.is_ours(message.data, finding));
+        let dialect = watch.dialect;
+        if dialect.is_some() {
+            // It was judged when the model said so.
+            found.retain(|finding| finding.category != Category::Command);
         }
-        if let (MessageKind::Text, Some(dialect)) = (message.kind, dialect)
-            && let Some(repaired) = repair_request(dialect, message.data, &lock(&self.blocked))
-        {
-            return Step::Replace(Bytes::from(repaired));
+        let standing = &watch.standing;
+        let ruling = self.weigh(flow, standing, Place::Message, found, None, None);
+        let mut changed = None;
+        let mut ask = None;
+        match self.act(flow, ruling, &mut Vec::new()) {
+            Act::Pass => {}
+            Act::Refuse(reason) => return Step::close(format!("refused: {reason}")),
+            Act::Ask(ruling) => ask = Some(ruling),
+            Act::Redact(ruling) => {
+                let mut round = Round::new(standing.clone());
+                round.originals = watch.originals.clone();
+                let text = self.redact_body(flow, &mut round, &ruling, dialect, message.data);
+                let done = text.map(|text| changed = Some(text));
+                if let Err(reason) = self.redacted(flow, &ruling, done) {
+                    return Step::close(format!("refused: {reason}"));
+                }
+                watch.originals = round.originals;
+            }
         }
-        Step::Continue
+        if let (MessageKind::Text, Some(dialect)) = (message.kind, dialect) {
+            let text = changed.as_deref().unwrap_or(message.data);
+            changed = repair_request(dialect, text, &lock(&self.blocked)).or(changed);
+        }
+        let step = match changed {
+            Some(changed) => Step::Replace(Bytes::from(changed)),
+            None => Step::Continue,
+        };
+        match ask {
+            None => step,
+            Some(ruling) => self.ask_about_message(flow, ruling, step),
+        }
+    }
+
+    /// Makes a message wait for a person.
+    fn ask_about_message(&self, flow: &mut Flow, ruling: Ruling, step: Step) -> Step {
+        self.report(flow, &ruling, Fate::Passed, &ruling.what());
+        let Some((question, ruling)) = question(&[ruling], Direction::Request) else {
+            return Step::close("nobody can be asked");
+        };
+        let replaced = match step {
+            Step::Replace(bytes) => Some(bytes),
+            _ => None,
+        };
+        let screen = self.clone();
+        let answer: Answer = Arc::new(move |resume| {
+            let (screen, ruling, replaced) = (screen.clone(), ruling.clone(), replaced.clone());
+            Step::edit(move |flow| {
+                let reason = screen.report_answer(flow, &ruling, resume);
+                match (resume, replaced) {
+                    (false, _) => Step::close(format!("refused: {reason}")),
+                    (true, Some(bytes)) => Step::Replace(bytes),
+                    (true, None) => Step::Continue,
+                }
+            })
+        });
+        self.person.ask(flow, question, answer)
     }
 
     /// A message that an origin sends.
-    fn received(&self, flow: &mut Flow, socket: &mut Socket, message: Message<'_>) -> Step {
+    fn received(&self, flow: &mut Flow, watch: &mut Watch, message: Message<'_>) -> Step {
+        let dialect = watch.dialect;
+        let socket = watch.socket.get_or_insert_with(|| {
+            let gate = Gate::for_websocket(dialect, self.gate_options());
+            Box::new(Socket::new(gate))
+        });
         if message.injected {
             socket.queued = socket.queued.saturating_sub(1);
             return Step::Continue;
@@ -480,11 +892,43 @@ impl Screen {
         }
         let mut events = Vec::new();
         socket.gate.feed(message.data, &mut socket.out, &mut events);
-        self.settle(flow, &mut socket.gate, events, &mut socket.out);
+        socket.queue.extend(events);
+        self.deliver(flow, watch, Some(message.data))
+    }
+
+    /// Decides what the gate of a WebSocket asks, and sends what it let go of. `came` is the message in whose place
+    /// that goes, if it goes in its place.
+    fn deliver(&self, flow: &mut Flow, watch: &mut Watch, came: Option<&[u8]>) -> Step {
+        let Watch {
+            socket: Some(socket),
+            standing,
+            originals,
+            ..
+        } = watch
+        else {
+            return Step::Continue;
+        };
+        let Socket {
+            gate, queue, out, ..
+        } = &mut **socket;
+        if let Some((call, ruling)) = self.settle(flow, standing, originals, gate, queue, out) {
+            return self.ask_about_call(flow, call, ruling);
+        }
         let mut out = std::mem::take(&mut socket.out.0);
+        if !originals.is_empty() {
+            let restorer = socket
+                .restorer
+                .get_or_insert_with(|| Restorer::for_messages(Originals::default()));
+            restorer.know(originals);
+            let mut restored = Messages::default();
+            for message in out {
+                restorer.feed(&message, &mut restored);
+            }
+            out = restored.0;
+        }
         if socket.queued == 0 && out.len() <= 1 {
             return match out.pop() {
-                Some(same) if same == message.data => Step::Continue,
+                Some(same) if Some(same.as_slice()) == came => Step::Continue,
                 Some(other) => Step::Replace(Bytes::from(other)),
                 None => Step::Drop,
             };
@@ -506,17 +950,130 @@ impl Screen {
         }
         Step::Drop
     }
-}
 
-/// Whether a finding is a reason to refuse. Injection is never one by itself, and what only a name
-/// suggests isn't one for text that leaves.
-fn refuses(finding: &Finding, from: Severity, place: &Place) -> bool {
-    let by_category = match finding.category {
-        Category::Injection => false,
-        Category::Command => matches!(place, Place::ToolCall(_)),
-        _ => finding.confidence >= Confidence::Medium,
-    };
-    by_category && finding.severity >= from
+    /// A piece of a request's body that streams.
+    fn streamed(&self, flow: &mut Flow, watch: &mut Watch, piece: Piece<'_>) -> Step {
+        let Watch {
+            request: Some(stream),
+            standing,
+            ..
+        } = watch
+        else {
+            return Step::Continue;
+        };
+        let mut found = Vec::new();
+        let read = stream.scan(&self.scanner, piece, &mut found);
+        // What would be found if nothing followed counts only where it refuses: else it is
+        // told when it is settled.
+        let mut so_far = stream.so_far(&self.scanner);
+        if !so_far.is_empty() {
+            let place = Place::RequestBody;
+            let ruling = self.weigh(flow, standing, place, so_far, None, None);
+            let decided = ruling.judgement.findings.iter();
+            let refuses = decided.map(|one| !matches!(one.action, Action::Allow | Action::Warn));
+            so_far = ruling
+                .findings
+                .iter()
+                .cloned()
+                .zip(refuses)
+                .filter(|(_, r)| *r)
+                .map(|(f, _)| f)
+                .collect();
+        }
+        found.extend(so_far);
+        let mut refused = self.judge(flow, standing, Place::RequestBody, found);
+        if let Err(error) = &read {
+            let why = error.to_string();
+            refused = refused.or_else(|| self.unread(flow, Place::RequestBody, &why));
+            stream.let_go();
+        }
+        if piece.last && refused.is_none() {
+            let fields = flow.request.trailers.clone().unwrap_or_default();
+            for (name, value) in fields.iter().filter(|(name, _)| !credential::carries(name)) {
+                let place = Place::Trailer(String::from_utf8_lossy(name).into_owned());
+                let found = self.scanner.scan(Kind::Outbound, value);
+                refused = refused.or_else(|| self.judge(flow, standing, place, found));
+            }
+        }
+        let step = match &refused {
+            Some(reason) => Step::close(format!("refused: {reason}")),
+            None => stream.release(piece),
+        };
+        watch.ended = refused.is_some();
+        if read.is_err() {
+            watch.request = None;
+        }
+        step
+    }
+
+    /// A host that stands behind another one.
+    fn fronted(&self, flow: &mut Flow, round: &mut Round, found: Finding) -> Result<(), Step> {
+        let ruling = self.weigh(flow, &round.standing, Place::Url, vec![found], None, None);
+        let reason = match self.act(flow, ruling, &mut round.warnings) {
+            Act::Pass => return Ok(()),
+            Act::Ask(ruling) => {
+                round.asks.push(ruling);
+                return Ok(());
+            }
+            Act::Refuse(reason) => reason,
+            Act::Redact(ruling) => {
+                let why = Err("it stands in the host's name".to_owned());
+                match self.redacted(flow, &ruling, why) {
+                    Ok(()) => return Ok(()),
+                    Err(reason) => reason,
+                }
+            }
+        };
+        Err(refusal(flow, &reason))
+    }
+
+    /// The whole of a request, but for a body that streams.
+    fn look(&self, flow: &mut Flow, watch: &Mutex<Watch>, round: &mut Round) -> Result<(), Step> {
+        self.url(flow, round)?;
+        self.fields(flow, round, Place::Header, |request| {
+            Some(request.headers())
+        })?;
+        if !self.scanner.is_allowed(fronting::RULE)
+            && let Some(found) = fronting::fronted(flow)
+        {
+            self.fronted(flow, round, found)?;
+        }
+        if self.closed() && !is_websocket(flow) && flow.request.head.upgrade().is_some() {
+            // What another protocol carries can't be read. An origin that is not asked for one goes
+            // on in HTTP (RFC 9110 section 7.8).
+            flow.request.headers_mut().remove("upgrade");
+        }
+        self.fields(flow, round, Place::Trailer, |request| {
+            request.trailers.as_ref()
+        })?;
+        if flow.request.body().is_some() {
+            return self.whole_request(flow, watch, round);
+        }
+        let limit = OutputLimit {
+            total: self.config.decoded,
+            per_feed: 32 << 20,
+        };
+        let codings = flow.request.headers().get_all("content-encoding");
+        match Decoder::new(codings, limit) {
+            Ok(decoder) => {
+                let holding = match self.config.enforcement {
+                    Enforcement::Monitor => Holding::Nothing,
+                    Enforcement::Enforce if is_interactive(flow) => Holding::Interactive,
+                    Enforcement::Enforce => Holding::Unjudged,
+                };
+                let stream = Stream::new(&self.scanner, decoder, holding);
+                lock(watch).request = Some(stream);
+                Ok(())
+            }
+            Err(error) => {
+                let why = error.to_string();
+                match self.unread(flow, Place::RequestBody, &why) {
+                    Some(reason) => Err(refusal(flow, &reason)),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
 }
 
 impl Interceptor for Screen {
@@ -547,8 +1104,13 @@ impl Interceptor for Screen {
         let is_json = content_type.windows(4).any(|w| w == b"json");
         let is_document = content_type.starts_with(b"application/json")
             || content_type.windows(5).any(|w| w == b"+json");
+        let policy = self.policy.current();
+        let redacts = policy.any_action(|action| matches!(action, Action::Redact { .. }));
         let whole = match length {
-            Some(length) if dialect.is_some() => length <= self.config.collect.max(MODEL_COLLECT),
+            // What is to be written anew is read whole.
+            Some(length) if dialect.is_some() || redacts => {
+                length <= self.config.collect.max(MODEL_COLLECT)
+            }
             Some(length) => length <= self.config.collect,
             None => dialect.is_some() || is_document || !may_have_body(flow),
         };
@@ -561,6 +1123,12 @@ impl Interceptor for Screen {
                     request: None,
                     gate: None,
                     socket: None,
+                    standing: Standing {
+                        policy: Arc::clone(&policy),
+                        tainted: false,
+                    },
+                    warnings: Vec::new(),
+                    originals: Originals::default(),
                     ended: false,
                 })),
             );
@@ -577,8 +1145,11 @@ impl Interceptor for Screen {
         }
         // A gateway has paths of its own: any JSON may turn out to be a request to a model. What is
         // none keeps its answer's framing.
-        let answer = if dialect.is_some() || (is_json && length != Some(0)) {
+        let restores = policy.any_action(|action| action == Action::Redact { restore: true });
+        let answer = if dialect.is_some() || (is_json && length != Some(0)) || restores {
             Interest::RESPONSE | Interest::EDIT_RESPONSE_DATA
+        } else if policy.any_action(|action| action == Action::Warn) {
+            Interest::RESPONSE
         } else {
             Interest::NONE
         };
@@ -593,61 +1164,17 @@ impl Interceptor for Screen {
                 Step::Continue
             };
         };
-        let line = [flow.request.method(), b" ", flow.request.url().as_bytes()].concat();
-        let mut found = self.scanner.scan(Kind::Outbound, &line);
-        let host = Arc::clone(&flow.request.target.host);
-        found.retain(|finding| !credential::belongs(&line, &host, finding));
-        if let Some(reason) = self.judge(flow, Place::Url, found) {
-            return refusal(flow, &reason);
+        let mut round = Round::new(lock(&watch).standing.clone());
+        let looked = self.look(flow, &watch, &mut round);
+        let mut kept = lock(&watch);
+        kept.warnings = round.warnings;
+        kept.originals = round.originals;
+        drop(kept);
+        match looked {
+            Err(step) => step,
+            Ok(()) if round.asks.is_empty() => Step::Continue,
+            Ok(()) => self.ask_about_request(flow, round.asks),
         }
-        if let Some(reason) = self.fields(flow, Place::Header, |request| Some(request.headers())) {
-            return refusal(flow, &reason);
-        }
-        if !self.scanner.is_allowed(fronting::RULE)
-            && let Some(found) = fronting::fronted(flow)
-            && let Some(reason) = self.judge(flow, Place::Url, vec![found])
-        {
-            return refusal(flow, &reason);
-        }
-        if self.closed() && !is_websocket(flow) && flow.request.head.upgrade().is_some() {
-            // What another protocol carries can't be read. An origin that is not asked for one goes
-            // on in HTTP (RFC 9110 section 7.8).
-            flow.request.headers_mut().remove("upgrade");
-        }
-        if let Some(reason) = self.fields(flow, Place::Trailer, |request| request.trailers.as_ref())
-        {
-            return refusal(flow, &reason);
-        }
-        if flow.request.body().is_some() {
-            let dialect = lock(&watch).dialect;
-            if let Err(step) = self.whole_request(flow, dialect) {
-                return step;
-            }
-        } else {
-            let limit = OutputLimit {
-                total: self.config.decoded,
-                per_feed: 32 << 20,
-            };
-            let codings = flow.request.headers().get_all("content-encoding");
-            match Decoder::new(codings, limit) {
-                Ok(decoder) => {
-                    let holding = match self.config.enforcement {
-                        Enforcement::Monitor => Holding::Nothing,
-                        Enforcement::Enforce if is_interactive(flow) => Holding::Interactive,
-                        Enforcement::Enforce => Holding::Unjudged,
-                    };
-                    let stream = Stream::new(&self.scanner, decoder, holding);
-                    lock(&watch).request = Some(stream);
-                }
-                Err(error) => {
-                    let why = error.to_string();
-                    if let Some(reason) = self.unread(flow, Place::RequestBody, &why) {
-                        return refusal(flow, &reason);
-                    }
-                }
-            }
-        }
-        Step::Continue
     }
 
     fn response(&self, flow: &mut Flow) -> Step {
@@ -658,14 +1185,26 @@ impl Interceptor for Screen {
         let Some(response) = &mut flow.response else {
             return Step::Continue;
         };
+        // Whoever reads it must be able to trust it.
+        response.headers_mut().remove(WARNING_HEADER);
+        for warning in std::mem::take(&mut watch.warnings) {
+            let name = WARNING_HEADER.as_bytes();
+            // Written so that it can stand in a header.
+            let _ = response.headers_mut().append(name, warning.as_bytes());
+        }
         let content_type = response.headers().get("content-type");
         let content_type = content_type.map(|v| String::from_utf8_lossy(v).into_owned());
         let status = response.status();
         let options = self.gate_options();
         let gate = Gate::for_response(watch.dialect, status, content_type.as_deref(), options);
-        let Some(gate) = gate else {
+        let switches = status == 101 || status == 204 || status == 304;
+        let restorer = (!watch.originals.is_empty() && !switches).then(|| {
+            let originals = watch.originals.clone();
+            Restorer::new(originals, content_type.as_deref(), watch.dialect)
+        });
+        if gate.is_none() && restorer.is_none() {
             return Step::Continue;
-        };
+        }
         // A stream may be as long as it likes: what is held of it is bounded elsewhere.
         let limit = OutputLimit {
             total: u64::MAX,
@@ -686,7 +1225,7 @@ impl Interceptor for Screen {
         for name in STALE_HEADERS {
             response.headers_mut().remove(name);
         }
-        watch.gate = Some(Box::new(Gated::new(gate, decoder)));
+        watch.gate = Some(Box::new(Gated::new(gate, restorer, decoder)));
         Step::Continue
     }
 
@@ -704,41 +1243,8 @@ impl Interceptor for Screen {
             return Step::close("it was refused");
         }
         match piece.direction {
-            Direction::Request => {
-                let Some(stream) = &mut watch.request else {
-                    return Step::Continue;
-                };
-                let mut found = Vec::new();
-                let read = stream.scan(&self.scanner, piece, &mut found);
-                // What would be found if nothing followed counts only where it refuses: else it is
-                // told when it is settled.
-                let mut so_far = stream.so_far(&self.scanner);
-                so_far.retain(|f| refuses(f, self.config.refuse_from, &Place::RequestBody));
-                found.extend(so_far);
-                let mut refused = self.judge(flow, Place::RequestBody, found);
-                if let Err(error) = &read {
-                    let why = error.to_string();
-                    refused = refused.or_else(|| self.unread(flow, Place::RequestBody, &why));
-                    stream.let_go();
-                }
-                if piece.last {
-                    let trailers = || self.fields(flow, Place::Trailer, |r| r.trailers.as_ref());
-                    refused = refused.or_else(trailers);
-                }
-                let step = match &refused {
-                    Some(reason) => Step::close(format!("refused: {reason}")),
-                    None => stream.release(piece),
-                };
-                watch.ended = refused.is_some();
-                if read.is_err() {
-                    watch.request = None;
-                }
-                step
-            }
-            Direction::Response => match &mut watch.gate {
-                Some(gated) => self.through_gate(flow, gated, piece.data, piece.last),
-                None => Step::Continue,
-            },
+            Direction::Request => self.streamed(flow, &mut watch, piece),
+            Direction::Response => self.through_gate(flow, &mut watch, piece.data, piece.last),
         }
     }
 
@@ -750,16 +1256,9 @@ impl Interceptor for Screen {
             return Step::Continue;
         };
         let mut watch = lock(&watch);
-        let dialect = watch.dialect;
         match message.direction {
-            Direction::Request => self.sent(flow, dialect, message),
-            Direction::Response => {
-                let socket = watch.socket.get_or_insert_with(|| {
-                    let gate = Gate::for_websocket(dialect, self.gate_options());
-                    Box::new(Socket::new(gate))
-                });
-                self.received(flow, socket, message)
-            }
+            Direction::Request => self.sent(flow, &mut watch, message),
+            Direction::Response => self.received(flow, &mut watch, message),
         }
     }
 

@@ -11,9 +11,11 @@ mod interceptor;
 pub mod llm;
 pub mod mcp;
 pub mod policy;
+pub mod redact;
 pub mod scan;
 pub mod shell;
 
 pub use interceptor::{
-    Enforcement, MODEL_COLLECT, OnVerdict, Place, Screen, ScreenConfig, Verdict,
+    Enforcement, MODEL_COLLECT, OnVerdict, Place, PolicyInForce, Screen, ScreenConfig, Verdict,
+    WARNING_HEADER,
 };

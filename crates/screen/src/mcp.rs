@@ -34,6 +34,7 @@ use crate::llm::json::{JsonError, Kind as JsonKind, Tape, Value, quote};
 use crate::llm::mcp::refusal;
 use crate::llm::request::{all_text, definition};
 use crate::llm::{CallId, RunsAt, ToolCall};
+use crate::policy::Action;
 use crate::scan::{Category, Confidence, Finding, Kind, Scanner, Severity};
 
 /// Tools of one server; those beyond can't be compared with what they were.
@@ -842,6 +843,12 @@ impl Session {
                 findings,
                 refused,
                 reason: reason.to_owned(),
+                action: match refused {
+                    true => Action::Block,
+                    false => Action::Allow,
+                },
+                rule: None,
+                allow: String::new(),
             });
         }
     }

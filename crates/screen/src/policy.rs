@@ -39,8 +39,8 @@
 //! Each finding by itself, and a tool call (or an MCP request) as such; the strictest answer counts. So a rule that
 //! allows a finding doesn't allow a call that another rule refuses.
 //!
-//! `allow` and `warn` are lenient: where a call names several commands, paths or hosts, they hold only if **all** match.
-//! The others hold if **any** does. What can't be read to its end is never all. A `warn` that holds for some of them
+//! `allow` and `warn` are lenient: where a call names several commands, paths or hosts, they hold only if **all**
+//! match. The others hold if **any** does. What can't be read to its end is never all. A `warn` that holds for some of them
 //! warns, and the rules behind it decide.
 
 mod config;
@@ -359,6 +359,11 @@ impl Policy {
         }
     }
 
+    /// Whether some rule may end in such an action.
+    pub(crate) fn any_action(&self, is: impl Fn(Action) -> bool) -> bool {
+        self.rules.iter().any(|rule| is(rule.action))
+    }
+
     fn of_case(&self, subject: &Subject<'_>, finding: Option<(usize, &Finding)>) -> Decision {
         let at = finding.map(|(at, _)| at);
         let mut warned: Option<&Rule> = None;
@@ -671,13 +676,13 @@ fn argument(call: &CallFacts, path: &[String], pattern: &Pattern) -> Holds {
 impl CommandRule {
     fn holds(&self, command: &CommandFacts) -> Holds {
         let words: Vec<&String> = command.words.iter().collect();
-        let subcommand = command.words.iter().find(|word| !word.starts_with('-'));
+        let subcommands = subcommands(&command.words);
         let named = optional(self.line.as_ref(), |g| Holds::yes(g.matches(&command.line)))
             .min(optional(self.program.as_ref(), |g| {
                 Holds::yes(g.matches(&command.program))
             }))
             .min(optional(self.subcommand.as_ref(), |g| {
-                Holds::yes(subcommand.is_some_and(|word| g.matches(word)))
+                Holds::of(&subcommands, true, |word| Holds::yes(g.matches(word)))
             }))
             .min(Holds::yes(
                 self.elevated
@@ -698,6 +703,24 @@ impl CommandRule {
             other => other,
         }
     }
+}
+
+/// The words that may be a subcommand: the first that is no option, and what follows one that may be an option's value
+/// (`push` in `git -C folder push`).
+fn subcommands(words: &[String]) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut may_be_value = false;
+    for word in words {
+        if word.starts_with('-') {
+            may_be_value = !word.contains('=');
+            continue;
+        }
+        found.push(word.as_str());
+        if !std::mem::take(&mut may_be_value) {
+            break;
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -70,6 +70,8 @@ pub(super) fn scan(
 fn watching(scanner: Scanner, seen: Arc<Mutex<Vec<Verdict>>>) -> Screen {
     let mut config = ScreenConfig::default();
     config.enforcement = Enforcement::Monitor;
+    // Each flow of a file is looked at for itself.
+    config.tell_again = true;
     let on_verdict: OnVerdict = Arc::new(move |verdict: &Verdict| {
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.push(verdict.clone());

@@ -65,7 +65,7 @@ impl FrameEdit<'_> {
 
 /// Replacements in a text; what isn't replaced stays as it is.
 #[derive(Debug, Default)]
-pub(super) struct Splice {
+pub(crate) struct Splice {
     edits: Vec<(Range<usize>, Vec<u8>)>,
 }
 

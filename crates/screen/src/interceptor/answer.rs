@@ -1,12 +1,24 @@
 //! The gate in what an origin sends: in a body, and in the messages of a WebSocket.
 
+use std::collections::VecDeque;
+
 use tollgate_wire::coding::{CodingError, Decoder};
 
-use crate::gate::{Gate, Messages};
+use crate::gate::{Gate, GateEvent, Messages};
+use crate::redact::Restorer;
 
 /// A gate in the body of an answer.
 pub(super) struct Gated {
-    pub gate: Gate,
+    /// `None` where no model answers.
+    pub gate: Option<Gate>,
+    /// Puts back what was taken out of the request.
+    pub restorer: Option<Restorer>,
+    /// What the gate has said, and hasn't been looked at: behind a call that a person decides about.
+    pub queue: VecDeque<GateEvent>,
+    /// What goes on.
+    pub out: Vec<u8>,
+    /// The body has ended.
+    pub last: bool,
     pub decoder: Option<Decoder>,
     pub plain: Vec<u8>,
     /// It can't be decoded any further: what is left of it doesn't go on.
@@ -14,9 +26,13 @@ pub(super) struct Gated {
 }
 
 impl Gated {
-    pub fn new(gate: Gate, decoder: Option<Decoder>) -> Self {
+    pub fn new(gate: Option<Gate>, restorer: Option<Restorer>, decoder: Option<Decoder>) -> Self {
         Self {
             gate,
+            restorer,
+            queue: VecDeque::new(),
+            out: Vec::new(),
+            last: false,
             decoder,
             plain: Vec::new(),
             broken: false,
@@ -44,6 +60,8 @@ impl Gated {
 pub(super) struct Socket {
     pub gate: Gate,
     pub out: Messages,
+    pub restorer: Option<Restorer>,
+    pub queue: VecDeque<GateEvent>,
     /// Messages of ours that were queued, and haven't been sent.
     pub queued: usize,
 }
@@ -53,6 +71,8 @@ impl Socket {
         Self {
             gate,
             out: Messages::default(),
+            restorer: None,
+            queue: VecDeque::new(),
             queued: 0,
         }
     }

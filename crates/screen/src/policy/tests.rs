@@ -149,7 +149,9 @@ fn commands_are_seen_as_a_shell_sees_them() {
     for (command, expected) in [
         ("git push --force origin", "block"),
         ("g\"it\" pus\\h -f", "block"),
-        ("cd x && git -C y push", "allow"),
+        ("cd x && git -C y push -f", "block"),
+        ("git -C y --no-pager push", "allow"),
+        ("git commit -m push -f", "allow"),
         ("sh -c 'git push origin main'", "hold"),
         ("git status", "allow"),
         ("cp ~/.ssh/../.ssh/id_ed25519 .", "block"),
