@@ -105,10 +105,11 @@ pub enum Command {
     ///
     /// Exit code: 0 if nothing was found, 1 if something was, 2 if something went wrong.
     Scan(crate::scan::ScanArgs),
-    /// Screen for others: an ICAP server that puts the scanners behind another proxy, such as squid.
+    /// Screen for others: an ICAP server that puts the scanners behind another proxy, such as squid, and a scan endpoint
+    /// over HTTP.
     ///
-    /// The services are icap://ADDR/reqmod for requests and icap://ADDR/respmod for responses. What passes is judged as the
-    /// proxy does with --screen; docs/scan-server.md has a configuration for squid.
+    /// The services are icap://ADDR/reqmod for requests, icap://ADDR/respmod for responses, and POST http://ADDR/scan for
+    /// texts, URLs, calls of tools, requests and responses as JSON. What is shown is judged as the proxy does with --screen; docs/scan-server.md has a configuration for squid.
     ScanServer(Box<crate::scan_server::ScanServerArgs>),
     /// Print a completion script for a shell.
     Completions {

@@ -1,16 +1,18 @@
 //! `tollgate scan-server`: the scanners for other programs, over a network.
 
+use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::{self, ErrorKind, IsTerminal as _};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tollgate_remote::{Ended, Judge, Limits, Server};
+use tollgate_remote::{Access, Ended, Judge, Limits, Server};
 
 use crate::args::{ScreenArgs, bytes, seconds};
 use crate::files::plural;
@@ -24,8 +26,18 @@ use crate::signals::Stop;
 #[command(mut_arg("screen", |screen| screen.required(true)))]
 pub struct ScanServerArgs {
     /// Speak ICAP at this address and port (port 0: a free one). ICAP knows no passwords: whoever reaches it may use it.
-    #[arg(long, value_name = "ADDR:PORT", required = true)]
-    icap: SocketAddr,
+    #[arg(long, value_name = "ADDR:PORT", required_unless_present = "http")]
+    icap: Option<SocketAddr>,
+    /// Answer POST /scan at this address and port, in HTTP.
+    #[arg(long, value_name = "ADDR:PORT")]
+    http: Option<SocketAddr>,
+    /// A file with the token that HTTP requests must have, as `Authorization: Bearer TOKEN`; TOLLGATE_SCAN_TOKEN in the
+    /// environment holds the token itself. Needed unless HTTP is on a loopback address.
+    #[arg(long, value_name = "FILE", requires = "http")]
+    token_file: Option<PathBuf>,
+    /// A name by which HTTP may be asked for, beside localhost and addresses [repeatable].
+    #[arg(long, value_name = "HOST", requires = "http")]
+    allow_host: Vec<String>,
     /// Connections at once; more are answered 503.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     max_connections: u32,
@@ -92,20 +104,32 @@ async fn until_stopped(
     limits.connections = args.max_connections as usize;
     limits.body = args.body_limit;
     limits.memory = limits.memory.max(args.body_limit.saturating_mul(2));
-    let listener = TcpListener::bind(args.icap)
-        .await
-        .map_err(|error| explain(args.icap, &error))?;
-    let server = Server::new(judge, limits).icap(listener, tag);
-    let address = server.icap_address().context("where is it?")?;
-    if !address.ip().is_loopback() {
-        tracing::warn!("{address} can be reached from elsewhere, and ICAP knows no passwords");
+    let mut banner = format!(
+        "Tollgate {} screens for others\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    let mut server = Server::new(judge, limits);
+    if let Some(address) = args.icap {
+        server = server.icap(bind(address).await?, tag);
+    }
+    if let Some(address) = args.http {
+        let access = Access::new(token(args)?.as_deref(), args.allow_host.clone());
+        server = server
+            .http(bind(address).await?, access)
+            .context("use --token-file or TOLLGATE_SCAN_TOKEN")?;
+    }
+    if let Some(address) = server.icap_address() {
+        if !address.ip().is_loopback() {
+            tracing::warn!("{address} can be reached from elsewhere, and ICAP knows no passwords");
+        }
+        let _ = writeln!(banner, "  requests     icap://{address}/reqmod");
+        let _ = writeln!(banner, "  responses    icap://{address}/respmod");
+    }
+    if let Some(address) = server.http_address() {
+        let _ = writeln!(banner, "  texts        http://{address}/scan");
     }
     if !args.quiet {
-        printer.notice(format!(
-            "Tollgate {} screens for others\n  requests     icap://{address}/reqmod\n  responses    \
-             icap://{address}/respmod\n",
-            env!("CARGO_PKG_VERSION"),
-        ));
+        printer.notice(banner);
     }
     let (first, begun) = oneshot::channel::<()>();
     let stopped = async {
@@ -151,6 +175,36 @@ fn tag(judge: &Judge, args: &ScreenArgs) -> anyhow::Result<String> {
     }
     let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
     Ok(judge.tag(&parts))
+}
+
+/// The token for HTTP: from the file, or else from the environment.
+fn token(args: &ScanServerArgs) -> anyhow::Result<Option<String>> {
+    let (text, from) = match &args.token_file {
+        Some(path) => {
+            let name = path.display().to_string();
+            (
+                std::fs::read_to_string(path).with_context(|| name.clone())?,
+                name,
+            )
+        }
+        None => match std::env::var("TOLLGATE_SCAN_TOKEN") {
+            Ok(text) => (text, "TOLLGATE_SCAN_TOKEN".to_owned()),
+            Err(_) => return Ok(None),
+        },
+    };
+    let token = text.trim();
+    let is_token = token.len() >= 16 && token.bytes().all(|byte| (b'!'..=b'~').contains(&byte));
+    ensure!(
+        is_token,
+        "{from}: a token has at least 16 characters, and none that is white space or not ASCII"
+    );
+    Ok(Some(token.to_owned()))
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| explain(address, &error))
 }
 
 fn explain(address: SocketAddr, error: &io::Error) -> anyhow::Error {

@@ -86,13 +86,8 @@ impl Judge {
     /// A target that is none.
     pub fn request(&self, head: RequestHead, has_body: bool) -> Result<Exchange, InvalidTarget> {
         let mut flow = Flow::new(Arc::clone(&self.0.connection));
-        let count = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let now = SystemTime::now();
-        flow.id = FlowId::new(
-            now,
-            u128::from(self.0.node) << 40 | u128::from(count & 0xff_ffff_ffff),
-        );
-        flow.timing.started = now;
+        flow.id = self.next_id();
+        flow.timing.started = SystemTime::now();
         flow.request.version = version(head.version());
         let target = head.target().to_vec();
         flow.request.head = head;
@@ -118,6 +113,37 @@ impl Judge {
             .unwrap_or(Interest::REQUEST_BODY);
         exchange.flow.request.head = head;
         Ok(exchange)
+    }
+
+    /// All that a scanner finds in a text. What counts in one that comes in is told.
+    #[must_use]
+    pub fn scan(&self, kind: Kind, text: &[u8]) -> Vec<Finding> {
+        let findings = self.0.scanner.scan(kind, text);
+        let told: Vec<Finding> = findings
+            .iter()
+            .filter(|found| is_told(found))
+            .cloned()
+            .collect();
+        if let Some(verdict) =
+            inbound(self.next_id(), "scan", told).filter(|_| kind == Kind::Inbound)
+        {
+            (self.0.on_verdict)(&verdict);
+        }
+        findings
+    }
+
+    /// Whether what is found has consequences.
+    #[must_use]
+    pub fn enforces(&self) -> bool {
+        self.0.screen.enforces()
+    }
+
+    fn next_id(&self) -> FlowId {
+        let count = self.0.next.fetch_add(1, Ordering::Relaxed) & 0xff_ffff_ffff;
+        FlowId::new(
+            SystemTime::now(),
+            u128::from(self.0.node) << 40 | u128::from(count),
+        )
     }
 
     /// Whether what can't be read, or is over a limit, is refused.
@@ -370,19 +396,9 @@ impl Exchange {
 
     /// Reports what was found in an answer.
     fn tell(&self, findings: Vec<Finding>) {
-        let Some(worst) = findings.iter().max_by_key(|finding| finding.severity) else {
+        let target = self.flow.request.target.to_string();
+        let Some(verdict) = inbound(self.flow.id, &target, findings) else {
             return;
-        };
-        let verdict = Verdict {
-            flow: self.flow.id,
-            target: self.flow.request.target.to_string(),
-            place: Place::Answer,
-            reason: worst.rule.to_string(),
-            findings,
-            refused: false,
-            action: Action::Allow,
-            rule: None,
-            allow: String::new(),
         };
         if let Some(verdicts) = self.judge.seen.open().get_mut(&self.flow.id) {
             verdicts.push(verdict.clone());
@@ -436,6 +452,23 @@ impl Drop for Exchange {
         let _ = self.guarded(|screen, flow| screen.end(flow, &Outcome::COMPLETED));
         self.judge.seen.open().remove(&self.flow.id);
     }
+}
+
+/// What is said of findings in what comes in: nothing is refused.
+fn inbound(flow: FlowId, target: &str, mut findings: Vec<Finding>) -> Option<Verdict> {
+    findings.truncate(MAX_FINDINGS);
+    let worst = findings.iter().max_by_key(|finding| finding.severity)?;
+    Some(Verdict {
+        flow,
+        target: target.to_owned(),
+        place: Place::Answer,
+        reason: worst.rule.to_string(),
+        findings,
+        refused: false,
+        action: Action::Allow,
+        rule: None,
+        allow: String::new(),
+    })
 }
 
 /// What is worth telling of an answer that isn't a model's: what is aimed at a model, or hides from people.

@@ -3,6 +3,7 @@
 //! | | |
 //! |---|---|
 //! | [`Judge`] | a [`Screen`](tollgate_screen::Screen) outside a proxy: whole messages in, a judgement out |
+//! | [`scan`] | `POST /scan`: JSON in, a judgement as JSON out, without a listener |
 //! | [`icap`] | an ICAP server (RFC 3507): other proxies show it their requests and responses |
 //! | [`Server`] | listens, counts, limits, and ends in an orderly way |
 //!
@@ -11,9 +12,12 @@
 #![forbid(unsafe_code)]
 
 mod connection;
+mod http;
 pub mod icap;
 mod judge;
+pub mod scan;
 mod server;
 
+pub use http::Access;
 pub use judge::{Exchange, Judge, Said};
 pub use server::{Ended, Limits, Server, ServerError};

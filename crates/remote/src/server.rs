@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tollgate_wire::http1::HeadLimits;
 
 use crate::connection::Connection;
+use crate::http::{self, Access};
 use crate::icap;
 use crate::judge::Judge;
 
@@ -79,6 +80,8 @@ pub struct Server {
     limits: Limits,
     icap: Option<TcpListener>,
     tag: String,
+    http: Option<TcpListener>,
+    access: Access,
 }
 
 /// Why a listener can't be used.
@@ -100,6 +103,7 @@ pub(crate) struct Shared {
     pub(crate) judge: Judge,
     pub(crate) limits: Limits,
     pub(crate) tag: String,
+    pub(crate) access: Access,
     held: AtomicU64,
 }
 
@@ -143,6 +147,8 @@ impl Server {
             limits,
             icap: None,
             tag: String::new(),
+            http: None,
+            access: Access::default(),
         }
     }
 
@@ -152,6 +158,29 @@ impl Server {
         self.icap = Some(listener);
         self.tag = tag;
         self
+    }
+
+    /// Answers `POST /scan` there: see [`scan`](crate::scan).
+    ///
+    /// # Errors
+    /// An address that can be reached from elsewhere, without a token.
+    pub fn http(mut self, listener: TcpListener, access: Access) -> Result<Self, ServerError> {
+        let address = listener.local_addr()?;
+        if !address.ip().is_loopback() && !access.has_token() {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("{address} can be reached from elsewhere: it needs a token"),
+            ));
+        }
+        self.http = Some(listener);
+        self.access = access;
+        Ok(self)
+    }
+
+    /// Where it speaks HTTP.
+    #[must_use]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref()?.local_addr().ok()
     }
 
     /// Where it speaks ICAP.
@@ -167,6 +196,7 @@ impl Server {
             judge: self.judge,
             limits: self.limits,
             tag: self.tag,
+            access: self.access,
             held: AtomicU64::new(0),
         });
         let (ending, phase) = watch::channel(false);
@@ -174,21 +204,27 @@ impl Server {
         let mut ended = Ended::default();
         tokio::pin!(stop);
         loop {
-            tokio::select! {
+            let (stream, is_icap) = tokio::select! {
                 () = &mut stop => break,
-                Some(_) = tasks.join_next() => {}
-                stream = accept(self.icap.as_ref()) => {
-                    if tasks.len() >= shared.limits.connections {
-                        ended.turned_away += 1;
-                        turn_away(stream, icap::BUSY);
-                        continue;
-                    }
-                    ended.connections += 1;
-                    tasks.spawn(icap::serve(Connection::new(stream), Arc::clone(&shared), phase.clone()));
-                }
+                Some(_) = tasks.join_next() => continue,
+                stream = accept(self.icap.as_ref()) => (stream, true),
+                stream = accept(self.http.as_ref()) => (stream, false),
+            };
+            if tasks.len() >= shared.limits.connections {
+                ended.turned_away += 1;
+                turn_away(stream, if is_icap { icap::BUSY } else { http::BUSY });
+                continue;
+            }
+            ended.connections += 1;
+            let (connection, shared, phase) =
+                (Connection::new(stream), Arc::clone(&shared), phase.clone());
+            if is_icap {
+                tasks.spawn(icap::serve(connection, shared, phase));
+            } else {
+                tasks.spawn(http::serve(connection, shared, phase));
             }
         }
-        drop(self.icap);
+        drop((self.icap, self.http));
         let _ = ending.send(true);
         let all = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(drain, all).await.is_err() {

@@ -178,6 +178,27 @@ impl Place {
     }
 }
 
+impl Place {
+    /// As a part of a path: `url`, `header/Cookie`, `tool-call/bash` …
+    #[must_use]
+    pub fn path(&self) -> String {
+        match self {
+            Self::Url => "url".to_owned(),
+            Self::Header(name) => format!("header/{name}"),
+            Self::RequestBody => "request-body".to_owned(),
+            Self::Trailer(name) => format!("trailer/{name}"),
+            Self::Message => "message".to_owned(),
+            Self::ToolResult => "tool-result".to_owned(),
+            Self::ToolCall(name) => format!("tool-call/{name}"),
+            Self::Answer => "answer".to_owned(),
+            Self::McpSent(method) => format!("mcp-sent/{method}"),
+            Self::McpReceived(method) => format!("mcp-received/{method}"),
+            Self::McpResult(name) => format!("mcp-result/{name}"),
+            Self::ToolDescription(name) => format!("tool-description/{name}"),
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -287,6 +308,12 @@ impl Screen {
     pub fn on_verdict(mut self, on_verdict: OnVerdict) -> Self {
         self.on_verdict = Some(on_verdict);
         self
+    }
+
+    /// Whether what is found has consequences.
+    #[must_use]
+    pub fn enforces(&self) -> bool {
+        self.config.enforcement == Enforcement::Enforce
     }
 
     fn closed(&self) -> bool {

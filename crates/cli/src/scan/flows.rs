@@ -13,7 +13,7 @@ use tollgate_flow::{
     Message, MessageKind, Outcome, Piece, Response, Scheme, Target,
 };
 use tollgate_screen::scan::{Finding, Scanner};
-use tollgate_screen::{Enforcement, OnVerdict, Place, Screen, ScreenConfig, Verdict};
+use tollgate_screen::{Enforcement, OnVerdict, Screen, ScreenConfig, Verdict};
 use tollgate_wire::http1::{RequestHead, ResponseHead, Version};
 
 use crate::files::each_record;
@@ -44,7 +44,7 @@ pub(super) fn scan(
         }
         let verdicts = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
         for verdict in verdicts {
-            let name = format!("{name}/{}", place(&verdict.place));
+            let name = format!("{name}/{}", verdict.place.path());
             let outcome = match verdict.findings.is_empty() {
                 true => Err(io::Error::other(verdict.reason)),
                 false => Ok(verdict.findings),
@@ -182,22 +182,4 @@ fn copy(from: &HeaderFields, to: &mut HeaderList) -> anyhow::Result<()> {
         to.append(name, value)?;
     }
     Ok(())
-}
-
-/// A place as a part of a path.
-fn place(place: &Place) -> String {
-    match place {
-        Place::Url => "url".to_owned(),
-        Place::Header(name) => format!("header/{name}"),
-        Place::RequestBody => "request-body".to_owned(),
-        Place::Trailer(name) => format!("trailer/{name}"),
-        Place::Message => "message".to_owned(),
-        Place::ToolResult => "tool-result".to_owned(),
-        Place::ToolCall(name) => format!("tool-call/{name}"),
-        Place::Answer => "answer".to_owned(),
-        Place::McpSent(method) => format!("mcp-sent/{method}"),
-        Place::McpReceived(method) => format!("mcp-received/{method}"),
-        Place::McpResult(name) => format!("mcp-result/{name}"),
-        Place::ToolDescription(name) => format!("tool-description/{name}"),
-    }
 }

@@ -7,8 +7,6 @@ use serde_json::{Value, json};
 use tollgate_screen::scan::{Finding, Kind, Scanner};
 use tollgate_wire::coding::{Decoder, OutputLimit};
 
-use super::report;
-
 /// A longer line is answered with an error, and skipped.
 const MAX_LINE: usize = 64 << 20;
 /// A body that decodes to more is answered with an error.
@@ -53,7 +51,7 @@ pub(super) fn answer(
         };
         let answer = match outcome {
             Ok(findings) => {
-                let findings: Vec<Value> = findings.iter().map(report::value).collect();
+                let findings: Vec<Value> = findings.iter().map(Finding::to_json).collect();
                 json!({ "id": id, "findings": findings })
             }
             Err(error) => json!({ "id": id, "findings": [], "error": error }),

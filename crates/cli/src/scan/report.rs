@@ -9,28 +9,6 @@ use tollgate_screen::scan::{Finding, Severity};
 /// What was found, and in which file.
 pub(super) type Results = [(String, Finding)];
 
-/// One finding as JSON.
-pub(super) fn value(finding: &Finding) -> Value {
-    let mut object = json!({
-        "rule": &*finding.rule,
-        "category": finding.category.as_str(),
-        "severity": finding.severity.as_str(),
-        "confidence": finding.confidence.as_str(),
-        "start": finding.range.start,
-        "end": finding.range.end,
-        "excerpt": finding.excerpt,
-    });
-    if let Some(map) = object.as_object_mut() {
-        if !finding.via.is_empty() {
-            map.insert("via".to_owned(), json!(finding.via));
-        }
-        if let Some(score) = finding.score {
-            map.insert("score".to_owned(), json!(score));
-        }
-    }
-    object
-}
-
 /// A line each: place, severity, rule, excerpt.
 pub(super) fn text(out: &mut impl Write, results: &Results) -> io::Result<()> {
     for (name, finding) in results {
@@ -55,7 +33,7 @@ pub(super) fn text(out: &mut impl Write, results: &Results) -> io::Result<()> {
 /// A JSON object each, with `file` and `allow`.
 pub(super) fn json(out: &mut impl Write, results: &Results) -> io::Result<()> {
     for (name, finding) in results {
-        let mut object = value(finding);
+        let mut object = finding.to_json();
         if let Some(map) = object.as_object_mut() {
             map.insert("file".to_owned(), json!(name));
             map.insert("allow".to_owned(), json!(finding.allow_hint()));

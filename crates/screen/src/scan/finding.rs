@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 /// Which way the text goes; decides which rules look at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -176,6 +178,29 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// As JSON: rule, category, severity, confidence, the range, the redacted excerpt; `via` and `score` where there are any.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut object = json!({
+            "rule": &*self.rule,
+            "category": self.category.as_str(),
+            "severity": self.severity.as_str(),
+            "confidence": self.confidence.as_str(),
+            "start": self.range.start,
+            "end": self.range.end,
+            "excerpt": self.excerpt,
+        });
+        if let Some(map) = object.as_object_mut() {
+            if !self.via.is_empty() {
+                map.insert("via".to_owned(), json!(self.via));
+            }
+            if let Some(score) = self.score {
+                map.insert("score".to_owned(), json!(score));
+            }
+        }
+        object
+    }
+
     /// What an operator can do to let this pass: one sentence.
     #[must_use]
     pub fn allow_hint(&self) -> String {
