@@ -684,8 +684,9 @@ fn reply(recorded: &Recorded, options: &ReplayOptions, now: SystemTime) -> Reply
         let _ = reply.headers.set(b"Content-Length", length.as_bytes());
     }
     if options.refresh {
-        let recorded =
-            UNIX_EPOCH.checked_add(Duration::from_secs_f64(message.started.seconds().max(0.0)));
+        let recorded = Duration::try_from_secs_f64(message.started.seconds().max(0.0))
+            .ok()
+            .and_then(|since| UNIX_EPOCH.checked_add(since));
         if let Some(age) = recorded.and_then(|at| now.duration_since(at).ok()) {
             move_dates(&mut reply, age);
         }
@@ -693,11 +694,17 @@ fn reply(recorded: &Recorded, options: &ReplayOptions, now: SystemTime) -> Reply
     reply
 }
 
-/// Moves dates, and the expiry of cookies, by the age of a recording.
+/// The end of the year 9999: the format of dates has no later ones.
+const LAST_DATE: Duration = Duration::from_secs(253_402_300_799);
+
+/// Moves dates, and the expiry of cookies, by the age of a recording. One that would come to lie behind the year 9999,
+/// which means that something never expires, stays.
 fn move_dates(reply: &mut Reply, age: Duration) {
     let moved = |date: &str| {
         let at = httpdate::parse_http_date(&date.trim().replace('-', " ")).ok()?;
-        Some(httpdate::fmt_http_date(at.checked_add(age)?))
+        let since = at.duration_since(UNIX_EPOCH).ok()?.checked_add(age)?;
+        let at = UNIX_EPOCH.checked_add(since)?;
+        (since <= LAST_DATE).then(|| httpdate::fmt_http_date(at))
     };
     for name in ["Date", "Expires", "Last-Modified"] {
         let old = reply
@@ -781,7 +788,12 @@ impl Interceptor for ServerReplay {
             Extra::Status(status) => {
                 let missing = self.missing(flow);
                 warn!(status, "{}", missing.replace('\n', " "));
-                Step::respond(Reply::new(status).text(format!("Tollgate: {missing}\n")))
+                let reply = Reply::new(status);
+                Step::respond(match status {
+                    // These have no body.
+                    204 | 304 => reply,
+                    _ => reply.text(format!("Tollgate: {missing}\n")),
+                })
             }
         }
     }
@@ -1242,5 +1254,51 @@ mod tests {
             same.headers.get("date").unwrap(),
             b"Sun, 09 Sep 2001 01:46:40 GMT"
         );
+    }
+
+    #[test]
+    fn dates_at_the_end_of_time_stay_and_recordings_from_any_time_answer() {
+        let recorded = |response| Recorded {
+            response,
+            pieces: Vec::new(),
+            delay: Duration::ZERO,
+        };
+        let never = "Fri, 31 Dec 9999 23:59:59 GMT";
+        for (date, moves) in [
+            (never, false),
+            ("Fri, 31 Dec 9999 23:58:00 GMT", true),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", true),
+            ("Wed, 31 Dec 1969 23:59:59 GMT", false),
+            ("Sat, 01 Jan 10000 00:00:00 GMT", false),
+            ("0", false),
+            ("", false),
+        ] {
+            let mut response = HttpResponse::new(200, "OK");
+            response.message.started = Timestamp::new(1_000_000_000.0);
+            response.message.headers.push("Expires", date);
+            let cookie = format!("a=b; Expires={date}");
+            response.message.headers.push("Set-Cookie", cookie.clone());
+            let now = UNIX_EPOCH + Duration::from_secs(1_000_000_060);
+            let moved = reply(&recorded(response), &ReplayOptions::default(), now);
+            let same = moved.headers.get("expires").unwrap() == date.as_bytes();
+            assert_eq!(!same, moves, "{date}");
+            let same = moved.headers.get("set-cookie").unwrap() == cookie.as_bytes();
+            assert_eq!(!same, moves, "{date}");
+        }
+        for started in [
+            0.0,
+            -1e300,
+            1e300,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::NAN,
+        ] {
+            let mut response = HttpResponse::new(200, "OK");
+            response.message.started = Timestamp::new(started);
+            response.message.headers.push("Expires", never);
+            let options = ReplayOptions::default();
+            let answer = reply(&recorded(response), &options, SystemTime::now());
+            assert_eq!(answer.headers.get("expires").unwrap(), never.as_bytes());
+        }
     }
 }

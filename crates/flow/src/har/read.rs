@@ -359,7 +359,9 @@ impl Entry {
         if let Some(messages) = self.websocket_messages {
             exchange.websocket = Some(websocket(messages)?);
         }
-        let id = FlowId::new(std::time::UNIX_EPOCH + duration(started), u128::from(index));
+        let epoch = std::time::UNIX_EPOCH;
+        let began = epoch.checked_add(duration(started)).unwrap_or(epoch);
+        let id = FlowId::new(began, u128::from(index));
         let mut record = Record::http(id.to_string(), exchange);
         record.error = error;
         let here = Some(Address::new("127.0.0.1", 0));
