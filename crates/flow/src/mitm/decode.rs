@@ -5,13 +5,14 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::facts;
-use super::item::{Dict, Item};
+use super::item::{Dict, Entries, Item, Items, Malformed};
 use crate::record::{
     Address, Body, Certificates, ClientConnection, Connection, Content, DnsExchange, DnsMessage,
     HeaderFields, HttpExchange, HttpMessage, HttpRequest, HttpResponse, Metadata, Question, Record,
     RecordError, Replay, ResourceRecord, ServerConnection, StreamMessage, Timestamp, Transport,
     Via, WebSocketData, WebSocketMessage,
 };
+use crate::value::Value;
 
 /// What keeps a dictionary from being a flow.
 #[derive(Debug)]
@@ -24,6 +25,14 @@ pub(super) enum Invalid {
         expected: &'static str,
         found: &'static str,
     },
+    /// What was taken apart late is none; the offset is an address.
+    Syntax(Malformed),
+}
+
+impl From<Malformed> for Invalid {
+    fn from(malformed: Malformed) -> Self {
+        Self::Syntax(malformed)
+    }
 }
 
 type Result<T> = std::result::Result<T, Invalid>;
@@ -152,15 +161,13 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
                 "comment" => record.comment = text(key, item)?,
                 "timestamp_created" => record.created = timestamp(key, &item)?,
                 "metadata" => {
-                    let Item::Dict(entries) = item else {
-                        return Err(key.wrong("a dictionary", &item));
+                    record.metadata = match item.into_value()? {
+                        Value::Dict(entries) => Metadata(entries),
+                        _ => return Err(key.missing("a dictionary")),
                     };
-                    record.metadata = Metadata(entries.into_values());
                 }
                 "backup" => {
-                    record.backup = Some(item)
-                        .filter(|item| *item != Item::Null)
-                        .map(|item| Box::new(item.into_value()));
+                    record.backup = optional(item, |item| Ok(Box::new(item.into_value()?)))?;
                 }
                 _ => (self.unknown)(&key.path()),
             }
@@ -184,7 +191,8 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
             message: String::new(),
             timestamp: Timestamp::default(),
         };
-        for (name, item) in dict("error", item)?.0 {
+        for entry in dict("error", item)? {
+            let (name, item) = entry?;
             let name = name.as_str().unwrap_or_default();
             let key = Key {
                 within: "error",
@@ -205,7 +213,8 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
             common: Connection::default(),
             ..ClientConnection::default()
         };
-        for (name, item) in dict(within, item)?.0 {
+        for entry in dict(within, item)? {
+            let (name, item) = entry?;
             let name = name.as_str().unwrap_or_default();
             let key = Key { within, name };
             match name {
@@ -220,7 +229,8 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
     fn server(&mut self, item: Item<'_>) -> Result<ServerConnection> {
         let within = "server_conn";
         let mut server = ServerConnection::default();
-        for (name, item) in dict(within, item)?.0 {
+        for entry in dict(within, item)? {
+            let (name, item) = entry?;
             let name = name.as_str().unwrap_or_default();
             let key = Key { within, name };
             match name {
@@ -231,9 +241,9 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
                 }
                 "via" => {
                     server.via = optional(item, |item| match item {
-                        Item::List(parts) => {
-                            let mut parts = parts.into_iter();
-                            match (parts.next(), parts.next()) {
+                        Item::List(_) | Item::RawList(_) => {
+                            let mut parts = list(key, item)?;
+                            match (parts.next().transpose()?, parts.next().transpose()?) {
                                 (Some(scheme), Some(proxy)) => Ok(Via {
                                     scheme: text(key, scheme)?,
                                     address: address(key, proxy)?,
@@ -271,8 +281,8 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
             "alpn_offers" => common.alpn_offers = self.bytes_list(key, item)?,
             "cipher" => common.cipher = optional(item, |item| text(key, item))?,
             "cipher_list" => {
-                let items = list(key, item)?.into_iter();
-                common.cipher_list = items.map(|item| text(key, item)).collect::<Result<_>>()?;
+                let items = list(key, item)?;
+                common.cipher_list = items.map(|item| text(key, item?)).collect::<Result<_>>()?;
             }
             "tls_version" => common.tls_version = optional(item, |item| text(key, item))?,
             "sni" => common.sni = optional(item, |item| text(key, item))?,
@@ -294,7 +304,8 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
         let within = "request";
         let mut request = HttpRequest::new("", "", "", 0, "");
         let mut seen = Seen::default();
-        for (name, item) in dict(within, item)?.0 {
+        for entry in dict(within, item)? {
+            let (name, item) = entry?;
             let name = name.as_str().unwrap_or_default();
             let key = Key { within, name };
             seen.note(name);
@@ -334,7 +345,8 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
         let within = "response";
         let mut response = HttpResponse::new(0, "");
         let mut seen = Seen::default();
-        for (name, item) in dict(within, item)?.0 {
+        for entry in dict(within, item)? {
+            let (name, item) = entry?;
             let name = name.as_str().unwrap_or_default();
             let key = Key { within, name };
             seen.note(name);
@@ -367,11 +379,11 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
     }
 
     fn headers(&self, key: Key<'_>, item: Item<'_>) -> Result<HeaderFields> {
-        let items = list(key, item)?;
-        let mut fields = Vec::with_capacity(items.len());
-        for item in items {
-            let mut pair = list(key, item)?.into_iter();
-            match (pair.next(), pair.next(), pair.next()) {
+        let mut fields = Vec::with_capacity(16);
+        for item in list(key, item)? {
+            let mut pair = list(key, item?)?;
+            let mut next = || pair.next().transpose();
+            match (next()?, next()?, next()?) {
                 (Some(name), Some(value), None) => {
                     fields.push((self.bytes(key, name)?, self.bytes(key, value)?));
                 }
@@ -384,13 +396,14 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
     fn websocket(&mut self, item: Item<'_>) -> Result<WebSocketData> {
         let within = "websocket";
         let mut data = WebSocketData::default();
-        for (name, item) in dict(within, item)?.0 {
+        for entry in dict(within, item)? {
+            let (name, item) = entry?;
             let name = name.as_str().unwrap_or_default();
             let key = Key { within, name };
             match name {
                 "messages" => {
-                    let items = list(key, item)?.into_iter();
-                    let messages = items.map(|item| self.websocket_message(key, item));
+                    let items = list(key, item)?;
+                    let messages = items.map(|item| self.websocket_message(key, item?));
                     data.messages = messages.collect::<Result<_>>()?;
                 }
                 "closed_by_client" => {
@@ -408,11 +421,10 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
     }
 
     fn websocket_message(&self, key: Key<'_>, item: Item<'_>) -> Result<WebSocketMessage> {
-        let mut fields = list(key, item)?.into_iter();
+        let mut fields = list(key, item)?;
         let mut next = || {
-            fields
-                .next()
-                .ok_or_else(|| key.missing("opcode, direction, content, time, dropped, injected"))
+            let field = fields.next().transpose()?;
+            field.ok_or_else(|| key.missing("opcode, direction, content, time, dropped, injected"))
         };
         Ok(WebSocketMessage {
             opcode: integer(key, &next()?)?,
@@ -429,12 +441,11 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
             within: "",
             name: "messages",
         };
-        let message = |item| {
-            let mut fields = list(key, item)?.into_iter();
+        let message = |item: std::result::Result<_, Malformed>| {
+            let mut fields = list(key, item?)?;
             let mut next = || {
-                fields
-                    .next()
-                    .ok_or_else(|| key.missing("direction, content, time"))
+                let field = fields.next().transpose()?;
+                field.ok_or_else(|| key.missing("direction, content, time"))
             };
             Ok(StreamMessage {
                 from_client: boolean(key, &next()?)?,
@@ -442,12 +453,13 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
                 timestamp: timestamp(key, &next()?)?,
             })
         };
-        list(key, item)?.into_iter().map(message).collect()
+        list(key, item)?.map(message).collect()
     }
 
     fn dns(&mut self, within: &'static str, item: Item<'_>) -> Result<DnsMessage> {
         let mut message = DnsMessage::default();
-        for (name, item) in dict(within, item)?.0 {
+        for entry in dict(within, item)? {
+            let (name, item) = entry?;
             let name = name.as_str().unwrap_or_default();
             let key = Key { within, name };
             match name {
@@ -462,7 +474,7 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
                 "response_code" => message.response_code = integer(key, &item)?,
                 "questions" => {
                     for item in list(key, item)? {
-                        message.questions.push(self.question(key, item)?);
+                        message.questions.push(self.question(key, item?)?);
                     }
                 }
                 "answers" => message.answers = self.records(key, item)?,
@@ -483,7 +495,8 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
             kind: 0,
             class: 0,
         };
-        for (name, item) in dict_at(key, item)?.0 {
+        for entry in dict_at(key, item)? {
+            let (name, item) = entry?;
             match name.as_str().unwrap_or_default() {
                 "name" => question.name = text(key, item)?,
                 "type" => question.kind = integer(key, &item)?,
@@ -504,7 +517,8 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
                 ttl: 0,
                 data: Bytes::new(),
             };
-            for (name, item) in dict_at(key, item)?.0 {
+            for entry in dict_at(key, item?)? {
+                let (name, item) = entry?;
                 match name.as_str().unwrap_or_default() {
                     "name" => record.name = text(key, item)?,
                     "type" => record.kind = integer(key, &item)?,
@@ -520,8 +534,8 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
     }
 
     fn bytes_list(&self, key: Key<'_>, item: Item<'_>) -> Result<Vec<Bytes>> {
-        let items = list(key, item)?.into_iter();
-        items.map(|item| self.bytes(key, item)).collect()
+        let items = list(key, item)?;
+        items.map(|item| self.bytes(key, item?)).collect()
     }
 
     fn optional_bytes(&self, key: Key<'_>, item: Item<'_>) -> Result<Option<Bytes>> {
@@ -585,20 +599,22 @@ fn optional<'a, T>(item: Item<'a>, read: impl FnOnce(Item<'a>) -> Result<T>) -> 
     }
 }
 
-fn dict<'a>(name: &str, item: Item<'a>) -> Result<Dict<'a>> {
+fn dict<'a>(name: &str, item: Item<'a>) -> Result<Entries<'a>> {
     dict_at(Key { within: "", name }, item)
 }
 
-fn dict_at<'a>(key: Key<'_>, item: Item<'a>) -> Result<Dict<'a>> {
+fn dict_at<'a>(key: Key<'_>, item: Item<'a>) -> Result<Entries<'a>> {
     match item {
-        Item::Dict(dict) => Ok(dict),
+        Item::Dict(dict) => Ok(Entries::Read(dict.0.into_iter())),
+        Item::RawDict(raw) => Ok(Entries::Raw(raw)),
         other => Err(key.wrong("a dictionary", &other)),
     }
 }
 
-fn list<'a>(key: Key<'_>, item: Item<'a>) -> Result<Vec<Item<'a>>> {
+fn list<'a>(key: Key<'_>, item: Item<'a>) -> Result<Items<'a>> {
     match item {
-        Item::List(items) => Ok(items),
+        Item::List(items) => Ok(Items::Read(items.into_iter())),
+        Item::RawList(raw) => Ok(Items::Raw(raw)),
         other => Err(key.wrong("a list", &other)),
     }
 }
@@ -644,15 +660,15 @@ fn float_timestamp(key: Key<'_>, item: &Item<'_>) -> Result<Timestamp> {
 
 /// `[host, port]`, for IPv6 with flow label and scope.
 fn address(key: Key<'_>, item: Item<'_>) -> Result<Address> {
-    let mut parts = list(key, item)?.into_iter();
-    let (Some(host), Some(port)) = (parts.next(), parts.next()) else {
+    let mut parts = list(key, item)?;
+    let (Some(host), Some(port)) = (parts.next().transpose()?, parts.next().transpose()?) else {
         return Err(key.missing("a host and a port"));
     };
     Ok(Address {
         host: text(key, host)?,
         port: integer(key, &port)?,
         rest: parts
-            .map(|part| integer(key, &part))
+            .map(|part| integer(key, &part?))
             .collect::<Result<_>>()?,
     })
 }

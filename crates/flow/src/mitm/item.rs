@@ -23,13 +23,18 @@ pub(super) enum Item<'a> {
     Str(Cow<'a, str>),
     List(Vec<Item<'a>>),
     Dict(Dict<'a>),
+    /// A list that was not taken apart yet: its items one after the other.
+    RawList(&'a [u8]),
+    /// A dictionary that was not taken apart yet.
+    RawDict(&'a [u8]),
 }
 
 /// Entries as they stand in the file, which is the reverse of the order in which they were put in.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Dict<'a>(pub Vec<(Item<'a>, Item<'a>)>);
 
-/// Where the syntax breaks, counted from the start of the payload that was given.
+/// Where the syntax breaks: counted from the start of the payload that was given, or, in what was taken apart later,
+/// the address.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Malformed {
     pub offset: usize,
@@ -39,7 +44,21 @@ pub(super) struct Malformed {
 impl<'a> Item<'a> {
     /// Reads the payload of a tnetstring with a tag.
     pub fn parse(payload: &'a [u8], tag: u8) -> Result<Self, Malformed> {
-        Parser { whole: payload }.item(payload, tag, 0)
+        let parser = Parser {
+            base: payload.as_ptr() as usize,
+            is_shallow: false,
+        };
+        parser.item(payload, tag, 0)
+    }
+
+    /// The same for a flow of the newest version, in which nothing is moved: what lists and dictionaries within it hold
+    /// is read when it is asked for, and so once.
+    pub fn parse_shallow(payload: &'a [u8], tag: u8) -> Result<Self, Malformed> {
+        let parser = Parser {
+            base: payload.as_ptr() as usize,
+            is_shallow: true,
+        };
+        parser.item(payload, tag, 0)
     }
 
     /// What it is, for an error.
@@ -51,8 +70,8 @@ impl<'a> Item<'a> {
             Self::Float(_) => "a number",
             Self::Bytes(_) => "bytes",
             Self::Str(_) => "text",
-            Self::List(_) => "a list",
-            Self::Dict(_) => "a dictionary",
+            Self::List(_) | Self::RawList(_) => "a list",
+            Self::Dict(_) | Self::RawDict(_) => "a dictionary",
         }
     }
 
@@ -75,12 +94,13 @@ impl<'a> Item<'a> {
             Self::Str(text) => !text.is_empty(),
             Self::List(items) => !items.is_empty(),
             Self::Dict(dict) => !dict.0.is_empty(),
+            Self::RawList(raw) | Self::RawDict(raw) => !raw.is_empty(),
         }
     }
 
     /// A copy that owns what it holds, with dictionaries in the order in which they were made.
-    pub fn into_value(self) -> Value {
-        match self {
+    pub fn into_value(self) -> Result<Value, Malformed> {
+        Ok(match self {
             Self::Null => Value::Null,
             Self::Bool(value) => Value::Bool(value),
             Self::Int(number) => Value::Int(number),
@@ -88,10 +108,79 @@ impl<'a> Item<'a> {
             Self::Float(number) => Value::Float(number),
             Self::Bytes(bytes) => Value::Bytes(Bytes::from(bytes.into_owned())),
             Self::Str(text) => Value::Str(text.into_owned()),
-            Self::List(items) => Value::List(items.into_iter().map(Self::into_value).collect()),
-            Self::Dict(dict) => Value::Dict(dict.into_values()),
+            Self::List(items) => {
+                let items = items.into_iter().map(Self::into_value);
+                Value::List(items.collect::<Result<_, _>>()?)
+            }
+            Self::Dict(dict) => Value::Dict(dict.into_values()?),
+            Self::RawList(raw) => LATER.item(raw, b']', 1)?.into_value()?,
+            Self::RawDict(raw) => LATER.item(raw, b'}', 1)?.into_value()?,
+        })
+    }
+}
+
+/// The items of a list.
+pub(super) enum Items<'a> {
+    Read(std::vec::IntoIter<Item<'a>>),
+    Raw(&'a [u8]),
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = Result<Item<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Read(items) => items.next().map(Ok),
+            Self::Raw(rest) => next_of(rest),
         }
     }
+}
+
+/// The entries of a dictionary, as they stand in the file.
+pub(super) enum Entries<'a> {
+    Read(std::vec::IntoIter<(Item<'a>, Item<'a>)>),
+    Raw(&'a [u8]),
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Result<(Item<'a>, Item<'a>), Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Read(entries) => entries.next().map(Ok),
+            Self::Raw(rest) => {
+                let at = *rest;
+                let key = match next_of(rest)? {
+                    Ok(key) => key,
+                    Err(malformed) => return Some(Err(malformed)),
+                };
+                let value = next_of(rest);
+                let value = value.unwrap_or_else(|| Err(LATER.broken(at, "a length is missing")));
+                Some(value.map(|value| (key, value)))
+            }
+        }
+    }
+}
+
+/// Takes the next item off. Behind what is broken, nothing follows.
+fn next_of<'a>(rest: &mut &'a [u8]) -> Option<Result<Item<'a>, Malformed>> {
+    if rest.is_empty() {
+        return None;
+    }
+    let parser = Parser {
+        base: 0,
+        is_shallow: true,
+    };
+    Some(match parser.next(rest, 1) {
+        Ok((item, after)) => {
+            *rest = after;
+            Ok(item)
+        }
+        Err(malformed) => {
+            *rest = &[];
+            Err(malformed)
+        }
+    })
 }
 
 impl<'a> Dict<'a> {
@@ -138,20 +227,29 @@ impl<'a> Dict<'a> {
         }
     }
 
-    pub fn into_values(self) -> Vec<(Value, Value)> {
+    pub fn into_values(self) -> Result<Vec<(Value, Value)>, Malformed> {
         let entries = self.0.into_iter().rev();
         entries
-            .map(|(key, item)| (key.into_value(), item.into_value()))
+            .map(|(key, item)| Ok((key.into_value()?, item.into_value()?)))
             .collect()
     }
 }
 
-struct Parser<'a> {
-    whole: &'a [u8],
+/// Takes apart all that is left, and tells addresses.
+const LATER: Parser = Parser {
+    base: 0,
+    is_shallow: false,
+};
+
+struct Parser {
+    /// The address from which offsets count.
+    base: usize,
+    /// Whether what stands within something else is left as it is.
+    is_shallow: bool,
 }
 
-impl<'a> Parser<'a> {
-    fn item(&self, payload: &'a [u8], tag: u8, depth: usize) -> Result<Item<'a>, Malformed> {
+impl Parser {
+    fn item<'a>(&self, payload: &'a [u8], tag: u8, depth: usize) -> Result<Item<'a>, Malformed> {
         let text =
             || std::str::from_utf8(payload).map_err(|_| self.broken(payload, "text is not UTF-8"));
         Ok(match tag {
@@ -170,6 +268,8 @@ impl<'a> Parser<'a> {
             b']' | b'}' if depth >= MAX_DEPTH => {
                 return Err(self.broken(payload, "more than 64 lists within each other"));
             }
+            b']' if self.is_shallow && depth > 0 => Item::RawList(payload),
+            b'}' if self.is_shallow && depth > 0 => Item::RawDict(payload),
             b']' => {
                 let mut items = Vec::new();
                 let mut rest = payload;
@@ -196,7 +296,7 @@ impl<'a> Parser<'a> {
     }
 
     /// One tnetstring, and what follows it.
-    fn next(&self, data: &'a [u8], depth: usize) -> Result<(Item<'a>, &'a [u8]), Malformed> {
+    fn next<'a>(&self, data: &'a [u8], depth: usize) -> Result<(Item<'a>, &'a [u8]), Malformed> {
         let no_length = || self.broken(data, "a length is missing");
         let mut length: usize = 0;
         let mut rest = data;
@@ -218,7 +318,7 @@ impl<'a> Parser<'a> {
         Ok((self.item(payload, tag, depth)?, rest))
     }
 
-    fn integer(&self, payload: &'a [u8]) -> Result<Item<'a>, Malformed> {
+    fn integer<'a>(&self, payload: &'a [u8]) -> Result<Item<'a>, Malformed> {
         let text = std::str::from_utf8(payload).unwrap_or_default().trim();
         if let Ok(number) = text.parse() {
             return Ok(Item::Int(number));
@@ -232,7 +332,7 @@ impl<'a> Parser<'a> {
 
     fn broken(&self, at: &[u8], what: &'static str) -> Malformed {
         Malformed {
-            offset: (at.as_ptr() as usize).saturating_sub(self.whole.as_ptr() as usize),
+            offset: (at.as_ptr() as usize).saturating_sub(self.base),
             what,
         }
     }
@@ -243,11 +343,23 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Value, Malformed> {
-        Parser {
-            whole: text.as_bytes(),
+        let base = text.as_ptr() as usize;
+        let read = |is_shallow| {
+            let (item, _) = Parser { base, is_shallow }.next(text.as_bytes(), 0)?;
+            item.into_value()
+        };
+        let whole = read(false);
+        // Read later, it is the same; what is broken within is then at an address.
+        match (read(true), &whole) {
+            (Ok(later), Ok(whole)) => assert_eq!(later, *whole),
+            (Err(later), Err(whole)) => {
+                let offset = later.offset;
+                assert!(offset == whole.offset || offset - base == whole.offset);
+                assert_eq!(later.what, whole.what);
+            }
+            (later, whole) => panic!("{text}: {later:?}, {whole:?}"),
         }
-        .next(text.as_bytes(), 0)
-        .map(|(item, _)| item.into_value())
+        whole
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use bytes::Bytes;
 
 use super::decode::{Decoder, Invalid};
-use super::item::{Item, MAX_LENGTH_DIGITS, Malformed};
+use super::item::{Dict, Item, Items, MAX_LENGTH_DIGITS, Malformed};
 use super::upgrade::{Upgraded, Upgrader};
 use super::{FORMAT_VERSION, OLDEST_VERSION};
 use crate::record::Record;
@@ -105,17 +105,16 @@ impl<R: Read> FlowReader<R> {
     }
 
     fn flow(&mut self, payload: &Bytes, tag: u8) -> Result<Option<Record>, Problem> {
-        let Item::Dict(dict) = Item::parse(payload, tag).map_err(Problem::Syntax)? else {
-            return Err(Problem::Kind(ReadErrorKind::NoDictionary));
-        };
+        let mut dict = dictionary(Item::parse_shallow(payload, tag))?;
         let version = match dict.get("version") {
             Some(Item::Int(version)) => *version,
-            Some(Item::List(parts)) => {
-                let part = |part: &Item<'_>| match part {
-                    Item::Int(number) => number.to_string(),
-                    _ => "?".to_owned(),
-                };
-                let parts: Vec<_> = parts.iter().map(part).collect();
+            Some(Item::RawList(parts)) => {
+                let parts: Vec<_> = Items::Raw(parts)
+                    .map(|part| match part {
+                        Ok(Item::Int(number)) => number.to_string(),
+                        _ => "?".to_owned(),
+                    })
+                    .collect();
                 return Err(Problem::Kind(ReadErrorKind::TooOld(parts.join("."))));
             }
             _ => return Err(Problem::Kind(ReadErrorKind::NoVersion)),
@@ -125,6 +124,10 @@ impl<R: Read> FlowReader<R> {
         }
         if version < OLDEST_VERSION {
             return Err(Problem::Kind(ReadErrorKind::TooOld(version.to_string())));
+        }
+        if version < FORMAT_VERSION {
+            // Its upgrade moves things about.
+            dict = dictionary(Item::parse(payload, tag))?;
         }
         let stored;
         let dict = match self.upgrader.upgrade(dict, version, payload) {
@@ -143,10 +146,22 @@ impl<R: Read> FlowReader<R> {
                 unknown.insert(key.to_owned());
             }
         });
-        decoder
-            .record(dict)
-            .map(Some)
-            .map_err(|error| Problem::Kind(error.into()))
+        decoder.record(dict).map(Some).map_err(|error| match error {
+            Invalid::Syntax(Malformed { offset, what }) => Problem::Syntax(Malformed {
+                offset: offset.saturating_sub(payload.as_ptr() as usize),
+                what,
+            }),
+            Invalid::Type(name) => Problem::Kind(ReadErrorKind::UnknownType(name)),
+            Invalid::Key {
+                key,
+                expected,
+                found,
+            } => Problem::Kind(ReadErrorKind::Invalid {
+                key,
+                expected,
+                found,
+            }),
+        })
     }
 
     /// The payload of the next tnetstring, its tag, and where the payload begins. `None` at the end.
@@ -231,6 +246,14 @@ impl<R: Read> Iterator for FlowReader<R> {
         let next = self.next_flow().transpose();
         self.ended |= next.is_none();
         next
+    }
+}
+
+fn dictionary(parsed: Result<Item<'_>, Malformed>) -> Result<Dict<'_>, Problem> {
+    match parsed {
+        Ok(Item::Dict(dict)) => Ok(dict),
+        Ok(_) => Err(Problem::Kind(ReadErrorKind::NoDictionary)),
+        Err(malformed) => Err(Problem::Syntax(malformed)),
     }
 }
 
@@ -323,21 +346,4 @@ pub enum ReadErrorKind {
         /// What it is.
         found: &'static str,
     },
-}
-
-impl From<Invalid> for ReadErrorKind {
-    fn from(invalid: Invalid) -> Self {
-        match invalid {
-            Invalid::Type(name) => Self::UnknownType(name),
-            Invalid::Key {
-                key,
-                expected,
-                found,
-            } => Self::Invalid {
-                key,
-                expected,
-                found,
-            },
-        }
-    }
 }
