@@ -416,6 +416,8 @@ impl Spec {
             Kind::Bool => match value {
                 None | Some("" | "true") => Ok(Value::Bool(true)),
                 Some("false") => Ok(Value::Bool(false)),
+                // From what it is where nothing is said.
+                Some("toggle") => Ok(Value::Bool(!ON.contains(&self.name))),
                 other => Err(wrong("true or false", other)),
             },
             Kind::OptInt if value.is_none_or(str::is_empty) => Ok(Value::Int(None)),
@@ -472,6 +474,25 @@ const fn option(name: &'static str, kind: Kind, status: Status) -> Spec {
 const TLS_VERSIONS: Kind =
     Kind::Choice(&["UNBOUNDED", "SSL3", "TLS1", "TLS1_1", "TLS1_2", "TLS1_3"]);
 const VERBOSITIES: Kind = Kind::Choice(&["error", "warn", "info", "alert", "debug"]);
+
+/// What is true where nothing is said.
+const ON: &[&str] = &[
+    "block_global",
+    "command_history",
+    "dns_use_hosts_file",
+    "http2",
+    "http3",
+    "http_connect_send_host_header",
+    "normalize_outbound_headers",
+    "onboarding",
+    "rawtcp",
+    "server",
+    "server_replay_refresh",
+    "strip_ech",
+    "upstream_cert",
+    "validate_inbound_headers",
+    "websocket",
+];
 
 /// Every option of mitmdump 13, by name.
 const OPTIONS: &[Spec] = &[
@@ -646,8 +667,12 @@ mod tests {
             "listen_port=",
             "client_certs=",
             "stream_large_bodies=1m",
+            "anticache=toggle",
+            "server_replay_refresh=toggle",
         ])
         .unwrap();
+        assert!(options.rules.anticache);
+        assert_eq!(options.server_replay_refresh, Some(false));
         assert_eq!(options.ssl_insecure, Some(true));
         assert_eq!(options.http2, Some(false));
         assert_eq!(options.flow_detail, Some(3));

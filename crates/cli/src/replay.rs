@@ -9,10 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 use tollgate_flow::filter::Filter;
 use tollgate_flow::record::{HttpExchange, Record};
-use tollgate_flow::{HeaderList, Response};
+use tollgate_flow::{Credentials, HeaderList, Response};
+use tollgate_rules::RuleSet;
 use tollgate_rules::replay::{ReplayOptions, ServerReplay, differences};
 use tollgate_wire::http1::{
     ChunkedDecoder, Framing, HeadLimits, Parsed, RequestHead, ResponseHead, Version,
@@ -59,14 +62,15 @@ impl ServerReplaySettings {
     }
 }
 
-/// Shows the flows of a file as if they had passed, and hands them on. `filter` says which are read, `shown` which of them
-/// are shown.
+/// Shows the flows of a file as if they had passed, and hands them on. `filter` says which are read, `edit` what options
+/// do to them, `shown` which of them are shown.
 ///
 /// # Errors
 /// A file that can't be read at all.
 pub fn show_file(
     path: &Path,
     filter: Option<&Filter>,
+    edit: Option<&RuleSet>,
     shown: Option<&Filter>,
     output: &OutputSettings,
     mut also: impl FnMut(&Record),
@@ -85,6 +89,12 @@ pub fn show_file(
         _ => Ok(()),
     };
     let code = each_record(path, None, filter, |record| {
+        let edited = edit.map(|rules| {
+            let mut record = record.clone();
+            rules.read(&mut record);
+            record
+        });
+        let record = edited.as_ref().unwrap_or(record);
         text.clear();
         if shown.is_none_or(|filter| filter.matches(record)) {
             match (output.json, output.flow_detail) {
@@ -113,6 +123,8 @@ pub struct ClientReplaySettings {
     pub check: bool,
     /// One JSON object per line and request, in place of text.
     pub json: bool,
+    /// Who they come from, where the proxy asks.
+    pub credentials: Option<Credentials>,
 }
 
 /// What came of a replay.
@@ -184,7 +196,7 @@ impl ClientReplaySettings {
     ) {
         let url = http.request.url();
         let method = String::from_utf8_lossy(&http.request.method).into_owned();
-        let (status, found, counter) = match send(proxy, http) {
+        let (status, found, counter) = match send(proxy, self.credentials.as_ref(), http) {
             Err(error) => (None, vec![format!("{error:#}")], &replayed.failed),
             Ok((response, body)) => {
                 let found: Vec<String> = match &http.response {
@@ -220,7 +232,11 @@ impl ClientReplaySettings {
 }
 
 /// Sends a recorded request through a proxy, and takes the whole answer.
-fn send(proxy: SocketAddr, http: &HttpExchange) -> anyhow::Result<(Response, Vec<u8>)> {
+fn send(
+    proxy: SocketAddr,
+    credentials: Option<&Credentials>,
+    http: &HttpExchange,
+) -> anyhow::Result<(Response, Vec<u8>)> {
     let request = &http.request;
     if request.message.body.is_cut() {
         bail!("its body was not recorded whole");
@@ -255,6 +271,7 @@ fn send(proxy: SocketAddr, http: &HttpExchange) -> anyhow::Result<(Response, Vec
             b"expect",
             b"transfer-encoding",
             b"content-length",
+            b"proxy-authorization",
         ];
         if !name.starts_with(b":") && !ours.iter().any(|known| name.eq_ignore_ascii_case(known)) {
             put(&mut head.headers, name, value);
@@ -267,6 +284,11 @@ fn send(proxy: SocketAddr, http: &HttpExchange) -> anyhow::Result<(Response, Vec
             b"Content-Length",
             body.len().to_string().as_bytes(),
         );
+    }
+    if let Some(own) = credentials {
+        let value = BASE64_STANDARD.encode(format!("{}:{}", own.user, own.password));
+        let value = format!("Basic {value}");
+        put(&mut head.headers, b"Proxy-Authorization", value.as_bytes());
     }
     put(&mut head.headers, b"Connection", b"close");
     let mut bytes = Vec::new();

@@ -58,9 +58,11 @@ fn work(
     let files = &settings.files;
     let mut code = ExitCode::SUCCESS;
     if let Some(path) = &files.read {
+        let edit = settings.rules.open()?.map(|rules| rules.current());
         code = replay::show_file(
             path,
             files.read_filter.as_ref(),
+            edit.as_deref(),
             files.filter.as_ref(),
             &settings.output,
             |record| {

@@ -128,6 +128,7 @@ impl FileSettings {
             concurrency,
             check: args.replay_check,
             json,
+            credentials: None,
         });
         let rfile = set.rfile.as_deref().map(crate::paths::expand_home);
         let settings = Self {
@@ -410,7 +411,7 @@ impl Settings {
                 .context("option 'tcp_timeout' can't be negative")?;
         }
         config.process_attribution = args.output.process;
-        let files = FileSettings::new(&args.replay, &set, args.output.json)?;
+        let mut files = FileSettings::new(&args.replay, &set, args.output.json)?;
         if !files.server {
             // Replayed requests have to pass somewhere: a port that nobody else is told of.
             config.listen = vec![Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).into()];
@@ -425,6 +426,12 @@ impl Settings {
             config.connection_strategy = ConnectionStrategy::Lazy;
         }
         apply_ways(&mut config, args, &set)?;
+        if let (Some(replay), Some(auth)) = (&mut files.client_replay, &config.auth) {
+            // What is replayed comes in by the same door.
+            let (auth, own) = auth.clone().with_own("client-replay")?;
+            config.auth = Some(auth);
+            replay.credentials = Some(own);
+        }
         Ok(Self {
             config,
             authority: AuthoritySource::new(&args.authority, &set, purpose)?,
@@ -845,6 +852,8 @@ fn versions(
 mod tests {
     use std::ffi::OsString;
 
+    use tollgate_engine::ProxyAuth;
+
     use super::*;
     use crate::args::{Cli, Command};
 
@@ -1061,6 +1070,23 @@ mod tests {
         ] {
             assert!(settings(arguments).is_err(), "{arguments:?}");
         }
+    }
+
+    #[test]
+    fn whoever_has_to_be_asked_is_asked_with_a_replay_and_without() {
+        let config = settings(&["--proxyauth", "anna:secret"]).unwrap().config;
+        assert!(matches!(config.auth, Some(ProxyAuth::Single(_))));
+        let replaying = settings(&["--proxyauth", "anna:secret", "-C", "x.mitm"]).unwrap();
+        assert!(matches!(replaying.config.auth, Some(ProxyAuth::Also(..))));
+        let own = |settings: &Settings| {
+            let replay = settings.files.client_replay.clone().unwrap();
+            replay.credentials
+        };
+        let again = settings(&["--proxyauth", "anna:secret", "-C", "x.mitm"]).unwrap();
+        assert!(own(&replaying).is_some());
+        assert_ne!(own(&replaying), own(&again));
+        let open = settings(&["-C", "x.mitm"]).unwrap();
+        assert!(open.config.auth.is_none() && own(&open).is_none());
     }
 
     #[test]

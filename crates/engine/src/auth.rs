@@ -36,6 +36,8 @@ pub enum ProxyAuth {
     Single(Credentials),
     /// Those in an Apache password file: bcrypt (`htpasswd -B`) and SHA-1 (`htpasswd -s`).
     Users(Arc<HashMap<String, PasswordHash>>),
+    /// Whoever has these credentials, and those that something else lets in.
+    Also(Credentials, Arc<ProxyAuth>),
 }
 
 /// One line's hash in a password file.
@@ -78,6 +80,11 @@ pub enum InvalidAuth {
     },
 }
 
+/// The system has no randomness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the system has no randomness")]
+pub struct NoRandomness;
+
 /// mitmproxy's `proxyauth`: `user:password`, `any`, or `@file`.
 impl FromStr for ProxyAuth {
     type Err = InvalidAuth;
@@ -100,6 +107,21 @@ impl FromStr for ProxyAuth {
 }
 
 impl ProxyAuth {
+    /// The same, and a user of the program's own, whose password nobody else knows: for requests that the program
+    /// itself sends through its proxy.
+    ///
+    /// # Errors
+    /// Where the system has no randomness.
+    pub fn with_own(self, user: &str) -> Result<(Self, Credentials), NoRandomness> {
+        let mut secret = [0; 32];
+        aws_lc_rs::rand::fill(&mut secret).map_err(|_| NoRandomness)?;
+        let own = Credentials {
+            user: user.to_owned(),
+            password: BASE64.encode(secret),
+        };
+        Ok((Self::Also(own.clone(), Arc::new(self)), own))
+    }
+
     /// Reads an Apache password file.
     ///
     /// # Errors
@@ -172,6 +194,7 @@ impl fmt::Debug for ProxyAuth {
             Self::Any => f.write_str("Any"),
             Self::Single(_) => f.write_str("Single(…)"),
             Self::Users(users) => write!(f, "Users({} of them)", users.len()),
+            Self::Also(_, others) => write!(f, "Also(…, {others:?})"),
         }
     }
 }
@@ -211,18 +234,27 @@ impl Verified {
 
     /// Whether these are the credentials of somebody who may use the proxy.
     pub async fn check(&self, auth: &ProxyAuth, given: &Credentials) -> bool {
+        let is = |expected: &Credentials| {
+            let same = |a: &str, b: &str| {
+                // Digests of one length: what is compared takes the same time for all.
+                let digest = |text: &str| hmac::sign(&self.key, text.as_bytes());
+                verify_slices_are_equal(digest(a).as_ref(), digest(b).as_ref()).is_ok()
+            };
+            let user = same(&expected.user, &given.user);
+            let password = same(&expected.password, &given.password);
+            user && password
+        };
+        let mut auth = auth;
+        while let ProxyAuth::Also(expected, others) = auth {
+            if is(expected) {
+                return true;
+            }
+            auth = others;
+        }
         match auth {
             ProxyAuth::Any => true,
-            ProxyAuth::Single(expected) => {
-                let same = |a: &str, b: &str| {
-                    // Digests of one length: what is compared takes the same time for all.
-                    let digest = |text: &str| hmac::sign(&self.key, text.as_bytes());
-                    verify_slices_are_equal(digest(a).as_ref(), digest(b).as_ref()).is_ok()
-                };
-                let user = same(&expected.user, &given.user);
-                let password = same(&expected.password, &given.password);
-                user && password
-            }
+            ProxyAuth::Also(..) => false,
+            ProxyAuth::Single(expected) => is(expected),
             ProxyAuth::Users(users) => {
                 let Some(hash) = users.get(&given.user) else {
                     return false;

@@ -43,7 +43,7 @@ mod via;
 mod visible;
 mod websocket;
 
-pub use auth::{InvalidAuth, ProxyAuth};
+pub use auth::{InvalidAuth, NoRandomness, ProxyAuth};
 pub use config::{
     Config, ConfigError, ConnectionStrategy, Limits, Listen, PoolConfig, PoolMode, ProxyProtocol,
     ProxyProtocolVersion, Retry, Roots, Sandwich, Timeouts, TlsConfig, TlsVersions, UpstreamHttp,

@@ -300,7 +300,8 @@ fn answers(rule: &Rule, action: &Action, on: Direction) -> Option<Explained> {
 }
 
 /// A recorded flow as it was while it passed: the request with its body, and the response.
-fn flow_of(record: &Record) -> Option<(Flow, Option<Box<Response>>)> {
+/// A recorded request as a flow that has just begun, and its response.
+pub(crate) fn flow_of(record: &Record) -> Option<(Flow, Option<Box<Response>>)> {
     let Content::Http(http) = &record.content else {
         return None;
     };

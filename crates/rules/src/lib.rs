@@ -28,6 +28,7 @@ mod interceptor;
 mod kill;
 mod local;
 mod mitm;
+mod recorded;
 pub mod replay;
 mod rewrite;
 mod rule;
