@@ -1,0 +1,295 @@
+//! Recorded flows that answer, or are sent again.
+
+use std::fs;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tempfile::TempDir;
+use tollgate_e2e::{LIMIT, Process, binary, command, require};
+
+use crate::at;
+use crate::pair::{Pair, compare_over, mitmdump, sets, tollgate};
+use crate::traffic::{Came, Client, Lines, Origin, Request, Transport, get, post};
+
+const FORM: &str = "application/x-www-form-urlencoded";
+const PARTS: &str = "multipart/form-data; boundary=xx";
+
+fn parts(name: &str, time: &str) -> String {
+    let part = |key: &str, value: &str| {
+        format!("--xx\r\nContent-Disposition: form-data; name=\"{key}\"\r\n\r\n{value}\r\n")
+    };
+    format!("{}{}--xx--\r\n", part("name", name), part("time", time))
+}
+
+/// Requests, recorded over every transport.
+fn record(origin: &Origin, tape: &str, requests: &[Request]) {
+    let trust = format!("ssl_verify_upstream_trusted_ca={}", origin.ca().display());
+    let mut arguments = sets(&[trust]);
+    arguments.extend(["-w".to_owned(), tape.to_owned()]);
+    let recorder = tollgate(&arguments);
+    let client = Client::new(recorder.address()).trusting(&[recorder.cert()]);
+    for transport in Transport::ALL {
+        for request in requests {
+            client.ask(transport, origin, request).unwrap();
+        }
+    }
+    recorder.process().signal("TERM");
+    recorder.finish();
+    origin.take();
+}
+
+/// A moment as tens of minutes from now: proxies that are asked one after the other don't give the same second.
+fn relative(lines: &[String]) -> Vec<String> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs() as f64;
+    let minutes = |date: &str| {
+        let at = httpdate::parse_http_date(date.trim()).ok()?;
+        let at = at.duration_since(UNIX_EPOCH).ok()?.as_secs() as f64;
+        Some(format!(
+            "{:.0} times ten minutes from now",
+            (at - now) / 600.0
+        ))
+    };
+    let each = lines.iter().map(|line| match line.split_once(": ") {
+        Some((name @ ("date" | "expires" | "last-modified"), date)) => {
+            format!(
+                "{name}: {}",
+                minutes(date).unwrap_or_else(|| date.to_owned())
+            )
+        }
+        _ => line.clone(),
+    });
+    each.collect()
+}
+
+#[test]
+fn server_replay_answers_the_same() {
+    require!("mitmproxy-venv", "openssl");
+    let origin = Origin::start();
+    let dir = TempDir::new().unwrap();
+    let tape = at(&dir, "tape.mitm");
+    let form = |body: &str| post("/form", body).with("Content-Type", FORM);
+    let multipart = |body: String| post("/parts", body).with("Content-Type", PARTS);
+    record(
+        &origin,
+        &tape,
+        &[
+            get("/a?x=1"),
+            get("/a?x=1"),
+            get("/a?x=1&y=2").with("X-Tenant", "one"),
+            form("name=me&time=1"),
+            multipart(parts("me", "1")),
+            get("/gzip"),
+        ],
+    );
+    let requests = [
+        get("/a?x=1"),
+        get("/a?x=1"),
+        get("/a?x=1"),
+        get("/a?x=2"),
+        get("/a?x=1&y=3").with("X-Tenant", "one"),
+        get("/a?y=2&x=1"),
+        get("/a?x=1&y=2").with("X-Tenant", "two"),
+        get("/a?x=1&y=2").with("X-Tenant", "one"),
+        form("name=me&time=2"),
+        form("name=you&time=1"),
+        form("name=me&time=1"),
+        multipart(parts("me", "2")),
+        multipart(parts("you", "2")),
+        multipart(parts("me", "1")),
+        get("/gzip"),
+        get("/other"),
+    ];
+    let replay = format!("server_replay={tape}");
+    // Once all recordings have answered, mitmproxy forgets what it was told of others: one is always left.
+    let left = &requests[1..14];
+    for (more, requests) in [
+        (&[][..], &requests[..]),
+        (&["server_replay_extra=404"], left),
+        (&["server_replay_extra=kill"], left),
+        (&["server_replay_kill_extra=true"], left),
+        (
+            &["server_replay_reuse=true", "server_replay_extra=204"],
+            &requests,
+        ),
+        (&["server_replay_nopop=true"], &requests),
+        (&["server_replay_ignore_content=true"], &requests),
+        (
+            &[
+                "server_replay_ignore_params=x",
+                "server_replay_ignore_params=y",
+            ],
+            &requests,
+        ),
+        (
+            &[
+                "server_replay_ignore_payload_params=time",
+                "server_replay_reuse",
+            ],
+            &requests,
+        ),
+        (&["server_replay_use_headers=x-tenant"], &requests),
+        // What changes traffic sees what a recording answers.
+        (
+            &[
+                "modify_headers=/~s/X-Two/changed",
+                "modify_body=/~s/secret/[gone]",
+                "server_replay_reuse=true",
+                "map_remote=|/a|/other",
+            ],
+            &requests,
+        ),
+    ] {
+        let mut options = vec![replay.clone(), "keepserving=true".to_owned()];
+        options.extend(more.iter().map(|set| (*set).to_owned()));
+        let pair = Pair::start(&origin, &sets(&options));
+        // What an answer of ours says in words is ours.
+        let is_extra = more.iter().any(|set| set.contains("extra=404"));
+        compare_over(&pair, &Transport::ALL, &origin, requests, |came| {
+            let mut came = came.clone();
+            if let Some(lines) = &mut came.0
+                && is_extra
+                && lines[0].contains(" 404")
+            {
+                lines.truncate(1);
+            }
+            came
+        });
+    }
+}
+
+#[test]
+fn server_replay_at_other_places_and_times() {
+    require!("mitmproxy-venv", "openssl");
+    let recorded = Origin::start();
+    let origin = Origin::start();
+    let dir = TempDir::new().unwrap();
+    let tape = at(&dir, "tape.mitm");
+    record(&recorded, &tape, &[get("/a"), get("/dated")]);
+    // As if it had been recorded an hour ago.
+    let older = at(&dir, "older.mitm");
+    age(&tape, &older);
+    // mitmproxy can't move a date at the end of the year 9999: the request goes to the origin then.
+    let requests = [get("/a"), get("/dated")];
+    for more in [
+        &["server_replay_ignore_port=true"][..],
+        &[
+            "server_replay_ignore_port=true",
+            "server_replay_refresh=false",
+        ],
+        &["server_replay_ignore_host=true"],
+        &[
+            "server_replay_ignore_host=true",
+            "server_replay_ignore_port=true",
+        ],
+    ] {
+        let mut options = vec![
+            format!("server_replay={older}"),
+            "keepserving=true".to_owned(),
+        ];
+        options.extend(more.iter().map(|set| (*set).to_owned()));
+        let pair = Pair::start(&origin, &sets(&options));
+        compare_over(&pair, &Transport::ALL, &origin, &requests, |came: &Came| {
+            (came.0.as_deref().map(relative), came.1.clone())
+        });
+    }
+}
+
+/// Moves the times of a flow file an hour back.
+fn age(from: &str, to: &str) {
+    use tollgate_flow::mitm::{FlowReader, FlowWriter};
+    use tollgate_flow::record::Timestamp;
+
+    let mut writer = FlowWriter::new(fs::File::create(to).unwrap());
+    for record in FlowReader::new(fs::File::open(from).unwrap()) {
+        let mut record = record.unwrap();
+        let http = record.as_http_mut().unwrap();
+        let response = &mut http.response.as_mut().unwrap().message;
+        response.started = Timestamp::new(response.started.seconds() - 3600.0);
+        writer.write(&record).unwrap();
+    }
+}
+
+/// A request that was sent again, in the form of HTTP/1.1. mitmproxy sends what came through a proxy to origins in
+/// absolute form, and keeps to HTTP/2; here both go as HTTP/1.1 has it.
+fn again(lines: &Lines) -> Lines {
+    let mut words = lines[0].split(' ');
+    let (method, target) = (words.next().unwrap(), words.next().unwrap());
+    let (host, path) = match target.split_once("://") {
+        Some((_, rest)) => {
+            let at = rest.find('/').unwrap();
+            (Some(rest[..at].to_owned()), rest[at..].to_owned())
+        }
+        None => (None, target.to_owned()),
+    };
+    let named = lines.iter().find_map(|line| line.strip_prefix("host: "));
+    let host = named.map(str::to_owned).or(host).unwrap();
+    let fields = lines[1..].iter().filter(|line| !line.starts_with("host: "));
+    let first = format!("{method} {host}{path}");
+    std::iter::once(first).chain(fields.cloned()).collect()
+}
+
+#[test]
+fn client_replay_sends_the_same() {
+    require!("mitmproxy-venv", "openssl");
+    let origin = Origin::start();
+    let dir = TempDir::new().unwrap();
+    let tape = at(&dir, "tape.mitm");
+    record(
+        &origin,
+        &tape,
+        &[
+            get("/a?x=1").with("X-Case", "Kept").with("X-Case", "twice"),
+            post("/form", "name=me").with("Content-Type", FORM),
+            post("/chunks", "in pieces").chunked(),
+            get("/a").method("DELETE"),
+            get("/a").method("HEAD"),
+        ],
+    );
+    let trust = format!("ssl_verify_upstream_trusted_ca={}", origin.ca().display());
+    for more in [
+        &[][..],
+        &["modify_headers=/~q/X-Again/yes", "modify_body=/~q/me/you"],
+        &[
+            "anticomp",
+            "stickyauth=.",
+            "map_remote=|/a$|/b",
+            "block_list=|~u chunks|403",
+        ],
+        // Who replays is no client that has to say who it is.
+        &["proxyauth=anna:secret"],
+        &["server=false", "client_replay_concurrency=1"],
+    ] {
+        let mut options = vec![trust.clone(), format!("client_replay={tape}")];
+        options.extend(more.iter().map(|set| (*set).to_owned()));
+        let confdir = TempDir::new().unwrap();
+        let mut theirs = command(&mitmdump());
+        theirs
+            .args(["-q", "--listen-host", "127.0.0.1", "-p", "0", "--set"])
+            .arg(format!("confdir={}", confdir.path().display()))
+            .args(sets(&options));
+        Process::run(theirs, LIMIT).success();
+        let theirs: Vec<_> = origin.take().iter().map(again).collect();
+        let mut ours = command(binary());
+        ours.args([
+            "-q",
+            "--listen",
+            "127.0.0.1:0",
+            "--store",
+            "off",
+            "--data-dir",
+        ])
+        .arg(confdir.path())
+        .args(sets(&options));
+        Process::run(ours, LIMIT).success();
+        let ours: Vec<_> = origin.take().iter().map(again).collect();
+        assert_eq!(
+            ours, theirs,
+            "Tollgate (left) and mitmdump (right), {more:?}"
+        );
+        assert!(ours.len() >= 12, "{more:?}: {}", ours.len());
+    }
+    assert!(Path::new(&tape).is_file());
+}
