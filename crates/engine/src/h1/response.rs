@@ -1,6 +1,9 @@
 //! Brings a response from an HTTP/1 upstream to an HTTP/1 client.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 
 use bytes::Bytes;
 use tollgate_flow::{
@@ -10,7 +13,7 @@ use tollgate_wire::headers::HeaderList;
 use tollgate_wire::http1::{self, Framing, HeadLimits, Parsed, Version};
 
 use crate::body::Body;
-use crate::hooks::{Run, SharedFlow, Verdict, lock};
+use crate::hooks::{BodyRun, PieceVerdict, Run, SharedFlow, Verdict, lock};
 use crate::io::{End, ReadHalf, WriteHalf};
 use crate::metrics::Counters;
 use crate::visible;
@@ -440,11 +443,16 @@ impl ResponseRelay<'_> {
             let mut sink = Reframed { wr, until_close };
             sink.start(&head, &[], &mut hooks).await?;
             sink.relay(rd, body, &mut hooks, self.progress, &size).await
-        } else if hooks.watched || edits {
+        } else if edits {
             let data = rd.data().get(..head_len).unwrap_or_default();
             let bytes = if head.is_empty() { data } else { &head };
             wr.write_all(bytes).await.map_err(|_| PumpError::Write)?;
             rd.consume(head_len);
+            pump(rd, wr, body, &mut hooks, edits, self.progress, &size).await
+        } else if hooks.watched {
+            let start = show_start(rd, wr, &head, head_len, body, &mut hooks, &size);
+            let n = start.await?;
+            rd.consume(n);
             pump(rd, wr, body, &mut hooks, edits, self.progress, &size).await
         } else {
             let data = rd.data();
@@ -474,6 +482,64 @@ impl ResponseRelay<'_> {
         }
         result
     }
+}
+
+/// Sends the head and what is here of a body that is watched: in one write, unless a hook takes its time. Answers how much
+/// of the buffer that was.
+async fn show_start(
+    rd: &ReadHalf,
+    wr: &mut WriteHalf,
+    head: &[u8],
+    head_len: usize,
+    body: &mut Body,
+    hooks: &mut BodyRun<'_, '_>,
+    size: &AtomicU64,
+) -> Result<usize, PumpError> {
+    let data = rd.data();
+    let (original, rest) = data.split_at_checked(head_len).unwrap_or((data, &[]));
+    let first = if head.is_empty() { original } else { head };
+    let mut pieces: Vec<(usize, usize)> = Vec::new();
+    let mut payload = 0;
+    let start = rest.as_ptr().addr();
+    let n = body
+        .advance(rest, |piece| {
+            payload += piece.len() as u64;
+            pieces.push((piece.as_ptr().addr() - start, piece.len()));
+        })
+        .map_err(PumpError::Anomaly)?;
+    size.store(payload, Ordering::Relaxed);
+    let mut sent = false;
+    for (at, len) in pieces {
+        let piece = rest.get(at..at + len).unwrap_or_default();
+        let mut offer = pin!(hooks.data(piece, false));
+        let verdict = match poll_fn(|cx| Poll::Ready(offer.as_mut().poll(cx))).await {
+            Poll::Ready(verdict) => verdict,
+            Poll::Pending => {
+                // Who holds a piece doesn't hold the head.
+                if !std::mem::replace(&mut sent, true) {
+                    wr.write_all(first).await.map_err(|_| PumpError::Write)?;
+                }
+                offer.await
+            }
+        };
+        if let PieceVerdict::End(verdict) = verdict {
+            if !sent {
+                wr.write_all(first).await.map_err(|_| PumpError::Write)?;
+            }
+            return Err(PumpError::Verdict(verdict));
+        }
+    }
+    let whole = head_len + n;
+    let payload_bytes = rest.get(..n).unwrap_or_default();
+    let written = if sent {
+        wr.write_all(payload_bytes).await
+    } else if head.is_empty() {
+        wr.write_all(data.get(..whole).unwrap_or_default()).await
+    } else {
+        wr.write_all2(head, payload_bytes).await
+    };
+    written.map_err(|_| PumpError::Write)?;
+    Ok(whole)
 }
 
 pub(super) enum Collected {
