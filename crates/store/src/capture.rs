@@ -14,6 +14,7 @@ use tollgate_flow::{
     Outcome, Piece, PieceMark, Step,
 };
 
+use crate::entry::{Entry, Kept, Live};
 use crate::segment::lock;
 use crate::sink::RecordSink;
 
@@ -102,12 +103,19 @@ struct InFlight {
     closed: Option<Closed>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Part {
     data: Vec<u8>,
     marks: Vec<PieceMark>,
     seen: bool,
     cut: bool,
+}
+
+impl Part {
+    /// Whether the pieces that it came in are worth being told.
+    fn came_in_pieces(&self) -> bool {
+        self.marks.len() > 1 || self.marks.first().is_some_and(|mark| mark.at > WITH_HEAD)
+    }
 }
 
 #[derive(Debug)]
@@ -282,11 +290,102 @@ impl Capture {
         }
         flow
     }
+}
 
-    fn complete(&self, record: &mut Record, flow: &Flow, mut captured: InFlight) {
-        let marks = std::mem::take(&mut captured.response.marks);
-        if marks.len() > 1 || marks.first().is_some_and(|mark| mark.at > WITH_HEAD) {
-            record.facts.response_pieces = marks;
+/// A flow that has just ended, with what was captured of it.
+#[derive(Debug)]
+pub struct Ended<'a> {
+    flow: &'a Flow,
+    outcome: &'a Outcome,
+    captured: InFlight,
+    limit: usize,
+    cut: &'a AtomicU64,
+}
+
+impl<'a> Ended<'a> {
+    /// The flow, as it ended.
+    pub fn flow(&self) -> &'a Flow {
+        self.flow
+    }
+
+    /// How it ended.
+    pub fn outcome(&self) -> &'a Outcome {
+        self.outcome
+    }
+
+    /// A record of the flow.
+    pub fn into_record(mut self) -> Record {
+        let mut record = Record::from_flow(self.flow, Some(self.outcome));
+        self.complete(&mut record);
+        record
+    }
+
+    /// The same as bytes to come. `None` for a flow of another kind than most.
+    pub(crate) fn entry(&self) -> Option<Entry<Live<'_>, &[u8]>> {
+        let captured = &self.captured;
+        if captured.cut_messages > 0
+            || !captured.messages.is_empty()
+            || captured.closed.is_some()
+            || captured.response.came_in_pieces()
+        {
+            return None;
+        }
+        let flow = self.flow;
+        let request = self.kept(
+            &captured.request,
+            flow.request.body(),
+            flow.request.body_size,
+        );
+        let response = match flow.response.as_deref() {
+            Some(answer) => self.kept(&captured.response, answer.body(), answer.body_size),
+            None => Kept::default(),
+        };
+        let entry = Entry::of(flow, self.outcome, 0, request, response)?;
+        // Collected bodies are cut here and nowhere else.
+        for (part, collected) in [
+            (&captured.request, flow.request.body()),
+            (
+                &captured.response,
+                flow.response.as_deref().and_then(|answer| answer.body()),
+            ),
+        ] {
+            if !part.seen && collected.is_some_and(|data| data.len() > self.limit) {
+                self.cut.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Some(entry)
+    }
+
+    /// What was captured, or else what an interceptor had collected or replied, within the limit.
+    fn kept<'b>(&self, part: &'b Part, collected: Option<&'b Bytes>, size: u64) -> Kept<'b> {
+        if part.seen {
+            let length = part.data.len() as u64;
+            return Kept {
+                data: Some(&part.data),
+                cut_from: part.cut.then(|| size.max(length + 1)),
+            };
+        }
+        match collected {
+            Some(data) => Kept {
+                data: Some(data.get(..self.limit).unwrap_or(data)),
+                cut_from: (data.len() > self.limit).then_some(data.len() as u64),
+            },
+            None if size == 0 => Kept {
+                data: Some(&[]),
+                cut_from: None,
+            },
+            None => Kept {
+                data: None,
+                cut_from: Some(size),
+            },
+        }
+    }
+
+    fn complete(&mut self, record: &mut Record) {
+        let flow = self.flow;
+        let mut captured = std::mem::take(&mut self.captured);
+        if captured.response.came_in_pieces() {
+            record.facts.response_pieces = std::mem::take(&mut captured.response.marks);
         }
         if captured.cut_messages > 0 {
             record
@@ -338,13 +437,13 @@ impl Capture {
                 Body::whole(part.data)
             };
         } else if let Some(data) = &message.body.data
-            && data.len() > self.limits.body_bytes
+            && data.len() > self.limit
         {
             let whole = data.len() as u64;
             // A slice would keep the whole of it alive.
-            let kept = data.get(..self.limits.body_bytes).unwrap_or_default();
+            let kept = data.get(..self.limit).unwrap_or_default();
             message.body = Body::kept(Bytes::copy_from_slice(kept), whole);
-            self.count_cut();
+            self.cut.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -413,11 +512,14 @@ impl Interceptor for Capture {
     }
 
     fn end(&self, flow: &Flow, outcome: &Outcome) {
-        let captured = self.take(flow.id);
-        let mut record = Record::from_flow(flow, Some(outcome));
-        self.complete(&mut record, flow, captured);
         // What is dropped is counted by the store.
-        let _ = self.sink.record(record);
+        let _ = self.sink.ended(Ended {
+            flow,
+            outcome,
+            captured: self.take(flow.id),
+            limit: self.limits.body_bytes,
+            cut: &self.cut,
+        });
     }
 }
 
@@ -446,8 +548,15 @@ fn websocket(messages: Vec<Captured>, closed: Option<Closed>) -> WebSocketData {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Place, Query, Store, StoreConfig};
-    use tollgate_flow::{ConnectionId, ConnectionInfo, HeaderList, Response};
+    use crate::sink::Dropped;
+    use crate::summary::Summary;
+    use crate::{FlowSink, Place, Query, Store, StoreConfig, Words};
+    use std::time::Duration;
+    use tollgate_flow::{
+        ClientHello, ClientTls, ConnectionId, ConnectionInfo, ErrorClass, FlowError, HeaderList,
+        HttpVersion, Response, Scheme, Side, Target, TlsVersion, UpstreamInfo,
+    };
+    use tollgate_wire::http1::{RequestHead, ResponseHead, Version};
 
     fn flow(id: u128) -> Flow {
         let address = "127.0.0.1:9".parse().unwrap();
@@ -610,5 +719,258 @@ mod tests {
         let contents: Vec<_> = messages.iter().map(|m| &m.content[..]).collect();
         assert_eq!(contents, [&b"abc"[..], b"123", b"de"]);
         assert!(store.flows().list(&Query::all()).unwrap()[0].is_cut);
+    }
+
+    /// Hands a flow over as the store takes it, and keeps the record of it.
+    struct Both(FlowSink, Arc<Mutex<Vec<Record>>>);
+
+    impl RecordSink for Both {
+        fn record(&self, record: Record) -> Result<(), Dropped> {
+            panic!("{} was made a record before its time", record.id)
+        }
+
+        fn ended(&self, ended: Ended<'_>) -> Result<(), Dropped> {
+            let copy = Ended {
+                captured: InFlight {
+                    request: ended.captured.request.clone(),
+                    response: ended.captured.response.clone(),
+                    ..InFlight::default()
+                },
+                ..ended
+            };
+            lock(&self.1).push(copy.into_record());
+            self.0.ended(ended)
+        }
+    }
+
+    fn request(flow: &mut Flow, method: &str, target: &str, fields: &[(&str, &str)]) {
+        flow.request.head =
+            RequestHead::build(method.as_bytes(), target.as_bytes(), Version::Http11).unwrap();
+        for (name, value) in fields {
+            let list = flow.request.headers_mut();
+            list.append(name.as_bytes(), value.as_bytes()).unwrap();
+        }
+    }
+
+    fn response(flow: &mut Flow, status: u16, fields: &[(&str, &str)]) {
+        let mut response = Response::default();
+        response.head = ResponseHead::build(status, b"Fine").unwrap();
+        for (name, value) in fields {
+            let list = response.headers_mut();
+            list.append(name.as_bytes(), value.as_bytes()).unwrap();
+        }
+        flow.response = Some(Box::new(response));
+        flow.timing.request_end = Some(Duration::from_nanos(1_234_567));
+        flow.timing.response_start = Some(Duration::from_nanos(2_345_678));
+        flow.timing.response_end = Some(Duration::from_nanos(3_456_789));
+    }
+
+    fn upstream(tls: bool) -> UpstreamInfo {
+        UpstreamInfo {
+            address: "[2001:db8::1]:443".parse().unwrap(),
+            via: Some(Arc::new("http://proxy.example:3128".parse().unwrap())),
+            local: "192.0.2.2:1234".parse().unwrap(),
+            tls_version: tls.then_some(TlsVersion::Tls13),
+            alpn: tls.then(|| b"h2".to_vec()),
+            certificates: if tls {
+                Arc::new([vec![1; 300], vec![2, 3]])
+            } else {
+                Arc::new([])
+            },
+            unverified: false,
+            connected: SystemTime::now(),
+            connect_time: Duration::from_millis(5),
+            handshake_time: Duration::from_millis(7),
+        }
+    }
+
+    /// Flows of every kind that is stored without a record being made, with what passed of them.
+    fn variety() -> Vec<(Flow, [Vec<u8>; 2], Outcome)> {
+        let text = |n: usize| format!("{{\"word{n}\": true}}").into_bytes();
+        let mut flows = Vec::new();
+        let mut number = 0;
+        let mut next = |connection: &Flow| {
+            number += 1;
+            let mut flow = connection.clone();
+            flow.id = FlowId::new(SystemTime::now(), number);
+            flow.timing.started = SystemTime::now();
+            flow
+        };
+        let json = ("Content-Type", "application/json; charset=utf-8");
+        let plain = flow(0);
+        for n in 0..3 {
+            let mut one = next(&plain);
+            one.request.target = Target::new("Example.com", 8080);
+            request(
+                &mut one,
+                "GET",
+                &format!("/a/{}?q", n % 2),
+                &[("Host", "www.example.com")],
+            );
+            response(&mut one, 200, &[("Server", "x"), json]);
+            flows.push((one, [Vec::new(), text(n)], Outcome::COMPLETED));
+        }
+        // One that failed before there was a connection, and one that somebody dropped.
+        let mut failed = next(&plain);
+        failed.request.target = Target::new("::1", 80);
+        request(
+            &mut failed,
+            "POST",
+            "/up",
+            &[("host", "[::1]"), ("X", "caf\u{e9}")],
+        );
+        failed.metadata.push(("finding".into(), "one".into()));
+        failed.metadata.push(("rule".into(), "block: x".into()));
+        failed.metadata.push(("finding".into(), "two".into()));
+        let error = FlowError::new(Side::Upstream, ErrorClass::Connect, "no route");
+        flows.push((failed, [text(9), Vec::new()], Outcome::failed(error)));
+        let mut dropped = next(&plain);
+        request(&mut dropped, "CONNECT", "a.example:443", &[]);
+        dropped.request.authority = Some(b"a.example:443".to_vec());
+        let outcome = Outcome {
+            kind: tollgate_flow::OutcomeKind::Dropped,
+            error: None,
+        };
+        flows.push((dropped, [Vec::new(), Vec::new()], outcome));
+        // TLS on both sides, before and after the handshake was done.
+        let secure = flow(0);
+        let hello = ClientHello::default();
+        secure
+            .connection
+            .set_mode("reverse:https://b.example".into());
+        secure.connection.set_tls(ClientTls::new(Arc::new(hello)));
+        for n in 0..2 {
+            let mut one = next(&secure);
+            one.upstream = Some(Arc::new(upstream(true)));
+            one.request.scheme = Scheme::Https;
+            one.request.target = Target::new("b.example", 443);
+            one.request.version = [HttpVersion::Http2, HttpVersion::Http3][n];
+            one.request.authority = Some(b"b.example".to_vec());
+            request(
+                &mut one,
+                "PUT",
+                "/",
+                &[("Host", "b.example"), ("content-encoding", "br")],
+            );
+            response(
+                &mut one,
+                404,
+                &[("content-type", "text/html"), ("content-type", "a/b")],
+            );
+            let mut trailers = HeaderList::new();
+            trailers.append(b"grpc-status", b"0").unwrap();
+            one.request.trailers = Some(trailers.clone());
+            let answer = one.response.as_mut().unwrap();
+            answer.trailers = Some(trailers);
+            answer.version = HttpVersion::Http2;
+            // Larger than what is kept.
+            flows.push((one, [vec![b'x'; 90], vec![b'y'; 70]], Outcome::COMPLETED));
+            let tls = secure.connection.tls().unwrap();
+            tls.set_agreed(Some(b"h2".to_vec()), TlsVersion::Tls13);
+        }
+        // Bodies that were collected, of which too much; of another only the size is known.
+        for n in [10, 100] {
+            let mut one = next(&plain);
+            one.upstream = Some(Arc::new(upstream(false)));
+            request(&mut one, "POST", "/c", &[("Host", "")]);
+            response(&mut one, 500, &[]);
+            one.timing.response_start = None;
+            one.request.put_collected_body(vec![b'z'; n].into());
+            one.response.as_mut().unwrap().body_size = 77;
+            flows.push((one, [Vec::new(), Vec::new()], Outcome::COMPLETED));
+        }
+        flows
+    }
+
+    #[test]
+    fn what_the_store_makes_of_a_live_flow_is_its_record() {
+        let store = Store::open(StoreConfig::new(Place::Memory)).unwrap();
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let limits = CaptureLimits {
+            body_bytes: 64,
+            ..CaptureLimits::default()
+        };
+        let capture = Capture::new(Both(store.sink(), Arc::clone(&kept)), limits);
+        for (mut flow, [sent, received], outcome) in variety() {
+            for (direction, data) in [
+                (Direction::Request, &sent),
+                (Direction::Response, &received),
+            ] {
+                if !data.is_empty() {
+                    let _ = capture.data(&mut flow, piece(direction, data));
+                }
+            }
+            capture.end(&flow, &outcome);
+        }
+        let mut expected = lock(&kept).clone();
+        let mut found = records(&store);
+        assert_eq!(found.len(), expected.len());
+        let rows = store.flows().list(&Query::all()).unwrap();
+        for ((expected, found), row) in expected.iter_mut().zip(&mut found).zip(rows) {
+            // Each took the time for itself.
+            if let (Some(one), Some(other)) = (&mut expected.error, &mut found.error) {
+                assert!(other.timestamp >= one.timestamp);
+                other.timestamp = one.timestamp;
+            }
+            assert_eq!(found, expected);
+            assert_eq!(row, Summary::of(row.seq, row.block, expected));
+            let newest = Query {
+                words: Words::new(&format!("{} {}", row.method.unwrap(), row.url.unwrap())),
+                ..Query::all()
+            };
+            let with_words = store.flows().list(&newest).unwrap();
+            let is_it = |other: &Summary| other.id == row.id;
+            assert!(with_words.iter().any(is_it), "{with_words:?}");
+        }
+        // Every word of the records is in the index, and no other: a search for each word finds what has it.
+        for text in [
+            "word1",
+            "two",
+            "xml",
+            "proxy",
+            "no route",
+            "grpc",
+            "caf\u{e9}",
+            "zzzz*",
+            "example",
+        ] {
+            let words = Words::new(text).unwrap();
+            let query = Query {
+                words: Some(words.clone()),
+                ..Query::all()
+            };
+            let with_words: Vec<_> = store.flows().list(&query).unwrap();
+            let with_words: Vec<_> = with_words.into_iter().map(|row| row.id).collect();
+            let expected = expected.iter().filter(|record| words.matches(record));
+            let expected: Vec<_> = expected.map(|record| record.id.clone()).collect();
+            assert_eq!(with_words, expected, "{text}");
+        }
+        // Four that were captured; one that was collected, for the record and for the store.
+        assert_eq!(capture.cut_counter().load(Ordering::Relaxed), 4 + 2);
+    }
+
+    #[test]
+    fn flows_of_a_store_survive_being_moved_and_recovered() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Store::open(StoreConfig::new(Place::Disk(folder.path().into()))).unwrap();
+        let store = open();
+        let capture = Capture::new(store.sink(), CaptureLimits::default());
+        for (flow, _, outcome) in variety() {
+            capture.end(&flow, &outcome);
+        }
+        let mut expected = records(&store);
+        // What is left of its block is written anew.
+        let second = Query {
+            after: Some(1),
+            before: Some(3),
+            ..Query::all()
+        };
+        assert_eq!(store.flows().delete(&second).unwrap(), 1);
+        expected.remove(1);
+        store.tidy();
+        assert_eq!(records(&store), expected);
+        drop((capture, store));
+        std::fs::remove_file(folder.path().join("flows.db")).unwrap();
+        assert_eq!(records(&open()), expected);
     }
 }

@@ -29,6 +29,9 @@ pub enum StoreError {
         /// The newest that is known.
         known: i64,
     },
+    /// A Tollgate from before the first release made the store. Whoever records into the folder sets it aside.
+    #[error("the flows here are in a form that is no longer read; recording sets them aside")]
+    TooOld,
     /// The database can't be read or written.
     #[error("database: {0}")]
     Database(#[from] rusqlite::Error),

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use hashbrown::HashSet;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tollgate_flow::filter::Filter;
 use tollgate_flow::record::Record;
 
@@ -14,11 +15,11 @@ use crate::error::StoreError;
 use crate::follow::Follow;
 use crate::schema;
 use crate::segment::{SegmentDir, lock};
-use crate::summary::{COLUMNS, Summary, saturating};
+use crate::summary::{self, Summary, saturating};
 use crate::words::Words;
 use crate::writer::{BlockRow, News, database_bytes};
 
-/// Rows that are read at once: the database is free for others in between.
+/// Flows that are deleted at once: the database is free for others in between.
 const PAGE: usize = 512;
 
 /// The flows in a store, to read and to delete.
@@ -65,6 +66,12 @@ impl Query {
             limit: Some(limit),
             ..Self::default()
         }
+    }
+
+    fn means_time(&self, row: &Summary) -> bool {
+        let created = summary::micros(row.created);
+        self.since.is_none_or(|since| created >= micros(since))
+            && self.until.is_none_or(|until| created < micros(until))
     }
 
     /// Every flow, from the oldest to the newest.
@@ -153,11 +160,16 @@ impl Flows {
         let mut pages = Pages::new(self, query);
         while left > 0 {
             let Some(page) = pages.next()? else { break };
-            for row in page.rows {
+            for seq in page.seqs {
                 if left == 0 {
                     break;
                 }
-                if self.matches(query, &row, page.words_hold)? {
+                let row = match page.block.summary(seq) {
+                    Ok(Some(row)) => row,
+                    Ok(None) | Err(StoreError::Damaged { .. }) => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                if query.means_time(&row) && self.matches(query, &row, page.words_hold)? {
                     left -= 1;
                     found(row)?;
                 }
@@ -198,53 +210,26 @@ impl Flows {
     pub fn read(&self, row: &Summary) -> Result<Option<Record>, StoreError> {
         if let Some(block) = &*lock(&self.last)
             && block.number() == row.block
+            && block.has_bodies()
             && let Some(record) = block.record(row.seq)?
         {
             return Ok(Some(record));
         }
-        // It may have moved since the row was read, and may move now.
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.read_once(row) {
-                Err(StoreError::Segment(_) | StoreError::Damaged { .. }) if tries < 3 => {}
-                result => return result,
-            }
+        match self.holding(row.seq, true)? {
+            Some(block) => block.record(row.seq),
+            None => Ok(None),
         }
-    }
-
-    fn read_once(&self, row: &Summary) -> Result<Option<Record>, StoreError> {
-        let place = self.with(|connection| {
-            let rows = BlockRow::select(
-                connection,
-                "WHERE id = (SELECT block FROM flows WHERE seq = ?)",
-                [saturating(row.seq)],
-            )?;
-            Ok(rows.into_iter().next())
-        })?;
-        let Some(place) = place else { return Ok(None) };
-        let frame = self
-            .dir
-            .open(place.segment, false)?
-            .read_at(place.offset, place.length)?;
-        let block = Arc::new(Block::parse(&frame)?);
-        if block.number() != place.id {
-            return Err(StoreError::Damaged {
-                block: place.id,
-                problem: format!("block {} is in its place", block.number()),
-            });
-        }
-        let record = block.record(row.seq)?;
-        *lock(&self.last) = Some(block);
-        Ok(record)
     }
 
     /// The row of a number.
     ///
     /// # Errors
-    /// [`StoreError::Database`].
+    /// [`StoreError::Database`], [`StoreError::Damaged`].
     pub fn by_number(&self, seq: u64) -> Result<Option<Summary>, StoreError> {
-        self.one("WHERE seq = ?", &saturating(seq))
+        match self.holding(seq, false)? {
+            Some(block) => block.summary(seq),
+            None => Ok(None),
+        }
     }
 
     /// The row of an id, or of the beginning of one. The newest, if there are several.
@@ -252,34 +237,122 @@ impl Flows {
     /// # Errors
     /// [`StoreError::Database`].
     pub fn by_id(&self, id: &str) -> Result<Option<Summary>, StoreError> {
-        if let Some(row) = self.one("WHERE id = ? ORDER BY seq DESC LIMIT 1", &id)? {
+        if let Some(row) = self.newest_with_id(id, id, &|found| found == id)? {
             return Ok(Some(row));
         }
         // Ids are made of ASCII: behind the last of them that begins so.
         let end = format!("{id}\u{7f}");
-        self.with(|connection| {
-            let row = connection
-                .prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM flows WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT 1"
-                ))?
-                .query_row([id, &end], Summary::from_row)
-                .optional()?;
-            Ok(row)
-        })
+        self.newest_with_id(id, &end, &|found| found.starts_with(id))
     }
 
-    fn one(
+    fn newest_with_id(
         &self,
-        clause: &str,
-        param: &dyn rusqlite::ToSql,
+        least: &str,
+        greatest: &str,
+        wanted: &dyn Fn(&str) -> bool,
     ) -> Result<Option<Summary>, StoreError> {
-        self.with(|connection| {
-            let row = connection
-                .prepare_cached(&format!("SELECT {COLUMNS} FROM flows {clause}"))?
-                .query_row([param], Summary::from_row)
-                .optional()?;
-            Ok(row)
-        })
+        let candidates = self.with(|connection| {
+            BlockRow::select(
+                connection,
+                "WHERE live > 0 AND greatest_id >= ?1 AND least_id <= ?2 ORDER BY last DESC",
+                [least, greatest],
+            )
+        })?;
+        for candidate in candidates {
+            let range = [saturating(candidate.first), saturating(candidate.last)];
+            let Some(found) = self.block("last >= ?1 AND first <= ?2", &range, false)? else {
+                continue;
+            };
+            let Some(block) = &found.block else { continue };
+            let is_wanted = |seq: &u64| !found.deleted.contains(seq);
+            if let Some(seq) = block.find_id(wanted).filter(is_wanted) {
+                return block.summary(seq);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The block that holds a flow which is not deleted.
+    fn holding(&self, seq: u64, whole: bool) -> Result<Option<Arc<Block>>, StoreError> {
+        let at = saturating(seq);
+        let found = self.block("last >= ?1 AND first <= ?2", &[at, at], whole)?;
+        let Some(found) = found.filter(|found| !found.deleted.contains(&seq)) else {
+            return Ok(None);
+        };
+        match found.block {
+            Some(block) => Ok(Some(block).filter(|block| block.contains(seq))),
+            None => Err(found.problem()),
+        }
+    }
+
+    /// The first block of those that a condition means, and that have flows: as far as lists need it, or whole.
+    fn block(
+        &self,
+        condition: &str,
+        params: &[i64],
+        whole: bool,
+    ) -> Result<Option<Found>, StoreError> {
+        let clause = format!("WHERE live > 0 AND {condition} LIMIT 1");
+        let mut before: Option<BlockRow> = None;
+        loop {
+            let found = self.with(|connection| {
+                // Both as of one moment.
+                let transaction = connection.unchecked_transaction()?;
+                let rows =
+                    BlockRow::select(&transaction, &clause, rusqlite::params_from_iter(params))?;
+                let Some(row) = rows.into_iter().next() else {
+                    return Ok(None);
+                };
+                let deleted = row.deleted(&transaction)?;
+                Ok(Some((row, deleted)))
+            })?;
+            let Some((row, deleted)) = found else {
+                return Ok(None);
+            };
+            let (block, problem) = match self.load(&row, whole) {
+                Ok(block) => (Some(block), None),
+                // It may have moved since its row was read.
+                Err(StoreError::Segment(_) | StoreError::Damaged { .. })
+                    if before.as_ref().is_none_or(|before| before.id != row.id) =>
+                {
+                    before = Some(row);
+                    continue;
+                }
+                Err(error @ (StoreError::Segment(_) | StoreError::Damaged { .. })) => {
+                    (None, Some(error))
+                }
+                Err(error) => return Err(error),
+            };
+            return Ok(Some(Found {
+                row,
+                deleted,
+                block,
+                problem,
+            }));
+        }
+    }
+
+    fn load(&self, row: &BlockRow, whole: bool) -> Result<Arc<Block>, StoreError> {
+        if let Some(block) = &*lock(&self.last)
+            && block.number() == row.id
+            && (block.has_bodies() || !whole)
+        {
+            return Ok(Arc::clone(block));
+        }
+        let length = if whole { row.length } else { row.heads };
+        let frame = self
+            .dir
+            .open(row.segment, false)?
+            .read_at(row.offset, length)?;
+        let block = Arc::new(Block::parse(&frame)?);
+        if block.number() != row.id {
+            return Err(StoreError::Damaged {
+                block: row.id,
+                problem: format!("block {} is in its place", block.number()),
+            });
+        }
+        *lock(&self.last) = Some(Arc::clone(&block));
+        Ok(block)
     }
 
     /// Follows the flows behind a number: first those that are there, then those that come. 0 for all.
@@ -311,7 +384,7 @@ impl Flows {
     /// # Errors
     /// As for [`list`](Self::list).
     pub fn delete(&self, query: &Query) -> Result<u64, StoreError> {
-        let mut deleted = 0;
+        let mut deleted = self.delete_blocks(query)?;
         let mut page: Vec<(u64, u64)> = Vec::new();
         self.each::<StoreError>(query, &mut |row| {
             page.push((row.seq, row.block));
@@ -324,28 +397,79 @@ impl Flows {
         Ok(deleted + self.delete_page(&page)?)
     }
 
+    /// Deletes the blocks that a query means as a whole, also those that can't be read.
+    fn delete_blocks(&self, query: &Query) -> Result<u64, StoreError> {
+        let is_range = Query {
+            after: None,
+            before: None,
+            oldest_first: false,
+            ..query.clone()
+        } == Query::default();
+        if !is_range {
+            return Ok(0);
+        }
+        *lock(&self.last) = None;
+        self.with(|connection| {
+            let transaction = immediate(connection)?;
+            let blocks = BlockRow::select(
+                &transaction,
+                "WHERE live > 0 AND first > ?1 AND last < ?2",
+                [
+                    saturating(query.after.unwrap_or(0)),
+                    saturating(query.before.unwrap_or(u64::MAX)),
+                ],
+            )?;
+            for block in &blocks {
+                block.forget_flows(&transaction)?;
+            }
+            transaction.commit()?;
+            Ok(blocks.iter().map(|block| block.live).sum())
+        })
+    }
+
     fn delete_page(&self, page: &[(u64, u64)]) -> Result<u64, StoreError> {
         if page.is_empty() {
             return Ok(0);
         }
         *lock(&self.last) = None;
         self.with(|connection| {
-            let transaction = connection.unchecked_transaction()?;
+            let transaction = immediate(connection)?;
             let mut deleted = 0;
-            for (seq, _) in page {
-                // The block as it is now: the flow may have moved.
-                let block: Option<i64> = transaction
-                    .prepare_cached("DELETE FROM flows WHERE seq = ? RETURNING block")?
-                    .query_row([saturating(*seq)], |row| row.get(0))
-                    .optional()?;
-                if let Some(block) = block {
-                    deleted += 1;
+            for (seq, block) in page {
+                let at = saturating(*seq);
+                let rows = BlockRow::select(
+                    &transaction,
+                    "WHERE live > 0 AND last >= ?1 AND first <= ?1 LIMIT 1",
+                    [at],
+                )?;
+                let Some(row) = rows.into_iter().next() else {
+                    continue;
+                };
+                // Its block may have moved, and lost this flow on the way.
+                if row.id != *block
+                    && !self
+                        .load(&row, false)
+                        .is_ok_and(|block| block.contains(*seq))
+                {
+                    continue;
+                }
+                let added = transaction
+                    .prepare_cached("INSERT OR IGNORE INTO deleted(seq) VALUES(?)")?
+                    .execute([at])?;
+                if added == 0 {
+                    continue;
+                }
+                deleted += 1;
+                if row.live == 1 {
+                    row.forget_flows(&transaction)?;
+                } else {
                     transaction
                         .prepare_cached("UPDATE blocks SET live = live - 1 WHERE id = ?")?
-                        .execute([block])?;
+                        .execute([saturating(row.id)])?;
                 }
             }
             transaction.commit()?;
+            *lock(&self.last) = None;
             Ok(deleted)
         })
     }
@@ -355,15 +479,19 @@ impl Flows {
     /// # Errors
     /// [`StoreError::Database`].
     pub fn usage(&self) -> Result<Usage, StoreError> {
+        let end = |oldest_first| -> Result<Option<u64>, StoreError> {
+            let query = Query {
+                limit: Some(1),
+                oldest_first,
+                ..Query::default()
+            };
+            Ok(self.list(&query)?.first().map(|row| row.seq))
+        };
+        let (first, last) = (end(true)?, end(false)?);
         self.with(|connection| {
             let number = |row: &rusqlite::Row<'_>, at| -> rusqlite::Result<u64> {
                 Ok(row.get::<_, Option<i64>>(at)?.unwrap_or(0).cast_unsigned())
             };
-            let ends = connection.query_row(
-                "SELECT (SELECT min(seq) FROM flows), (SELECT max(seq) FROM flows)",
-                [],
-                |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?)),
-            )?;
             let (flows, segments, segment_bytes) = connection.query_row(
                 "SELECT (SELECT sum(live) FROM blocks), count(*), sum(bytes) FROM segments",
                 [],
@@ -371,8 +499,8 @@ impl Flows {
             )?;
             Ok(Usage {
                 flows,
-                first: ends.0.map(i64::cast_unsigned),
-                last: ends.1.map(i64::cast_unsigned),
+                first,
+                last,
                 segments,
                 segment_bytes,
                 database_bytes: database_bytes(connection)?,
@@ -413,7 +541,33 @@ impl Flows {
     }
 }
 
-/// Rows, page by page.
+/// A block, and which of its flows are deleted.
+struct Found {
+    row: BlockRow,
+    deleted: HashSet<u64>,
+    /// `None` when it is not what was written.
+    block: Option<Arc<Block>>,
+    problem: Option<StoreError>,
+}
+
+impl Found {
+    fn problem(self) -> StoreError {
+        self.problem.unwrap_or(StoreError::Damaged {
+            block: self.row.id,
+            problem: "it can't be read".to_owned(),
+        })
+    }
+}
+
+/// A transaction that has the right to write from its beginning.
+fn immediate(connection: &Connection) -> Result<Transaction<'_>, StoreError> {
+    Ok(Transaction::new_unchecked(
+        connection,
+        TransactionBehavior::Immediate,
+    )?)
+}
+
+/// Rows, block by block.
 struct Pages<'a> {
     flows: &'a Flows,
     query: &'a Query,
@@ -422,11 +576,11 @@ struct Pages<'a> {
     before: u64,
     /// Blocks that have all words, if words are asked for.
     blocks: Option<VecDeque<Range>>,
-    ended: bool,
 }
 
 struct Page {
-    rows: Vec<Summary>,
+    block: Arc<Block>,
+    seqs: Vec<u64>,
     /// Every row of it has the words that are asked for.
     words_hold: bool,
 }
@@ -439,52 +593,70 @@ impl<'a> Pages<'a> {
             after: query.after.unwrap_or(0),
             before: query.before.unwrap_or(i64::MAX.cast_unsigned()),
             blocks: None,
-            ended: false,
         }
     }
 
     fn next(&mut self) -> Result<Option<Page>, StoreError> {
-        if self.ended {
-            return Ok(None);
-        }
-        match &self.query.words {
-            Some(words) => self.next_block(words),
-            None => self.next_rows(),
-        }
-    }
-
-    fn next_rows(&mut self) -> Result<Option<Page>, StoreError> {
-        let order = if self.query.oldest_first {
-            "ASC"
-        } else {
-            "DESC"
-        };
-        let limit = self.query.limit.filter(|_| self.query.filter.is_none());
-        let limit = limit.unwrap_or(PAGE).min(PAGE);
-        let rows = self.select(&format!("ORDER BY seq {order} LIMIT {limit}"), None)?;
-        match rows.last() {
-            Some(last) if self.query.oldest_first => self.after = last.seq,
-            Some(last) => self.before = last.seq,
-            None => self.ended = true,
-        }
-        Ok((!self.ended).then_some(Page {
-            rows,
-            words_hold: false,
-        }))
-    }
-
-    fn next_block(&mut self, words: &Words) -> Result<Option<Page>, StoreError> {
-        if self.blocks.is_none() {
-            let order = if self.query.oldest_first {
-                "ASC"
-            } else {
-                "DESC"
+        loop {
+            let words_hold = match &self.query.words {
+                None => None,
+                Some(words) => match self.next_with(words)? {
+                    Some(range) => Some(range),
+                    None => return Ok(None),
+                },
             };
+            let (after, before) = match &words_hold {
+                None => (self.after, self.before),
+                Some(range) => (
+                    self.after.max(range.first.saturating_sub(1)),
+                    self.before.min(range.last.saturating_add(1)),
+                ),
+            };
+            let found = self.select(after, before)?;
+            let Some(found) = found else {
+                if words_hold.is_some() {
+                    continue;
+                }
+                return Ok(None);
+            };
+            if words_hold.is_none() {
+                if self.query.oldest_first {
+                    self.after = found.row.last;
+                } else {
+                    self.before = found.row.first;
+                }
+            }
+            // One that is damaged has nothing to show.
+            let Some(block) = found.block else { continue };
+            let is_meant =
+                |seq: &u64| *seq > after && *seq < before && !found.deleted.contains(seq);
+            let mut seqs: Vec<u64> = block.seqs().filter(is_meant).collect();
+            if !self.query.oldest_first {
+                seqs.reverse();
+            }
+            return Ok(Some(Page {
+                block,
+                seqs,
+                words_hold: words_hold.is_some_and(|range| range.flows == 1),
+            }));
+        }
+    }
+
+    fn order(&self) -> &'static str {
+        match self.query.oldest_first {
+            true => "ASC",
+            false => "DESC",
+        }
+    }
+
+    fn next_with(&mut self, words: &Words) -> Result<Option<Range>, StoreError> {
+        if self.blocks.is_none() {
+            let order = self.order();
             let blocks = self.flows.with(|connection| {
                 // By the flows that they hold: one that was moved has a new number, and old flows.
                 let mut statement = connection.prepare_cached(&format!(
                     "SELECT first, last, flows FROM words JOIN blocks ON blocks.id = words.rowid \
-                     WHERE words MATCH ? ORDER BY last {order}"
+                     WHERE words MATCH ? AND live > 0 ORDER BY last {order}"
                 ))?;
                 let rows = statement.query_map([words.expression()], |row| {
                     Ok(Range {
@@ -497,48 +669,26 @@ impl<'a> Pages<'a> {
             })?;
             self.blocks = Some(blocks);
         }
-        let Some(block) = self.blocks.as_mut().and_then(VecDeque::pop_front) else {
-            return Ok(None);
-        };
-        let order = if self.query.oldest_first {
-            "ASC"
-        } else {
-            "DESC"
-        };
-        let rows = self.select(&format!("ORDER BY seq {order}"), Some(&block))?;
-        Ok(Some(Page {
-            rows,
-            words_hold: block.flows == 1,
-        }))
+        Ok(self.blocks.as_mut().and_then(VecDeque::pop_front))
     }
 
-    fn select(&self, tail: &str, block: Option<&Range>) -> Result<Vec<Summary>, StoreError> {
-        let mut clause = String::from("WHERE seq > ?1 AND seq < ?2");
-        let micros = |time: SystemTime| {
-            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-            i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-        };
-        let (mut after, mut before) = (self.after, self.before);
-        if let Some(block) = block {
-            after = after.max(block.first.saturating_sub(1));
-            before = before.min(block.last.saturating_add(1));
-        }
-        if let Some(since) = self.query.since {
-            clause.push_str(&format!(" AND created >= {}", micros(since)));
-        }
-        if let Some(until) = self.query.until {
-            clause.push_str(&format!(" AND created < {}", micros(until)));
-        }
-        self.flows.with(|connection| {
-            let mut statement =
-                connection.prepare(&format!("SELECT {COLUMNS} FROM flows {clause} {tail}"))?;
-            let rows = statement.query_map(
-                params![saturating(after), saturating(before)],
-                Summary::from_row,
-            )?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
+    fn select(&self, after: u64, before: u64) -> Result<Option<Found>, StoreError> {
+        let since = self.query.since.map_or(i64::MIN, micros);
+        let until = self.query.until.map_or(i64::MAX, micros);
+        let condition = format!(
+            "last > ?1 AND first < ?2 AND newest >= ?3 AND oldest < ?4 ORDER BY last {}",
+            self.order()
+        );
+        let params = [saturating(after), saturating(before), since, until];
+        // Words are looked for in the whole flow.
+        let whole = self.query.words.is_some();
+        self.flows.block(&condition, &params, whole)
     }
+}
+
+fn micros(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// The numbers of the flows of a block. No two blocks share one, also where one is moved meanwhile.

@@ -11,10 +11,13 @@
 
 mod block;
 mod capture;
+mod codec;
 mod config;
+mod entry;
 mod error;
 mod flows;
 mod follow;
+mod link;
 mod schema;
 mod segment;
 mod sink;
@@ -23,7 +26,7 @@ mod summary;
 mod words;
 mod writer;
 
-pub use capture::{Capture, CaptureLimits};
+pub use capture::{Capture, CaptureLimits, Ended};
 pub use config::{Place, StoreConfig};
 pub use error::StoreError;
 pub use flows::{Flows, Query, Usage};

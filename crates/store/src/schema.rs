@@ -8,29 +8,28 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::StoreError;
-use crate::segment::private;
+use crate::segment::{is_old_segment, private};
 
 /// The steps from an empty database to today's schema. A released one never changes: a new one is added.
 const MIGRATIONS: &[&str] = &[
-    // 1. `blocks.live` counts the flows that are still wanted; a block without any is overwritten and forgotten.
-    // The index of words has one row for each block, with the block's number.
+    // 1. What was before the first release, with a row for each flow. A folder of that time is set aside.
+    "",
+    // 2. A row for each block; what a list shows of a flow stands in its block. `blocks.live` counts the flows that are
+    // still wanted; a block without any is overwritten and forgotten. `deleted` has the others of blocks that are still to
+    // be written anew. The index of words has one row for each block, with the block's number.
     "CREATE TABLE state(key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
      CREATE TABLE segments(id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL);
      CREATE TABLE blocks(
        id INTEGER PRIMARY KEY,
-       segment INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL,
-       first INTEGER NOT NULL, last INTEGER NOT NULL, newest INTEGER NOT NULL,
+       segment INTEGER NOT NULL, offset INTEGER NOT NULL, heads INTEGER NOT NULL, length INTEGER NOT NULL,
+       first INTEGER NOT NULL, last INTEGER NOT NULL, oldest INTEGER NOT NULL, newest INTEGER NOT NULL,
+       least_id TEXT NOT NULL, greatest_id TEXT NOT NULL,
        flows INTEGER NOT NULL, live INTEGER NOT NULL);
      CREATE INDEX blocks_by_segment ON blocks(segment);
+     CREATE INDEX blocks_by_last ON blocks(last);
      CREATE INDEX blocks_by_newest ON blocks(newest);
      CREATE INDEX blocks_to_tidy ON blocks(id) WHERE live < flows;
-     CREATE TABLE flows(
-       seq INTEGER PRIMARY KEY, block INTEGER NOT NULL,
-       id TEXT NOT NULL, type TEXT NOT NULL, created INTEGER NOT NULL,
-       method TEXT, url TEXT, host TEXT, version TEXT, status INTEGER,
-       request_type TEXT, response_type TEXT, request_bytes INTEGER, response_bytes INTEGER,
-       duration INTEGER, client TEXT, server TEXT, error TEXT, flags INTEGER NOT NULL);
-     CREATE INDEX flows_by_id ON flows(id);
+     CREATE TABLE deleted(seq INTEGER PRIMARY KEY);
      CREATE VIRTUAL TABLE words USING fts5(
        text, content='', contentless_delete=1, detail=none, tokenize='ascii');",
 ];
@@ -112,6 +111,7 @@ pub(crate) fn open_for_reading(folder: &Path) -> Result<Connection, StoreError> 
     if found != SCHEMA_VERSION {
         return Err(match found {
             0 => StoreError::Missing(folder.to_owned()),
+            ..SCHEMA_VERSION => StoreError::TooOld,
             _ => StoreError::TooNew {
                 found,
                 known: SCHEMA_VERSION,
@@ -125,6 +125,31 @@ pub(crate) fn open_for_reading(folder: &Path) -> Result<Connection, StoreError> 
 pub(crate) fn is_sound(connection: &Connection) -> Result<bool, StoreError> {
     let answer: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     Ok(answer == "ok")
+}
+
+/// Moves what is in a form that is no longer read into a folder beside it. Answers that folder, if there was any.
+pub(crate) fn set_aside_old(folder: &Path) -> io::Result<Option<PathBuf>> {
+    let mut names = Vec::new();
+    let mut is_old = false;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("segment-") && name.ends_with(".tgs") {
+            is_old |= is_old_segment(&entry.path())?;
+            names.push(name);
+        } else if ["flows.db", "flows.db-wal", "flows.db-shm"].contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    if !is_old {
+        return Ok(None);
+    }
+    let aside = folder.join("form-1");
+    fs::create_dir_all(&aside)?;
+    for name in names {
+        fs::rename(folder.join(&name), aside.join(&name))?;
+    }
+    Ok(Some(aside))
 }
 
 /// Renames a database that can't be used. Answers its new name.

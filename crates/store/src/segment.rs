@@ -9,7 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::block::{Block, HEADER_BYTES, Header, LIVE, WIPED};
 
 /// What a segment begins with.
-const MAGIC: &[u8; 8] = b"TGSEG\0\0\x01";
+const MAGIC: &[u8; 8] = b"TGSEG\0\0\x02";
+
+/// What segments began with before the first release.
+const OLD_MAGIC: &[u8; 8] = b"TGSEG\0\0\x01";
 
 /// Where the first frame begins.
 pub(crate) const FIRST_FRAME: u64 = MAGIC.len() as u64;
@@ -37,6 +40,15 @@ pub(crate) struct Scanned {
     pub end: u64,
     /// Bytes before that which belong to no good frame.
     pub damaged: u64,
+}
+
+/// Where a block stands in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub offset: u64,
+    /// The length of its header and first payload.
+    pub heads: u64,
+    pub length: u64,
 }
 
 impl SegmentDir {
@@ -187,7 +199,7 @@ impl Segment {
     pub fn scan(
         &mut self,
         offset: u64,
-        mut found: impl FnMut(u64, u64, Block),
+        mut found: impl FnMut(Frame, Block),
     ) -> io::Result<Scanned> {
         let length = self.len()?;
         let mut scanned = Scanned {
@@ -200,9 +212,9 @@ impl Segment {
                 Some((frame, block)) => {
                     scanned.damaged += at - scanned.end;
                     if let Some(block) = block {
-                        found(at, frame, block);
+                        found(frame, block);
                     }
-                    at += frame;
+                    at += frame.length;
                     scanned.end = at;
                 }
                 None => match self.next_magic(at + 1, length)? {
@@ -213,8 +225,8 @@ impl Segment {
         }
     }
 
-    /// The length of the frame at a place, and its block if it has not been deleted. `None`: it is no good one.
-    fn frame(&mut self, offset: u64, end: u64) -> io::Result<Option<(u64, Option<Block>)>> {
+    /// The frame at a place, and its block if it has not been deleted. `None`: it is no good one.
+    fn frame(&mut self, offset: u64, end: u64) -> io::Result<Option<(Frame, Option<Block>)>> {
         let Some(header) = self.header(offset)? else {
             return Ok(None);
         };
@@ -222,11 +234,16 @@ impl Segment {
         if end.saturating_sub(offset) < length {
             return Ok(None);
         }
+        let frame = Frame {
+            offset,
+            heads: header.heads_bytes(),
+            length,
+        };
         if header.block == 0 {
-            return Ok(Some((length, None)));
+            return Ok(Some((frame, None)));
         }
         let block = Block::parse(&self.read_at(offset, length)?).ok();
-        Ok(block.map(|block| (length, Some(block))))
+        Ok(block.map(|block| (frame, Some(block))))
     }
 
     /// Where the next thing stands that looks like the beginning of a frame.
@@ -257,6 +274,15 @@ impl Segment {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Whether a file is a segment in a form that is no longer read.
+pub(crate) fn is_old_segment(path: &Path) -> io::Result<bool> {
+    let mut begin = Vec::new();
+    File::open(path)?
+        .take(FIRST_FRAME)
+        .read_to_end(&mut begin)?;
+    Ok(begin == OLD_MAGIC)
 }
 
 fn path(folder: &Path, id: u64) -> PathBuf {

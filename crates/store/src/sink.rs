@@ -6,15 +6,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use tollgate_flow::Flow;
 use tollgate_flow::record::{Content, HttpMessage, Record};
 
+use crate::capture::Ended;
+use crate::codec::Cursor;
+use crate::entry::{Entry, Live, Message};
+use crate::link::{Link, Links};
 use crate::segment::lock;
 
 /// How long the writer waits for more once something is there: what is written together costs less.
-const LINGER: Duration = Duration::from_millis(20);
+const LINGER: Duration = Duration::from_millis(100);
 
 /// What a flow weighs in the queue beside its bodies and messages, about.
 const FLOW_BYTES: usize = 4096;
+
+/// The same for an entry, which is a run of bytes.
+const ENTRY_BYTES: usize = 1024;
 
 /// Takes recorded flows: a store, a file.
 ///
@@ -45,11 +53,26 @@ pub trait RecordSink: Send + Sync + 'static {
     /// # Errors
     /// Why the flow is not kept. Whoever drops it counts it.
     fn record(&self, record: Record) -> Result<(), Dropped>;
+
+    /// Hands over a flow that has just ended. As it is, a record is made of it; a sink that needs less does better.
+    ///
+    /// # Errors
+    /// As for [`record`](Self::record).
+    fn ended(&self, ended: Ended<'_>) -> Result<(), Dropped> {
+        self.record(ended.into_record())
+    }
 }
 
 impl RecordSink for FlowSink {
     fn record(&self, record: Record) -> Result<(), Dropped> {
         self.queue.push(record)
+    }
+
+    fn ended(&self, ended: Ended<'_>) -> Result<(), Dropped> {
+        match ended.entry() {
+            Some(entry) => self.queue.push_entry(&entry, ended.flow()),
+            None => self.queue.push(ended.into_record()),
+        }
     }
 }
 
@@ -125,7 +148,12 @@ pub(crate) struct Queue {
 
 #[derive(Default)]
 struct Inner {
+    /// Flows in the order in which they came: each a mark, and behind it an entry, or nothing for the next record.
+    flows: Vec<u8>,
     records: VecDeque<Record>,
+    /// What carried the entries.
+    links: Links,
+    waiting: usize,
     bytes: usize,
     /// How many were pushed, and how many of them the writer has dealt with.
     pushed: u64,
@@ -141,14 +169,57 @@ struct Inner {
     closed: bool,
 }
 
+/// What stands before an entry, and for a record.
+const ENTRY: u8 = 1;
+const RECORD: u8 = 0;
+
+/// Memory that goes back and forth between workers and writer, at most.
+const KEPT_BYTES: usize = 4 << 20;
+
 /// What the writer gets.
+#[derive(Default)]
 pub(crate) struct Batch {
-    pub records: VecDeque<Record>,
+    pub flows: Flows,
+    pub waiting: usize,
     /// How many flows were dropped before these.
     pub dropped: u64,
     /// Somebody wants the store tidied now: how often that was asked so far.
     pub tidy: Option<u64>,
     pub closed: bool,
+}
+
+/// The flows of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Flows {
+    bytes: Vec<u8>,
+    records: VecDeque<Record>,
+    pub links: Vec<Link>,
+}
+
+/// One of them.
+pub(crate) enum Queued<'a> {
+    Entry(Entry<&'a [u8], &'a [u8]>),
+    Record(Box<Record>),
+}
+
+impl Flows {
+    /// Hands them out in order.
+    pub fn each<E>(&mut self, mut found: impl FnMut(Queued<'_>) -> Result<(), E>) -> Result<(), E> {
+        let mut cursor = Cursor(&self.bytes);
+        while let Some(mark) = cursor.u8() {
+            let flow = match mark {
+                ENTRY => Entry::read_whole(&mut cursor).map(Queued::Entry),
+                _ => self
+                    .records
+                    .pop_front()
+                    .map(|record| Queued::Record(Box::new(record))),
+            };
+            // It was written by this program: there is nothing else.
+            let Some(flow) = flow else { break };
+            found(flow)?;
+        }
+        Ok(())
+    }
 }
 
 impl Queue {
@@ -164,7 +235,26 @@ impl Queue {
     }
 
     fn push(&self, record: Record) -> Result<(), Dropped> {
-        let weight = weight(&record);
+        self.put(weight(&record), |inner| {
+            inner.flows.push(RECORD);
+            inner.records.push_back(record);
+        })
+    }
+
+    fn push_entry(&self, entry: &Entry<Live<'_>, &[u8]>, flow: &Flow) -> Result<(), Dropped> {
+        let body = |message: &Message<Live<'_>, &[u8]>| message.body.map_or(0, <[u8]>::len);
+        let response = entry
+            .response
+            .as_ref()
+            .map_or(0, |answer| body(&answer.message));
+        self.put(body(&entry.request) + response + ENTRY_BYTES, |inner| {
+            let link = inner.links.number(flow);
+            inner.flows.push(ENTRY);
+            Entry { link, ..*entry }.write_whole(&mut inner.flows);
+        })
+    }
+
+    fn put(&self, weight: usize, put: impl FnOnce(&mut Inner)) -> Result<(), Dropped> {
         let mut inner = lock(&self.inner);
         if inner.closed {
             return Err(Dropped::Closed);
@@ -174,8 +264,8 @@ impl Queue {
             self.counters.stopped.fetch_add(1, Ordering::Relaxed);
             return Err(Dropped::Stopped);
         }
-        if inner.records.len() >= self.max_flows
-            || (inner.bytes.saturating_add(weight) > self.max_bytes && !inner.records.is_empty())
+        if inner.waiting >= self.max_flows
+            || (inner.bytes.saturating_add(weight) > self.max_bytes && inner.waiting > 0)
         {
             inner.dropped += 1;
             self.counters.behind.fetch_add(1, Ordering::Relaxed);
@@ -184,8 +274,9 @@ impl Queue {
         let was_half_full = self.is_half_full(&inner);
         inner.bytes = inner.bytes.saturating_add(weight);
         inner.pushed += 1;
-        inner.records.push_back(record);
-        let wake = inner.records.len() == 1 || (!was_half_full && self.is_half_full(&inner));
+        inner.waiting += 1;
+        put(&mut inner);
+        let wake = inner.waiting == 1 || (!was_half_full && self.is_half_full(&inner));
         drop(inner);
         if wake {
             self.work.notify_one();
@@ -194,12 +285,14 @@ impl Queue {
     }
 
     fn is_half_full(&self, inner: &Inner) -> bool {
-        inner.records.len() >= (self.max_flows / 2).max(1)
-            || inner.bytes >= (self.max_bytes / 2).max(1)
+        inner.waiting >= (self.max_flows / 2).max(1) || inner.bytes >= (self.max_bytes / 2).max(1)
     }
 
-    /// Waits for flows, at most `tick`, and takes them.
-    pub fn take(&self, tick: Duration) -> Batch {
+    /// Waits for flows, at most `tick`, and takes them. The memory of the last batch is used again.
+    pub fn take(&self, tick: Duration, last: Flows) -> Batch {
+        let mut spare = last.bytes;
+        spare.clear();
+        spare.shrink_to(KEPT_BYTES);
         let mut inner = lock(&self.inner);
         let deadline = Instant::now() + tick;
         let mut linger = None;
@@ -207,7 +300,7 @@ impl Queue {
             if inner.closed || inner.hurry || self.is_half_full(&inner) {
                 break;
             }
-            if linger.is_none() && !inner.records.is_empty() {
+            if linger.is_none() && inner.waiting > 0 {
                 linger = Some(Instant::now() + LINGER);
             }
             let until = linger.unwrap_or(deadline);
@@ -221,7 +314,12 @@ impl Queue {
         inner.bytes = 0;
         inner.hurry = false;
         Batch {
-            records: std::mem::take(&mut inner.records),
+            flows: Flows {
+                bytes: std::mem::replace(&mut inner.flows, spare),
+                records: std::mem::take(&mut inner.records),
+                links: inner.links.take(),
+            },
+            waiting: std::mem::take(&mut inner.waiting),
             dropped: std::mem::take(&mut inner.dropped),
             tidy: (inner.tidy_asked > inner.tidy_done).then_some(inner.tidy_asked),
             closed: inner.closed,
@@ -282,7 +380,7 @@ impl Queue {
     }
 
     pub fn waiting(&self) -> usize {
-        lock(&self.inner).records.len()
+        lock(&self.inner).waiting
     }
 }
 
@@ -322,8 +420,8 @@ mod tests {
             queue.push(record(0)).unwrap();
         }
         assert_eq!(queue.push(record(0)), Err(Dropped::Behind));
-        let batch = queue.take(Duration::ZERO);
-        assert_eq!((batch.records.len(), batch.dropped), (3, 1));
+        let batch = queue.take(Duration::ZERO, Flows::default());
+        assert_eq!((batch.waiting, batch.dropped), (3, 1));
         // A flow that is larger than the bound by itself passes, alone.
         queue.push(record(2 << 20)).unwrap();
         assert_eq!(queue.push(record(0)), Err(Dropped::Behind));
@@ -339,7 +437,7 @@ mod tests {
         queue.push(record(0)).unwrap();
         queue.close();
         assert_eq!(queue.push(record(0)), Err(Dropped::Closed));
-        let batch = queue.take(Duration::from_secs(60));
-        assert!(batch.closed && batch.records.len() == 1 && batch.dropped == 1);
+        let batch = queue.take(Duration::from_secs(60), Flows::default());
+        assert!(batch.closed && batch.waiting == 1 && batch.dropped == 1);
     }
 }

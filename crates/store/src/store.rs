@@ -60,7 +60,7 @@ pub struct StoreStats {
     pub lost: u64,
     /// Flows that wait to be written.
     pub waiting: usize,
-    /// Databases that had to be set aside, by their new names.
+    /// What had to be set aside, databases mostly, by their new names.
     pub set_aside: Vec<PathBuf>,
 }
 
@@ -76,18 +76,27 @@ impl Store {
     /// [`StoreError::InUse`] when another process records into the folder, [`StoreError::TooNew`], and what the system
     /// says.
     pub fn open(config: StoreConfig) -> Result<Self, StoreError> {
+        let mut old = None;
         let (lock, dir) = match &config.place {
             Place::Memory => (None, SegmentDir::Memory(Arc::default())),
             Place::Disk(folder) => {
                 make_folder(folder)?;
-                (Some(lock_folder(folder)?), SegmentDir::Disk(folder.clone()))
+                let lock = lock_folder(folder)?;
+                old = schema::set_aside_old(folder)?;
+                (Some(lock), SegmentDir::Disk(folder.clone()))
             }
         };
+        if let Some(aside) = &old {
+            tracing::warn!(
+                "flows that an earlier Tollgate recorded are in a form that is no longer read; they are now in {}",
+                aside.display()
+            );
+        }
         let shared = Arc::new(Shared {
             queue: Arc::new(Queue::new(config.queue_flows, config.queue_bytes)),
             news: Arc::new(News::default()),
             state: Mutex::new(State::Recording),
-            set_aside: Mutex::default(),
+            set_aside: Mutex::new(old.into_iter().collect()),
             dir,
             config,
         });

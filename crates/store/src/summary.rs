@@ -1,15 +1,14 @@
-//! What a list shows of a flow: a row of the database.
+//! What a list shows of a flow: its row.
 
 use std::cell::Cell;
 use std::time::Duration;
 
-use rusqlite::{CachedStatement, Row};
 use tollgate_flow::Direction;
 use tollgate_flow::filter::{Field, Filter, Subject};
 use tollgate_flow::record::{Content, FlowType, HttpMessage, Record, Replay, Timestamp};
 
 use crate::capture::CUT_MESSAGES;
-use crate::error::StoreError;
+use crate::codec::{Cursor, put_number, put_sized};
 
 /// What a list shows of a flow.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,21 +60,12 @@ pub struct Summary {
     pub(crate) block: u64,
 }
 
-const HAS_RESPONSE: i64 = 1;
-const WEBSOCKET: i64 = 1 << 1;
-const CUT: i64 = 1 << 2;
-const REPLAYED_REQUEST: i64 = 1 << 3;
-const REPLAYED_RESPONSE: i64 = 1 << 4;
-const INEXACT: i64 = 1 << 5;
-
-/// The columns, as [`Summary::from_row`] reads them.
-pub(crate) const COLUMNS: &str = "seq, block, id, type, created, method, url, host, version, status, request_type, \
-     response_type, request_bytes, response_bytes, duration, client, server, error, flags";
-
-/// Puts a row in, or leaves one as it is that has this number.
-pub(crate) const INSERT: &str = "INSERT OR IGNORE INTO flows(seq, block, id, type, created, method, url, host, \
-     version, status, request_type, response_type, request_bytes, response_bytes, duration, client, server, error, \
-     flags) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
+const HAS_RESPONSE: u8 = 1;
+const WEBSOCKET: u8 = 1 << 1;
+const CUT: u8 = 1 << 2;
+const REPLAYED_REQUEST: u8 = 1 << 3;
+const REPLAYED_RESPONSE: u8 = 1 << 4;
+const INEXACT: u8 = 1 << 5;
 
 impl Summary {
     /// What a list shows of a record.
@@ -151,79 +141,71 @@ impl Summary {
         Some(self.text(first))
     }
 
-    /// Puts it in with a statement for [`INSERT`]. Answers whether there was no row of this number.
-    pub(crate) fn insert(&self, statement: &mut CachedStatement<'_>) -> Result<bool, StoreError> {
-        let number = |n: Option<u64>| n.map(saturating);
-        let rows = statement.execute(rusqlite::params![
-            saturating(self.seq),
-            saturating(self.block),
-            self.id,
-            self.flow_type.as_str(),
-            (self.created.seconds() * 1e6) as i64,
-            self.method,
-            self.url,
-            self.host,
-            self.version,
-            self.status,
-            self.request_type,
-            self.response_type,
-            number(self.request_bytes),
-            number(self.response_bytes),
+    /// Appends it, but for its number and its block.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        let type_code = match self.flow_type {
+            FlowType::Http => 0,
+            FlowType::Tcp => 1,
+            FlowType::Udp => 2,
+            FlowType::Dns => 3,
+        };
+        out.push(type_code);
+        out.push(self.flags());
+        out.push(self.created.is_integer().into());
+        out.extend_from_slice(&self.created.seconds().to_le_bytes());
+        put_sized(out, self.id.as_bytes());
+        for text in self.texts() {
+            // 0 for none, else one more than the length.
+            put_number(out, text.as_ref().map_or(0, |text| text.len() as u64 + 1));
+            out.extend_from_slice(text.as_deref().unwrap_or_default().as_bytes());
+        }
+        let numbers = [
+            self.status.map(u64::from),
+            self.request_bytes,
+            self.response_bytes,
             self.duration
-                .map(|d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX)),
-            self.client,
-            self.server,
-            self.error,
-            self.flags(),
-        ])?;
-        Ok(rows > 0)
+                .map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX)),
+        ];
+        for number in numbers {
+            put_number(out, number.is_some().into());
+            put_number(out, number.unwrap_or(0));
+        }
     }
 
-    fn flags(&self) -> i64 {
-        let replay = match self.replay {
-            Some(Replay::Request) => REPLAYED_REQUEST,
-            Some(Replay::Response) => REPLAYED_RESPONSE,
-            None => 0,
+    /// Reads what was appended.
+    pub(crate) fn read(bytes: &[u8], seq: u64, block: u64) -> Option<Self> {
+        let mut cursor = Cursor(bytes);
+        let flow_type = match cursor.u8()? {
+            0 => FlowType::Http,
+            1 => FlowType::Tcp,
+            2 => FlowType::Udp,
+            3 => FlowType::Dns,
+            _ => return None,
         };
-        let flag = |set: bool, flag: i64| if set { flag } else { 0 };
-        replay
-            | flag(self.has_response, HAS_RESPONSE)
-            | flag(self.websocket, WEBSOCKET)
-            | flag(self.is_cut, CUT)
-            | flag(self.inexact, INEXACT)
-    }
-
-    /// Reads a row of [`COLUMNS`].
-    pub(crate) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let number = |at| -> rusqlite::Result<Option<u64>> {
-            Ok(row.get::<_, Option<i64>>(at)?.map(i64::cast_unsigned))
-        };
-        let flow_type: String = row.get(3)?;
-        let flags: i64 = row.get(18)?;
-        Ok(Self {
-            seq: row.get::<_, i64>(0)?.cast_unsigned(),
-            block: row.get::<_, i64>(1)?.cast_unsigned(),
-            id: row.get(2)?,
-            flow_type: match flow_type.as_str() {
-                "tcp" => FlowType::Tcp,
-                "udp" => FlowType::Udp,
-                "dns" => FlowType::Dns,
-                _ => FlowType::Http,
+        let flags = cursor.u8()?;
+        let is_integer = cursor.u8()? != 0;
+        let seconds = cursor.f64()?;
+        let mut summary = Self {
+            seq,
+            id: String::from_utf8(cursor.sized()?.to_vec()).ok()?,
+            flow_type,
+            created: match is_integer {
+                true => Timestamp::integer(seconds as i64),
+                false => Timestamp::new(seconds),
             },
-            created: Timestamp::new(row.get::<_, i64>(4)? as f64 / 1e6),
-            method: row.get(5)?,
-            url: row.get(6)?,
-            host: row.get(7)?,
-            version: row.get(8)?,
-            status: row.get(9)?,
-            request_type: row.get(10)?,
-            response_type: row.get(11)?,
-            request_bytes: number(12)?,
-            response_bytes: number(13)?,
-            duration: number(14)?.map(Duration::from_micros),
-            client: row.get(15)?,
-            server: row.get(16)?,
-            error: row.get(17)?,
+            method: None,
+            url: None,
+            host: None,
+            version: None,
+            status: None,
+            request_type: None,
+            response_type: None,
+            request_bytes: None,
+            response_bytes: None,
+            duration: None,
+            client: None,
+            server: None,
+            error: None,
             has_response: flags & HAS_RESPONSE != 0,
             websocket: flags & WEBSOCKET != 0,
             is_cut: flags & CUT != 0,
@@ -235,7 +217,65 @@ impl Summary {
                 None
             },
             inexact: flags & INEXACT != 0,
-        })
+            block,
+        };
+        for text in summary.texts_mut() {
+            if let Some(length) = cursor.count()?.checked_sub(1) {
+                *text = Some(String::from_utf8(cursor.take(length)?.to_vec()).ok()?);
+            }
+        }
+        let mut number = || {
+            let is_some = cursor.number()? != 0;
+            let number = cursor.number()?;
+            Some(is_some.then_some(number))
+        };
+        summary.status = number()?.and_then(|status| u16::try_from(status).ok());
+        summary.request_bytes = number()?;
+        summary.response_bytes = number()?;
+        summary.duration = number()?.map(Duration::from_micros);
+        Some(summary)
+    }
+
+    fn texts(&self) -> [&Option<String>; 9] {
+        [
+            &self.method,
+            &self.url,
+            &self.host,
+            &self.version,
+            &self.request_type,
+            &self.response_type,
+            &self.client,
+            &self.server,
+            &self.error,
+        ]
+    }
+
+    fn texts_mut(&mut self) -> [&mut Option<String>; 9] {
+        [
+            &mut self.method,
+            &mut self.url,
+            &mut self.host,
+            &mut self.version,
+            &mut self.request_type,
+            &mut self.response_type,
+            &mut self.client,
+            &mut self.server,
+            &mut self.error,
+        ]
+    }
+
+    fn flags(&self) -> u8 {
+        let replay = match self.replay {
+            Some(Replay::Request) => REPLAYED_REQUEST,
+            Some(Replay::Response) => REPLAYED_RESPONSE,
+            None => 0,
+        };
+        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+        replay
+            | flag(self.has_response, HAS_RESPONSE)
+            | flag(self.websocket, WEBSOCKET)
+            | flag(self.is_cut, CUT)
+            | flag(self.inexact, INEXACT)
     }
 
     /// Whether a filter means this flow; `None` when only the whole flow can tell.
@@ -253,6 +293,11 @@ impl Summary {
         let answer = filter.matches(&glance);
         (!glance.unknown.get()).then_some(answer)
     }
+}
+
+/// A moment in microseconds since 1970, as the database holds it.
+pub(crate) fn micros(moment: Timestamp) -> i64 {
+    (moment.seconds() * 1e6) as i64
 }
 
 /// SQLite's integers have a sign.
@@ -375,23 +420,19 @@ mod tests {
 
     #[test]
     fn a_row_comes_back_as_it_went() {
-        let connection = crate::schema::open_in_memory().unwrap();
         let mut row = Summary::of(3, 4, &record("example.com"));
         row.created = Timestamp::new(1_700_000_000.25);
         row.duration = Some(Duration::from_micros(1234));
         row.replay = Some(Replay::Response);
         row.is_cut = true;
         row.error = Some("x".into());
-        let mut statement = connection.prepare_cached(INSERT).unwrap();
-        assert!(row.insert(&mut statement).unwrap());
-        assert!(!row.insert(&mut statement).unwrap());
-        let read = connection
-            .query_row(
-                &format!("SELECT {COLUMNS} FROM flows"),
-                [],
-                Summary::from_row,
-            )
-            .unwrap();
+        row.host = Some(String::new());
+        let mut bytes = Vec::new();
+        row.write(&mut bytes);
+        let read = Summary::read(&bytes, 3, 4).unwrap();
         assert_eq!(read, row);
+        for end in 0..bytes.len() {
+            assert_eq!(Summary::read(&bytes[..end], 3, 4), None);
+        }
     }
 }

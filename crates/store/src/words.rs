@@ -6,15 +6,22 @@
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 
+use bytes::Bytes;
 use hashbrown::{DefaultHashBuilder, HashSet};
 use tollgate_flow::record::{Content, HeaderFields, HttpMessage, Record};
 use tollgate_wire::coding::{Decoder, OutputLimit};
+
+use crate::entry::{self, Entry, Fields, Line};
+use crate::link::WrittenLink;
 
 /// How much of a body is searched, decoded.
 pub const BODY_BYTES: usize = 16 * 1024;
 
 /// How many messages of a flow are searched.
 const MESSAGES: usize = 256;
+
+/// The memory that is kept from one block to the next.
+const KEPT_BYTES: usize = 1 << 20;
 
 /// The most of a word that counts.
 const WORD_BYTES: usize = 64;
@@ -96,30 +103,124 @@ pub(crate) struct WordSet {
     texts: HashSet<u64>,
     words: HashSet<u64>,
     joined: Vec<u8>,
+    /// Entries that were there before, and parts of them, by the numbers of their texts.
+    entries: HashSet<[u32; 8]>,
+    parts: HashSet<[u32; 4]>,
 }
+
+/// What parts there are.
+const URL: u32 = 0;
+const FIELDS: u32 = 1;
+const BODY: u32 = 2;
 
 impl WordSet {
     pub fn clear(&mut self) {
         self.texts.clear();
         self.words.clear();
         self.joined.clear();
+        self.joined.shrink_to(KEPT_BYTES);
+        self.entries.clear();
+        self.parts.clear();
     }
 
     /// Adds the words of a flow.
     pub fn add(&mut self, record: &Record) {
-        let _ = each_text(record, &mut |text| {
-            if self.texts.insert(self.hasher.hash_one(text)) {
-                let _ = each_word(text, &mut |word| {
-                    // Two words of one hash among 2^64 would hide one of them: not in the life of a disk.
-                    if self.words.insert(self.hasher.hash_one(word)) {
-                        self.joined.extend_from_slice(word);
-                        self.joined.push(b' ');
-                    }
-                    ControlFlow::Continue(())
-                });
+        let _ = each_text(record, &mut |text| self.add_text(text));
+    }
+
+    /// Adds the words of a flow whose texts have these numbers. They are those of its record.
+    pub fn add_entry(
+        &mut self,
+        entry: &Entry<&[u8], &[u8]>,
+        numbers: &Entry<u32, u32>,
+        link: &WrittenLink,
+    ) {
+        let request = &numbers.request;
+        let none = u32::MAX;
+        let key = match &numbers.response {
+            Some(answer) => [
+                answer.message.headers,
+                answer.message.trailers.unwrap_or(none),
+                answer.message.body.unwrap_or(none),
+            ],
+            None => [none; 3],
+        };
+        let [headers, trailers, body] = key;
+        let all = [
+            numbers.line,
+            request.headers,
+            request.trailers.unwrap_or(none),
+            request.body.unwrap_or(none),
+            headers,
+            trailers,
+            body,
+            numbers.link,
+        ];
+        if let Some((error, _)) = entry.error {
+            let _ = self.add_text(error);
+        }
+        if !self.entries.insert(all) {
+            return;
+        }
+        // The same line and headers on another connection may mean another host.
+        if self
+            .parts
+            .insert([URL, numbers.line, request.headers, numbers.link])
+            && let Some(line) = Line::read(entry.line)
+        {
+            let _ = self.add_text(line.method);
+            let mut request = line.request(link.scheme, &link.host, link.port);
+            for host in Fields::new(entry.request.headers).all("host") {
+                request.message.headers.push("host", host.to_vec());
             }
-            ControlFlow::Continue(())
-        });
+            request.message.version = Bytes::from_static(entry.request.version.as_str().as_bytes());
+            let _ = self.add_text(request.pretty_url().as_bytes());
+        }
+        self.add_message(&entry.request, request);
+        if let (Some(answer), Some(numbers)) = (&entry.response, &numbers.response) {
+            self.add_message(&answer.message, &numbers.message);
+        }
+    }
+
+    fn add_message(
+        &mut self,
+        message: &entry::Message<&[u8], &[u8]>,
+        numbers: &entry::Message<u32, u32>,
+    ) {
+        let fields = [
+            Some((message.headers, numbers.headers)),
+            message.trailers.zip(numbers.trailers),
+        ];
+        for (text, number) in fields.into_iter().flatten() {
+            if self.parts.insert([FIELDS, number, 0, 0]) {
+                for (name, value) in Fields::new(text) {
+                    let _ = self.add_text(name);
+                    let _ = self.add_text(value);
+                }
+            }
+        }
+        if let (Some(data), Some(number)) = (message.body, numbers.body)
+            && self.parts.insert([BODY, numbers.headers, number, 0])
+        {
+            let all = Fields::new(message.headers);
+            let media = all.all("content-type").next();
+            let codings = || all.all("content-encoding");
+            let _ = body_text(data, media, &codings, &mut |text| self.add_text(text));
+        }
+    }
+
+    fn add_text(&mut self, text: &[u8]) -> ControlFlow<()> {
+        if self.texts.insert(self.hasher.hash_one(text)) {
+            let _ = each_word(text, &mut |word| {
+                // Two words of one hash among 2^64 would hide one of them: not in the life of a disk.
+                if self.words.insert(self.hasher.hash_one(word)) {
+                    self.joined.extend_from_slice(word);
+                    self.joined.push(b' ');
+                }
+                ControlFlow::Continue(())
+            });
+        }
+        ControlFlow::Continue(())
     }
 
     /// All words, as text for the index.
@@ -193,17 +294,24 @@ fn message(
     if let Some(trailers) = &message.trailers {
         fields(trailers, found)?;
     }
-    let Some(data) = message.body.data.as_deref().filter(|data| !data.is_empty()) else {
+    let Some(data) = message.body.data.as_deref() else {
         return ControlFlow::Continue(());
     };
-    if message
-        .headers
-        .get("content-type")
-        .is_some_and(|media| !is_text_type(media))
-    {
+    let media = message.headers.get("content-type");
+    let codings = || message.headers.get_all("content-encoding");
+    body_text(data, media, &codings, found)
+}
+
+/// The beginning of a body without its codings, if it is text.
+fn body_text<'a, I: Iterator<Item = &'a [u8]>>(
+    data: &[u8],
+    media: Option<&[u8]>,
+    codings: &dyn Fn() -> I,
+    found: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    if data.is_empty() || media.is_some_and(|media| !is_text_type(media)) {
         return ControlFlow::Continue(());
     }
-    let codings = || message.headers.get_all("content-encoding");
     if codings().next().is_none() {
         let text = beginning(data);
         return if looks_like_text(text) {

@@ -1,22 +1,21 @@
 //! The thread that writes: batches into segments and the database, and keeps both within their bounds.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use hashbrown::HashSet;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
-use tollgate_flow::record::Record;
 
-use crate::block::{Block, BlockBuilder, compressor, wiped};
+use crate::block::{Block, BlockBuilder, BlockFacts, Built, CopiedLinks, compressor, wiped};
 use crate::config::{Place, StoreConfig};
 use crate::error::StoreError;
+use crate::link::LinkCache;
 use crate::schema;
-use crate::segment::{FIRST_FRAME, Segment, SegmentDir, lock};
-use crate::sink::Queue;
-use crate::summary::{INSERT, Summary, saturating};
-use crate::words::WordSet;
+use crate::segment::{FIRST_FRAME, Frame, Segment, SegmentDir, lock};
+use crate::sink::{Flows, Queue, Queued};
+use crate::summary::saturating;
 
 /// How often bounds are looked at, what was deleted is overwritten, and a store that stopped tries again.
 const TICK: Duration = Duration::from_secs(1);
@@ -57,7 +56,8 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     connection: Arc<Mutex<Connection>>,
     compressor: zstd::bulk::Compressor<'static>,
-    words: WordSet,
+    builder: BlockBuilder,
+    links: LinkCache,
     active: Option<Active>,
     next_seq: u64,
     next_block: u64,
@@ -68,14 +68,6 @@ struct Active {
     id: u64,
     segment: Segment,
     bytes: u64,
-}
-
-/// A block that is ready to be written.
-struct Prepared {
-    block: u64,
-    frame: Vec<u8>,
-    rows: Vec<Summary>,
-    words: String,
 }
 
 impl Writer {
@@ -89,7 +81,8 @@ impl Writer {
             shared,
             connection,
             compressor,
-            words: WordSet::default(),
+            builder: BlockBuilder::new(),
+            links: LinkCache::default(),
             active: None,
             next_seq: 1,
             next_block: 1,
@@ -102,13 +95,15 @@ impl Writer {
     pub fn run(mut self) {
         // However this thread ends, nobody waits for it any longer.
         let _closing = Closing(Arc::clone(&self.shared.queue));
+        let mut flows = Flows::default();
         loop {
-            let batch = self.shared.queue.take(TICK);
+            let batch = self.shared.queue.take(TICK, std::mem::take(&mut flows));
             self.next_seq += batch.dropped;
-            let flows = batch.records.len() as u64;
-            if flows > 0 {
-                self.keep(batch.records);
-                self.shared.queue.dealt_with(flows);
+            let waiting = batch.waiting as u64;
+            flows = batch.flows;
+            if waiting > 0 {
+                self.keep(&mut flows, waiting);
+                self.shared.queue.dealt_with(waiting);
             }
             if batch.closed {
                 break;
@@ -127,10 +122,9 @@ impl Writer {
         }
     }
 
-    fn keep(&mut self, records: VecDeque<Record>) {
-        let flows = records.len() as u64;
+    fn keep(&mut self, batch: &mut Flows, flows: u64) {
         let counters = &Arc::clone(&self.shared.queue).counters;
-        let kept = self.prepare(records).and_then(|prepared| {
+        let kept = self.prepare(batch).and_then(|prepared| {
             match self.commit(&prepared, None) {
                 // The next database is a new one, and what is in the segments goes into it.
                 Err(error) if error.is_database_unusable() && self.renew(&error).is_ok() => {
@@ -180,49 +174,45 @@ impl Writer {
     }
 
     /// Makes blocks of flows, and gives the flows their numbers.
-    fn prepare(&mut self, records: VecDeque<Record>) -> Result<Vec<Prepared>, StoreError> {
+    fn prepare(&mut self, flows: &mut Flows) -> Result<Vec<Built>, StoreError> {
         let mut prepared = Vec::new();
-        let mut builder = BlockBuilder::new();
-        let mut rows = Vec::new();
-        for mut record in records {
+        let links: Vec<_> = std::mem::take(&mut flows.links)
+            .into_iter()
+            .map(|link| self.links.written(link))
+            .collect();
+        let all = flows.each(|flow| {
             let seq = self.next_seq;
             self.next_seq += 1;
-            rows.push(Summary::of(seq, self.next_block, &record));
-            self.words.add(&record);
-            builder.add(seq, &mut record);
-            if builder.is_full() {
-                let full = std::mem::replace(&mut builder, BlockBuilder::new());
-                prepared.push(self.finish(full, std::mem::take(&mut rows))?);
+            match flow {
+                Queued::Entry(entry) => {
+                    if let Some(link) = links.get(entry.link as usize) {
+                        self.builder.add_entry(seq, &entry, link);
+                    }
+                }
+                Queued::Record(record) => self.builder.add_record(seq, *record),
             }
+            if self.builder.is_full() {
+                prepared.push(self.finish()?);
+            }
+            Ok(())
+        });
+        if !self.builder.is_empty() {
+            prepared.push(self.finish()?);
         }
-        if !builder.is_empty() {
-            prepared.push(self.finish(builder, rows)?);
-        }
-        Ok(prepared)
+        all.map(|()| prepared)
     }
 
-    fn finish(
-        &mut self,
-        builder: BlockBuilder,
-        rows: Vec<Summary>,
-    ) -> Result<Prepared, StoreError> {
+    fn finish(&mut self) -> Result<Built, StoreError> {
         let block = self.next_block;
         self.next_block += 1;
-        let words = self.words.text();
-        self.words.clear();
-        Ok(Prepared {
-            block,
-            frame: builder.finish(block, &mut self.compressor)?,
-            rows,
-            words,
-        })
+        self.builder.finish(block, &mut self.compressor)
     }
 
     /// Writes blocks: first into the segment, then, in one transaction, what the database knows of them. They may take
     /// the place of an older block.
     fn commit(
         &mut self,
-        prepared: &[Prepared],
+        prepared: &[Built],
         replaced: Option<&BlockRow>,
     ) -> Result<(), StoreError> {
         self.rotate_if_full();
@@ -240,7 +230,7 @@ impl Writer {
 
     fn append(
         &mut self,
-        prepared: &[Prepared],
+        prepared: &[Built],
         replaced: Option<&BlockRow>,
     ) -> Result<(), StoreError> {
         let next_seq = self.next_seq;
@@ -255,29 +245,20 @@ impl Writer {
         }
         let mut connection = lock(&connection);
         let transaction = begin(&mut connection)?;
-        // Another process may have deleted some of them since they were read.
-        let wanted = match replaced {
-            Some(old) => {
-                let wanted = old.seqs(&transaction)?;
-                old.forget_flows(&transaction)?;
-                Some(wanted)
-            }
-            None => None,
-        };
         for (one, offset) in prepared.iter().zip(places) {
+            // Another process may have deleted some of them since they were read.
+            let deleted = match replaced {
+                Some(old) => old.replace(&transaction, &one.seqs)?,
+                None => 0,
+            };
             let place = BlockPlace {
                 id: one.block,
                 segment: active.id,
                 offset,
+                heads: one.heads,
                 length: one.frame.len() as u64,
             };
-            let is_wanted = |row: &&Summary| {
-                wanted
-                    .as_ref()
-                    .is_none_or(|wanted| wanted.contains(&row.seq))
-            };
-            let rows = one.rows.iter().filter(is_wanted);
-            place.index(&transaction, rows, one.rows.len(), &one.words)?;
+            place.index(&transaction, &one.facts, deleted, &one.words)?;
         }
         set_segment_bytes(&transaction, active.id, end)?;
         put_state(&transaction, "next_seq", next_seq)?;
@@ -426,24 +407,18 @@ impl Writer {
     }
 
     fn move_rest(&mut self, row: &BlockRow, segment: &mut Segment) -> Result<(), StoreError> {
-        let seqs = row.seqs(&lock(&self.connection))?;
-        let block = Block::parse(&segment.read_at(row.offset, row.length)?);
-        let mut builder = BlockBuilder::new();
-        let mut rows = Vec::new();
-        for seq in seqs {
-            // What can't be read goes with the block.
-            if let Ok(block) = &block
-                && let Ok(Some(mut record)) = block.record(seq)
-            {
-                rows.push(Summary::of(seq, self.next_block, &record));
-                self.words.add(&record);
-                builder.add(seq, &mut record);
+        let deleted = row.deleted(&lock(&self.connection))?;
+        if let Ok(block) = Block::parse(&segment.read_at(row.offset, row.length)?) {
+            let mut links = CopiedLinks::default();
+            for seq in block.seqs().filter(|seq| !deleted.contains(seq)) {
+                // What can't be read goes with the block.
+                let _ = block.copy(seq, &mut links, &mut self.builder);
             }
         }
-        if builder.is_empty() {
+        if self.builder.is_empty() {
             return row.forget_flows(&lock(&self.connection));
         }
-        let prepared = self.finish(builder, rows)?;
+        let prepared = self.finish()?;
         self.commit(&[prepared], Some(row))
     }
 
@@ -529,9 +504,8 @@ impl Writer {
                 forget_behind(&transaction, *id, length)?;
             }
             let mut problem = None;
-            let words = &mut self.words;
-            let scanned = segment.scan(good.min(length), |offset, length, block| {
-                let result = recover(&transaction, *id, offset, length, &block, words);
+            let scanned = segment.scan(good.min(length), |frame, block| {
+                let result = recover(&transaction, *id, frame, &block);
                 if let Err(error) = result {
                     problem.get_or_insert(error);
                 }
@@ -568,7 +542,7 @@ impl Writer {
             Ok(found.unwrap_or(0).cast_unsigned())
         };
         let stored = number("SELECT max(value) FROM state WHERE key = 'next_seq'")?;
-        let last = number("SELECT max(seq) FROM flows")?;
+        let last = number("SELECT max(last) FROM blocks")?;
         self.next_seq = stored.max(last + 1).max(1);
         self.next_block = number("SELECT max(id) FROM blocks")? + 1;
         put_state(&connection, "clean", 0)?;
@@ -641,69 +615,66 @@ fn forget_behind(transaction: &Transaction<'_>, segment: u64, end: u64) -> Resul
 fn recover(
     transaction: &Transaction<'_>,
     segment: u64,
-    offset: u64,
-    length: u64,
+    frame: Frame,
     block: &Block,
-    words: &mut WordSet,
 ) -> Result<(), StoreError> {
-    let mut rows = Vec::new();
-    for seq in block.seqs() {
-        // What can't be read is as good as lost.
-        if let Ok(Some(record)) = block.record(seq) {
-            rows.push(Summary::of(seq, block.number(), &record));
-            words.add(&record);
-        }
-    }
-    let text = words.text();
-    words.clear();
+    let (facts, words) = block.facts();
     let place = BlockPlace {
         id: block.number(),
         segment,
-        offset,
-        length,
+        offset: frame.offset,
+        heads: frame.heads,
+        length: frame.length,
     };
-    place.index(transaction, rows.iter(), rows.len(), &text)
+    // Numbers are given once: another block with some of these is an older copy, which a crash left. It counts.
+    let others = BlockRow::select(
+        transaction,
+        "WHERE id <> ?1 AND live > 0 AND first <= ?2 AND last >= ?3",
+        params![
+            saturating(place.id),
+            saturating(facts.last),
+            saturating(facts.first)
+        ],
+    )?;
+    let deleted = if others.is_empty() { 0 } else { facts.flows };
+    place.index(transaction, &facts, deleted, &words)
 }
 
 struct BlockPlace {
     id: u64,
     segment: u64,
     offset: u64,
+    heads: u64,
     length: u64,
 }
 
 impl BlockPlace {
-    /// Puts in a block of so many flows, and rows for those of them that are wanted.
-    fn index<'a>(
+    /// Puts in a block, of whose flows so many are deleted.
+    fn index(
         &self,
         transaction: &Transaction<'_>,
-        rows: impl Iterator<Item = &'a Summary>,
-        flows: usize,
+        facts: &BlockFacts,
+        deleted: u64,
         words: &str,
     ) -> Result<(), StoreError> {
-        let (mut live, mut first, mut last, mut newest) = (0_i64, u64::MAX, 0, 0);
-        let mut insert = transaction.prepare_cached(INSERT)?;
-        for row in rows {
-            // A row that is there already belongs to an older copy, which a crash left.
-            live += i64::from(row.insert(&mut insert)?);
-            first = first.min(row.seq);
-            last = last.max(row.seq);
-            newest = newest.max((row.created.seconds() * 1e6) as i64);
-        }
         let mut insert = transaction.prepare_cached(
-            "INSERT OR REPLACE INTO blocks(id, segment, offset, length, first, last, newest, flows, live) \
-             VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO blocks(id, segment, offset, heads, length, first, last, oldest, newest, \
+             least_id, greatest_id, flows, live) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?;
         insert.execute(params![
             saturating(self.id),
             saturating(self.segment),
             saturating(self.offset),
+            saturating(self.heads),
             saturating(self.length),
-            saturating(first),
-            saturating(last),
-            newest,
-            saturating(flows as u64),
-            live,
+            saturating(facts.first),
+            saturating(facts.last),
+            facts.oldest,
+            facts.newest,
+            facts.least_id,
+            facts.greatest_id,
+            saturating(facts.flows),
+            saturating(facts.flows.saturating_sub(deleted)),
         ])?;
         let mut insert =
             transaction.prepare_cached("INSERT OR REPLACE INTO words(rowid, text) VALUES(?, ?)")?;
@@ -713,13 +684,18 @@ impl BlockPlace {
 }
 
 /// A row of `blocks`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BlockRow {
     pub id: u64,
     pub segment: u64,
     pub offset: u64,
+    /// The length of what lists need.
+    pub heads: u64,
     pub length: u64,
     pub first: u64,
     pub last: u64,
+    pub flows: u64,
+    /// How many of them are not deleted.
     pub live: u64,
 }
 
@@ -730,7 +706,7 @@ impl BlockRow {
         params: impl rusqlite::Params,
     ) -> Result<Vec<Self>, StoreError> {
         let mut statement = connection.prepare_cached(&format!(
-            "SELECT id, segment, offset, length, first, last, live FROM blocks {clause}"
+            "SELECT id, segment, offset, heads, length, first, last, flows, live FROM blocks {clause}"
         ))?;
         let rows = statement.query_map(params, |row| {
             let number =
@@ -739,40 +715,62 @@ impl BlockRow {
                 id: number(0)?,
                 segment: number(1)?,
                 offset: number(2)?,
-                length: number(3)?,
-                first: number(4)?,
-                last: number(5)?,
-                live: number(6)?,
+                heads: number(3)?,
+                length: number(4)?,
+                first: number(5)?,
+                last: number(6)?,
+                flows: number(7)?,
+                live: number(8)?,
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The numbers of its flows that are not deleted.
-    fn seqs(&self, connection: &Connection) -> Result<Vec<u64>, StoreError> {
-        let mut statement = connection.prepare_cached(
-            "SELECT seq FROM flows WHERE seq BETWEEN ?1 AND ?2 AND block = ?3 ORDER BY seq",
-        )?;
-        let rows = statement.query_map(
-            params![
-                saturating(self.first),
-                saturating(self.last),
-                saturating(self.id)
-            ],
-            |row| Ok(row.get::<_, i64>(0)?.cast_unsigned()),
-        )?;
+    /// The numbers of its flows that are deleted, where some are and some are not.
+    pub fn deleted(&self, connection: &Connection) -> Result<HashSet<u64>, StoreError> {
+        if self.live == self.flows {
+            return Ok(HashSet::new());
+        }
+        let mut statement =
+            connection.prepare_cached("SELECT seq FROM deleted WHERE seq BETWEEN ?1 AND ?2")?;
+        let range = [saturating(self.first), saturating(self.last)];
+        let rows = statement.query_map(range, |row| Ok(row.get::<_, i64>(0)?.cast_unsigned()))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Deletes the rows of its flows; the block is left to be overwritten.
-    fn forget_flows(&self, connection: &Connection) -> Result<(), StoreError> {
-        let id = saturating(self.id);
+    /// Makes room for a block with what is left of this one. Answers how many of those are deleted by now.
+    fn replace(&self, connection: &Connection, seqs: &[u64]) -> Result<u64, StoreError> {
+        let now = Self::select(
+            connection,
+            "WHERE id = ? AND live > 0",
+            [saturating(self.id)],
+        )?;
+        let Some(now) = now.into_iter().next() else {
+            return Ok(seqs.len() as u64);
+        };
+        let deleted = now.deleted(connection)?;
+        now.forget_flows(connection)?;
+        let mut insert = connection.prepare_cached("INSERT INTO deleted(seq) VALUES(?)")?;
+        let mut still = 0;
+        for seq in seqs.iter().filter(|seq| deleted.contains(*seq)) {
+            still += 1;
+            insert.execute([saturating(*seq)])?;
+        }
+        Ok(still)
+    }
+
+    /// Deletes its flows, if there are any left; the block is left to be overwritten.
+    pub fn forget_flows(&self, connection: &Connection) -> Result<(), StoreError> {
+        if self.live == 0 {
+            // The numbers may be another's by now, which has what was left of this one.
+            return Ok(());
+        }
         connection
-            .prepare_cached("DELETE FROM flows WHERE seq BETWEEN ? AND ? AND block = ?")?
-            .execute(params![saturating(self.first), saturating(self.last), id])?;
+            .prepare_cached("DELETE FROM deleted WHERE seq BETWEEN ? AND ?")?
+            .execute([saturating(self.first), saturating(self.last)])?;
         connection
             .prepare_cached("UPDATE blocks SET live = 0 WHERE id = ?")?
-            .execute([id])?;
+            .execute([saturating(self.id)])?;
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tollgate_flow::record::Record;
-use tollgate_store::{Query, State};
+use tollgate_store::{Flows, Query, State, StoreError};
 
 use crate::support::{everything, fill, open, readable, record};
 
@@ -196,4 +196,47 @@ fn a_database_that_another_program_keeps_locked_is_set_aside() {
     assert_eq!(everything(&store), expected);
     fill(&store, 40..50);
     assert_eq!(store.flows().list(&Query::all()).unwrap().len(), 50);
+}
+
+#[test]
+fn a_folder_in_a_form_that_is_no_longer_read_is_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = rusqlite::Connection::open(folder.path().join("flows.db")).unwrap();
+    old.execute_batch("CREATE TABLE flows(seq); PRAGMA user_version=1")
+        .unwrap();
+    drop(old);
+    let segment = folder.path().join("segment-00000001.tgs");
+    fs::write(&segment, b"TGSEG\0\0\x01and what was recorded").unwrap();
+    let reader = Flows::open(folder.path());
+    assert!(matches!(reader, Err(StoreError::TooOld)), "{reader:?}");
+
+    let store = open(folder.path());
+    let aside = folder.path().join("form-1");
+    assert_eq!(store.stats().set_aside, [aside.clone()]);
+    let kept = fs::read(aside.join("segment-00000001.tgs")).unwrap();
+    assert!(kept.ends_with(b"and what was recorded"));
+    assert!(aside.join("flows.db").exists());
+    fill(&store, 0..10);
+    assert_eq!(everything(&store).len(), 10);
+    drop(store);
+    // Once.
+    let store = open(folder.path());
+    assert_eq!(store.stats().set_aside, Vec::<PathBuf>::new());
+    assert_eq!(everything(&store).len(), 10);
+}
+
+#[test]
+fn everything_can_be_deleted_also_what_cannot_be_read() {
+    let (folder, expected) = recorded(100);
+    let path = &segments(folder.path())[0];
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    fs::write(path, bytes).unwrap();
+    let store = open(folder.path());
+    assert!(readable(&store).len() < expected.len());
+    assert_eq!(store.flows().usage().unwrap().flows, 100);
+    assert_eq!(store.flows().delete(&Query::all()).unwrap(), 100);
+    store.tidy();
+    assert_eq!(store.flows().usage().unwrap().flows, 0);
 }
