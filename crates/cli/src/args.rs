@@ -359,6 +359,11 @@ pub struct ReplayArgs {
         requires = "client_replay"
     )]
     pub client_replay_concurrency: Option<i64>,
+    /// Begin replayed requests when they were recorded, so many times as fast: 1 as recorded, 2 in half the time. Without
+    /// it they are sent as fast as they can be. Up to 256 are under way at once, unless --client-replay-concurrency says
+    /// otherwise.
+    #[arg(long, value_name = "FACTOR", requires = "client_replay")]
+    pub replay_speed: Option<f64>,
     /// Exit with 1 if an answer to a replayed request is different, or none came.
     #[arg(long, requires = "client_replay")]
     pub replay_check: bool,
@@ -401,7 +406,7 @@ pub struct HeldArgs {
     #[command(subcommand)]
     pub command: Option<HeldCommand>,
     /// List those that are held from now on, too, and those that no longer are, until the proxy ends.
-    #[arg(short, long, global = true)]
+    #[arg(short, long)]
     pub follow: bool,
     /// Print JSON, one object per line.
     #[arg(long, global = true)]
@@ -422,7 +427,11 @@ pub struct HeldArgs {
 #[derive(Debug, Subcommand)]
 pub enum HeldCommand {
     /// List them, the oldest first. Without a command it does the same.
-    List,
+    List {
+        /// List those that are held from now on, too, and those that no longer are, until the proxy ends.
+        #[arg(short, long)]
+        follow: bool,
+    },
     /// Show one, with its headers, and its body where the rule's filter looks at bodies.
     Show {
         /// Its id, or how that begins.

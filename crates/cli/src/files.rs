@@ -214,12 +214,25 @@ pub(crate) fn each_record(
     filter: Option<&Filter>,
     mut with: impl FnMut(&Record) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
+    while_records(path, from, filter, |record| with(record).map(|()| true))
+}
+
+/// The same for as long as it is told to go on.
+///
+/// # Errors
+/// As above.
+pub(crate) fn while_records(
+    path: &Path,
+    from: Option<FileFormat>,
+    filter: Option<&Filter>,
+    mut with: impl FnMut(&Record) -> anyhow::Result<bool>,
+) -> anyhow::Result<ExitCode> {
     let mut report = Report::default();
     Input::open(path, from)?.for_each(&mut report, |record| {
-        if filter.is_none_or(|filter| filter.matches(&record)) {
-            with(&record)?;
+        match filter.is_none_or(|filter| filter.matches(&record)) {
+            true => with(&record),
+            false => Ok(true),
         }
-        Ok(true)
     })?;
     Ok(report.exit_code())
 }

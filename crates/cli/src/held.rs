@@ -43,10 +43,14 @@ mod client {
     /// # Errors
     /// No proxy, more than one, a flow that isn't held, or what the proxy says.
     pub fn held(args: &HeldArgs) -> anyhow::Result<ExitCode> {
-        let follow = args.follow;
         let request = match &args.command {
-            None | Some(HeldCommand::List) => Request::List { follow },
-            Some(_) if follow => bail!("--follow is for listing; it says nothing here"),
+            None => Request::List {
+                follow: args.follow,
+            },
+            Some(HeldCommand::List { follow }) => Request::List {
+                follow: *follow || args.follow,
+            },
+            Some(_) if args.follow => bail!("--follow is for listing; it says nothing here"),
             Some(HeldCommand::Show { flow }) => Request::Show { flow: flow.clone() },
             Some(HeldCommand::Release { flow }) => Request::Release { flow: flow.clone() },
             Some(HeldCommand::Refuse { flow, status }) => Request::Refuse {

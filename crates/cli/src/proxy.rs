@@ -11,9 +11,18 @@ use tollgate_screen::{OnVerdict, Screen, Verdict};
 use tollgate_store::{Capture, Store};
 
 use crate::output::{FlowPrinter, Printer, Stream, Style, install_log};
+use crate::replay::{ClientReplay, MarkReplayed};
 use crate::rules::follow_file;
 use crate::save::FileSink;
 use crate::settings::{OpenAuthority, ScreenSettings, Settings};
+
+/// What passes because of files, and what goes into them.
+pub struct Files {
+    /// Where flows are written.
+    pub sinks: Vec<FileSink>,
+    /// The replay whose requests are to be marked.
+    pub replay: Option<Arc<ClientReplay>>,
+}
 
 /// Opens what is shown: the printing thread and the log.
 ///
@@ -40,7 +49,7 @@ pub async fn start(
     stream: Stream,
     rules: Option<&Rules>,
     store: Option<&Store>,
-    sinks: Vec<FileSink>,
+    files: Files,
 ) -> anyhow::Result<Handle> {
     // Two descriptors for each connection: the usual 1024 are soon used up.
     tollgate_engine::raise_file_limit();
@@ -70,6 +79,10 @@ pub async fn start(
             false => tracing::info!("{why}"),
         }
     }
+    let builder = match files.replay {
+        Some(replay) => builder.interceptor(MarkReplayed(replay)),
+        None => builder,
+    };
     // First: everybody else sees what the rules make of the traffic.
     let builder = match rules {
         Some(rules) => builder.interceptor(rules.clone()),
@@ -95,7 +108,7 @@ pub async fn start(
         // The last ones: they record what the others made of the traffic.
         builder = builder.interceptor(Capture::new(store.sink(), settings.store.limits));
     }
-    for sink in sinks {
+    for sink in files.sinks {
         builder = builder.interceptor(Capture::new(sink, crate::save::LIMITS));
     }
     let proxy = builder.build().map_err(explain)?;

@@ -84,7 +84,10 @@ async fn with_proxy(
         Stream::Stderr,
         rules,
         store,
-        sinks,
+        proxy::Files {
+            sinks,
+            replay: None,
+        },
     )
     .await?;
     let address = handle

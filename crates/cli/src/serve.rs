@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 use tollgate_engine::{Endpoint, Handle, Listen, Metrics, Mode};
 use tollgate_rules::Rules;
 use tollgate_store::Store;
@@ -13,7 +15,7 @@ use tollgate_store::Store;
 use crate::args::ProxyArgs;
 use crate::output::{Printer, Stream, Verbosity, pretty_size};
 use crate::proxy;
-use crate::replay;
+use crate::replay::{self, ClientReplay};
 use crate::rules::{Reload, while_reloading};
 use crate::run::reachable;
 use crate::save::{self, FileSink};
@@ -104,6 +106,7 @@ async fn until_stopped(
     // Before anything else, so that no signal is missed.
     let mut stop = Stop::listen().context("can't listen for signals")?;
     let started = Instant::now();
+    let replay = Arc::<ClientReplay>::default();
     let handle = proxy::start(
         settings,
         authority,
@@ -111,7 +114,10 @@ async fn until_stopped(
         Stream::Stdout,
         rules,
         store,
-        sinks,
+        proxy::Files {
+            sinks,
+            replay: Some(Arc::clone(&replay)).filter(|_| settings.files.client_replay.is_some()),
+        },
     )
     .await?;
     let quiet = matches!(
@@ -126,18 +132,27 @@ async fn until_stopped(
         printer.notice(banner);
     }
     let mut replayed = None;
-    let replaying = client_replay(settings, &handle);
+    let mut replaying = client_replay(settings, &handle, &replay)?;
     tokio::select! {
-        code = replaying => replayed = Some(code?),
-        () = stop.requested() => {}
-        () = printer.closed() => {}
+        code = ended(&mut replaying) => replayed = Some(code?),
+        () = stop.requested() => replay.stop(),
+        () = printer.closed() => replay.stop(),
         () = handle.finished() => {
             bail!("all workers have ended");
         }
     }
     let before = handle.metrics();
+    let replay_is_under_way = replaying.is_some();
     let metrics = tokio::select! {
-        shutdown = handle.shutdown(settings.drain) => shutdown.metrics,
+        shutdown = handle.shutdown(settings.drain) => {
+            if replayed.is_none() && replay_is_under_way {
+                // What was under way has ended with its connections; it says what came of it. Who waits for standard
+                // input instead says nothing.
+                let last = tokio::time::timeout(LAST_WORD, ended(&mut replaying)).await;
+                replayed = Some(last.unwrap_or(Ok(ExitCode::FAILURE))?);
+            }
+            shutdown.metrics
+        }
         () = stop.requested() => before,
     };
     if !quiet && settings.files.server {
@@ -146,10 +161,21 @@ async fn until_stopped(
     Ok(replayed)
 }
 
-/// Sends recorded requests through the proxy; never ends where there are none, or where the proxy is to go on.
-async fn client_replay(settings: &Settings, handle: &Handle) -> anyhow::Result<ExitCode> {
-    let Some(replay) = settings.files.client_replay.clone() else {
-        return std::future::pending().await;
+/// How long a replay that was stopped may take to say what came of it, once all connections are closed.
+const LAST_WORD: Duration = Duration::from_secs(5);
+
+/// What a replay comes to.
+type Replaying = Option<oneshot::Receiver<anyhow::Result<ExitCode>>>;
+
+/// Begins to send recorded requests through the proxy, if there are any: on a thread of its own, which nobody waits for
+/// at a second signal.
+fn client_replay(
+    settings: &Settings,
+    handle: &Handle,
+    replay: &Arc<ClientReplay>,
+) -> anyhow::Result<Replaying> {
+    let Some(client) = settings.files.client_replay.clone() else {
+        return Ok(None);
     };
     let address = handle
         .endpoints()
@@ -165,12 +191,34 @@ async fn client_replay(settings: &Settings, handle: &Handle) -> anyhow::Result<E
         "a client replay needs an address and port to go through, in mode regular or upstream",
     )?;
     let filter = settings.files.read_filter.clone();
-    let work = tokio::task::spawn_blocking(move || replay.run(address, filter.as_ref()));
-    let code = work.await.context("the replay failed")??;
-    if settings.files.keepserving {
-        return std::future::pending().await;
+    let goes_on = settings.files.keepserving;
+    let replay = Arc::clone(replay);
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("tollgate-replay".to_owned())
+        .spawn(move || {
+            let code = client.run(address, filter.as_ref(), &replay);
+            if goes_on && code.is_ok() {
+                // The proxy goes on until somebody ends it.
+                replay.wait_for_stop();
+            }
+            // Nobody waits any more at a second signal.
+            let _ = sender.send(code);
+        })
+        .context("can't start a thread")?;
+    Ok(Some(receiver))
+}
+
+/// Waits for the end of a replay; for ever where there is none.
+async fn ended(replaying: &mut Replaying) -> anyhow::Result<ExitCode> {
+    match replaying {
+        None => std::future::pending().await,
+        Some(receiver) => {
+            let code = receiver.await.context("the replay failed")?;
+            *replaying = None;
+            code
+        }
     }
-    Ok(code)
 }
 
 fn banner(handle: &Handle, authority: &OpenAuthority) -> String {

@@ -117,7 +117,13 @@ impl FileSettings {
         let concurrency = args
             .client_replay_concurrency
             .or(set.client_replay_concurrency)
-            .unwrap_or(1);
+            .unwrap_or(if args.replay_speed.is_some() { -1 } else { 1 });
+        if let Some(speed) = args.replay_speed {
+            ensure!(
+                speed.is_finite() && speed > 0.0,
+                "--replay-speed must be more than 0: 1 is as recorded, 2 twice as fast"
+            );
+        }
         let concurrency = match usize::try_from(concurrency) {
             Ok(1..) => usize::try_from(concurrency).unwrap_or(1).min(256),
             _ if concurrency == -1 => 256,
@@ -126,6 +132,7 @@ impl FileSettings {
         let client_replay = (!client.is_empty()).then_some(ClientReplaySettings {
             files: client,
             concurrency,
+            speed: args.replay_speed,
             check: args.replay_check,
             json,
             credentials: None,

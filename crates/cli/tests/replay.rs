@@ -236,6 +236,112 @@ fn requests_are_sent_again_and_differences_told() {
     assert_eq!(lines.len(), 2);
 }
 
+/// Writes recorded flows again, changed.
+fn rewrite(file: &str, change: impl Fn(usize, &mut tollgate_flow::record::Record)) {
+    let recorded = std::fs::read(file).unwrap();
+    let mut writer = FlowWriter::new(std::fs::File::create(file).unwrap());
+    for (n, record) in FlowReader::new(&recorded[..]).enumerate() {
+        let mut record = record.unwrap();
+        change(n, &mut record);
+        writer.write(&record).unwrap();
+    }
+}
+
+#[test]
+fn a_replay_keeps_the_pace_and_is_marked_as_one() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = recorded(&origin, dir.path(), &[]);
+    rewrite(&file, |n, record| {
+        let request = &mut record.as_http_mut().unwrap().request;
+        request.message.started = tollgate_flow::record::Timestamp::new(1000.0 + 2.0 * n as f64);
+    });
+    let again = dir.path().join("again.mitm").display().to_string();
+    let ca = origin.ca();
+    let begun = Instant::now();
+    let run = output(&[
+        "-nC",
+        &file,
+        "--replay-speed",
+        "4",
+        "-w",
+        &again,
+        "--upstream-trusted-ca",
+        &ca,
+    ]);
+    let said = text(run.stderr);
+    assert_eq!(run.status.code(), Some(0), "{said}");
+    assert!(said.contains("2 requests replayed: 2 the same"), "{said}");
+    // Two seconds between them, at four times the speed.
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    assert_eq!(
+        text(output(&["filter", "-c", "~replayq", &again]).stdout),
+        "2\n"
+    );
+    assert_eq!(
+        text(output(&["filter", "-c", "~replays", &again]).stdout),
+        "0\n"
+    );
+    for (arguments, why) in [
+        (
+            &["-C", "x", "--replay-speed", "0"][..],
+            "must be more than 0",
+        ),
+        (&["-C", "x", "--replay-speed", "NaN"], "must be more than 0"),
+    ] {
+        let (code, error) = support::failure(arguments);
+        assert!(code == 1 && error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn a_replay_is_stopped_by_a_signal_and_says_how_far_it_came() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = recorded(&origin, dir.path(), &[]);
+    // The second request is a day later.
+    rewrite(&file, |n, record| {
+        let request = &mut record.as_http_mut().unwrap().request;
+        request.message.started = tollgate_flow::record::Timestamp::new(86_400.0 * n as f64);
+    });
+    for signal in ["INT", "TERM"] {
+        let mut proxy = Proxy::start(&[
+            "-C",
+            &file,
+            "--replay-speed",
+            "1",
+            "--upstream-trusted-ca",
+            &origin.ca(),
+        ]);
+        // The first has passed.
+        assert!(proxy.line().contains("/first"));
+        proxy.signal(signal);
+        let (status, log) = proxy.wait();
+        assert_eq!(status.code(), Some(1));
+        let summary =
+            "1 request replayed: 1 the same, 0 different, 0 failed; stopped before the end";
+        assert!(log.iter().any(|line| line == summary), "{log:?}");
+    }
+}
+
+#[test]
+fn flows_that_can_not_be_read_are_told_by_the_exit_code_of_a_replay() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = recorded(&origin, dir.path(), &[]);
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &whole[..whole.len() - 10]).unwrap();
+    let run = output(&["-nC", &file, "--upstream-trusted-ca", &origin.ca()]);
+    let said = text(run.stderr);
+    assert_eq!(run.status.code(), Some(1), "{said}");
+    assert!(said.contains("1 request replayed: 1 the same"), "{said}");
+    let (code, error) = support::failure(&["-nC", "/no/such/file"]);
+    assert!(
+        code == 1 && error.contains("can't open /no/such/file"),
+        "{error}"
+    );
+}
+
 #[test]
 fn recordings_answer_without_an_origin() {
     let dir = tempfile::tempdir().unwrap();

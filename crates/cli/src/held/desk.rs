@@ -169,9 +169,9 @@ pub fn open(rules: &Rules) -> anyhow::Result<()> {
     let socket = Socket(path);
     let rules = rules.clone();
     tokio::spawn(async move {
-        let socket = socket;
+        // Goes when this task is dropped.
+        let _socket = socket;
         serve(&listener, &rules).await;
-        drop(socket);
     });
     Ok(())
 }
