@@ -75,6 +75,8 @@ END
   section 'rules check'
   section 'rules test'
   section 'audit verify'
+  section 'audit key'
+  section 'audit show'
   section scan
   section scan-server
   section 'transparent rules'

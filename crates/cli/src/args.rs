@@ -98,7 +98,7 @@ pub enum Command {
     /// A rule with `hold` keeps a flow until somebody decides, and says what happens if nobody does in time. Any proxy of
     /// this user that has rules can be asked.
     Held(HeldArgs),
-    /// Check a log of verdicts.
+    /// Check, sign and show logs of verdicts.
     #[command(subcommand)]
     Audit(AuditCommand),
     /// Look for secrets, dangerous commands, injection and exfiltration in text.
@@ -163,10 +163,8 @@ pub struct McpArgs {
     /// Values that must not pass, in all their encodings: env:NAME, file:PATH, cmd:COMMAND [repeatable].
     #[arg(long, value_name = "SOURCE")]
     pub known_secrets: Vec<String>,
-    /// Write every verdict to this file, as JSON lines that show when somebody has changed them (`tollgate audit
-    /// verify`).
-    #[arg(long, value_name = "FILE", env = "TOLLGATE_AUDIT_LOG")]
-    pub audit_log: Option<PathBuf>,
+    #[command(flatten)]
+    pub audit: AuditArgs,
     /// Let pass what can't be read (no JSON, a name twice in an object, a line over 32 MiB) instead of refusing it.
     #[arg(long)]
     pub screen_fail_open: bool,
@@ -465,9 +463,38 @@ pub enum AuditCommand {
         /// The log.
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// Prove the signed checkpoints with this public key, in PEM. Exit code 1 also if there is none.
+        #[arg(long, value_name = "FILE")]
+        public_key: Option<PathBuf>,
         /// Print JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Make a key that signs logs, unless it is there, and print its public key.
+    ///
+    /// The key is PKCS#8 in PEM, in a file of its owner's. Keep it where the log's readers can't write.
+    Key {
+        /// The file of the private key.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Show a log, with the files that were set aside before it, a line for each verdict.
+    Show {
+        /// The log.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Wait for more, until you stop it.
+        #[arg(short, long)]
+        follow: bool,
+        /// Print the lines as they are, checkpoints as well.
+        #[arg(long)]
+        json: bool,
+        /// Only verdicts with a finding of this rule.
+        #[arg(long, value_name = "RULE")]
+        rule: Option<String>,
+        /// Only verdicts of the last so long: 10min, 2h, 1d.
+        #[arg(long, value_name = "TIME", value_parser = age)]
+        since: Option<Duration>,
     },
 }
 
@@ -530,18 +557,77 @@ pub struct ScreenArgs {
     /// Tools whose calls are not held, by exact name: those that only read [repeatable].
     #[arg(long, value_name = "TOOL", value_delimiter = ',', requires = "screen")]
     pub read_only_tools: Vec<String>,
-    /// Write every verdict to this file, as JSON lines that show when somebody has changed them (`tollgate audit
-    /// verify`).
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "screen",
-        env = "TOLLGATE_AUDIT_LOG"
-    )]
-    pub audit_log: Option<PathBuf>,
+    #[command(flatten)]
+    pub audit: AuditArgs,
     /// Let pass what can't be read (a broken content coding, a body over the limit) instead of refusing it.
     #[arg(long, requires = "screen")]
     pub screen_fail_open: bool,
+}
+
+/// Where verdicts are kept.
+#[derive(Clone, Debug, Default, Args)]
+pub struct AuditArgs {
+    /// Write every verdict to this file, as JSON lines that show when somebody has changed them (`tollgate audit
+    /// verify`). One process writes a file at a time.
+    #[arg(long, value_name = "FILE", env = "TOLLGATE_AUDIT_LOG")]
+    pub audit_log: Option<PathBuf>,
+    /// Sign the audit log with this Ed25519 key (`tollgate audit key FILE` makes one): every 256 lines, 10 seconds after a
+    /// line, and at the end.
+    #[arg(long, value_name = "FILE", requires = "audit_log")]
+    pub audit_key: Option<PathBuf>,
+    /// What happens when the audit log can't be written, because the disk is full, say: go-on counts the verdicts that are
+    /// missing, stop refuses traffic (with 503) until it can be written [default: go-on].
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_enum,
+        requires = "audit_log",
+        hide_possible_values = true
+    )]
+    pub audit_full: Option<AuditFullArg>,
+    /// Send every verdict to a syslog server (RFC 5424): udp://HOST:PORT, tcp://HOST:PORT, unix:///dev/log.
+    #[arg(long, value_name = "WHERE", env = "TOLLGATE_AUDIT_SYSLOG")]
+    pub audit_syslog: Option<String>,
+    /// How a verdict stands in a syslog message: json, as in the audit log, or cef [default: json].
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        requires = "audit_syslog",
+        hide_possible_values = true
+    )]
+    pub audit_format: Option<AuditFormatArg>,
+    /// Send verdicts to a web service as JSON, up to 100 in one POST. What can't be delivered is tried again; 4096 wait at
+    /// most, more are dropped and counted.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TOLLGATE_AUDIT_WEBHOOK",
+        hide_env_values = true
+    )]
+    pub audit_webhook: Option<String>,
+    /// The secret that signs those requests (HMAC-SHA256, header X-Tollgate-Signature): env:NAME or file:PATH [default:
+    /// env:TOLLGATE_AUDIT_WEBHOOK_SECRET, if it is there].
+    #[arg(long, value_name = "SOURCE", requires = "audit_webhook")]
+    pub audit_webhook_secret: Option<String>,
+}
+
+/// `--audit-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuditFormatArg {
+    /// As in the audit log.
+    Json,
+    /// The Common Event Format.
+    Cef,
+}
+
+/// `--audit-full`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuditFullArg {
+    /// Traffic goes on.
+    GoOn,
+    /// Traffic is refused.
+    Stop,
 }
 
 /// `--screen`.

@@ -28,6 +28,7 @@ mod serve;
 mod settings;
 mod signals;
 mod store;
+mod trail;
 mod transparent;
 
 use std::io::{self, Write};

@@ -14,7 +14,6 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 use tollgate_flow::{FlowId, OnFailure};
-use tollgate_screen::audit::AuditLog;
 use tollgate_screen::mcp::{Drift, McpConfig, Pins, Session};
 use tollgate_screen::{Enforcement, Verdict};
 
@@ -23,6 +22,7 @@ use crate::output::{Printer, Stream, Style, Text, Verbosity, install_log};
 use crate::proxy::report;
 use crate::run::{complain, exit_code, start_failure};
 use crate::scan;
+use crate::trail::Trail;
 
 /// One read.
 const PIECE: usize = 64 << 10;
@@ -48,10 +48,7 @@ pub fn mcp(args: &McpArgs) -> anyhow::Result<ExitCode> {
         false => Verbosity::Warn,
     };
     install_log(printer.clone(), verbosity, style)?;
-    let audit = match &args.audit_log {
-        Some(path) => Some(Arc::new(AuditLog::open(path)?)),
-        None => None,
-    };
+    let audit = Trail::open(&args.audit)?;
     let mut session = session(args, &printer, audit.clone())?;
     if let Some(file) = &args.pin {
         session = session.pin(read_pins(file)?);
@@ -60,7 +57,7 @@ pub fn mcp(args: &McpArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("can't start")?;
-    let result = runtime.block_on(run(args, session));
+    let result = runtime.block_on(run(args, session, audit.clone()));
     if let Some(audit) = &audit {
         audit.close();
     }
@@ -68,11 +65,7 @@ pub fn mcp(args: &McpArgs) -> anyhow::Result<ExitCode> {
     result
 }
 
-fn session(
-    args: &McpArgs,
-    printer: &Printer,
-    audit: Option<Arc<AuditLog>>,
-) -> anyhow::Result<Session> {
+fn session(args: &McpArgs, printer: &Printer, audit: Option<Trail>) -> anyhow::Result<Session> {
     let scanner = scan::build(
         &args.screen_rules,
         &args.known_secrets,
@@ -135,7 +128,7 @@ fn write_pins(file: &Path, pins: &Pins) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn run(args: &McpArgs, session: Session) -> anyhow::Result<ExitCode> {
+async fn run(args: &McpArgs, session: Session, audit: Option<Trail>) -> anyhow::Result<ExitCode> {
     // Before the server is there, so that no signal is missed.
     let signals = Signals::listen().context("can't listen for signals")?;
     let (program, rest) = args
@@ -167,6 +160,7 @@ async fn run(args: &McpArgs, session: Session) -> anyhow::Result<ExitCode> {
         child,
         signals,
         session,
+        audit,
         pin: args.pin.clone(),
         status: None,
         deadline: None,
@@ -179,6 +173,7 @@ async fn run(args: &McpArgs, session: Session) -> anyhow::Result<ExitCode> {
 /// Moves bytes between a client and a server, through a session.
 struct Pump {
     session: Session,
+    audit: Option<Trail>,
     pin: Option<PathBuf>,
     child: Child,
     signals: Signals,
@@ -236,7 +231,11 @@ impl Pump {
             let unsent = self.session.to_server.get(sent..).unwrap_or_default();
             tokio::select! {
                 bytes = self.client.recv(), if read_client => match bytes {
-                    Some(bytes) => self.session.from_client(&bytes),
+                    Some(bytes) => {
+                        let stopped = self.audit.as_ref().is_some_and(Trail::is_stopped);
+                        self.session.stop(stopped.then_some("the audit log can't be written"));
+                        self.session.from_client(&bytes);
+                    }
                     None => {
                         client_open = false;
                         self.session.client_ended();

@@ -15,6 +15,7 @@ use crate::replay::{ClientReplay, MarkReplayed};
 use crate::rules::follow_file;
 use crate::save::FileSink;
 use crate::settings::{OpenAuthority, ScreenSettings, Settings};
+use crate::trail::Trail;
 
 /// What passes because of files, and what goes into them.
 pub struct Files {
@@ -81,6 +82,11 @@ pub async fn start(
     }
     let builder = match files.replay {
         Some(replay) => builder.interceptor(MarkReplayed(replay)),
+        None => builder,
+    };
+    let audit = settings.screen.as_ref().and_then(|s| s.audit.as_ref());
+    let builder = match audit.and_then(Trail::guard) {
+        Some(guard) => builder.interceptor(guard),
         None => builder,
     };
     // First: everybody else sees what the rules make of the traffic.

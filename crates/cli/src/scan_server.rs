@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tollgate_remote::{Access, Ended, Judge, Limits, Server};
 
-use crate::args::{ScreenArgs, bytes, seconds};
+use crate::args::{AuditFullArg, ScreenArgs, bytes, seconds};
 use crate::files::plural;
 use crate::output::{Printer, Style, Verbosity, install_log};
 use crate::proxy;
@@ -62,6 +62,10 @@ pub struct ScanServerArgs {
 /// # Errors
 /// What keeps it from starting.
 pub fn scan_server(args: &ScanServerArgs) -> anyhow::Result<ExitCode> {
+    ensure!(
+        args.screen.audit.audit_full != Some(AuditFullArg::Stop),
+        "--audit-full stop is for proxies: who asks by ICAP decides by itself what happens without an answer"
+    );
     let settings = ScreenSettings::new(&args.screen)?.context("--screen is missing")?;
     let printer = Printer::start().context("can't start a thread")?;
     let verbosity = match (args.quiet, args.verbose) {

@@ -14,7 +14,6 @@ use tollgate_engine::{
 use tollgate_flow::filter::Filter;
 use tollgate_flow::{Credentials, OnFailure, TlsVersion, UpstreamProxy};
 use tollgate_rules::replay::{Extra, ReplayOptions};
-use tollgate_screen::audit::AuditLog;
 use tollgate_screen::policy::{Policy, PolicyError};
 use tollgate_screen::scan::Scanner;
 use tollgate_screen::{Enforcement, PolicyInForce, ScreenConfig};
@@ -32,6 +31,7 @@ use crate::rules::RulesSettings;
 use crate::save::SaveSettings;
 use crate::scan;
 use crate::store::StoreSettings;
+use crate::trail::Trail;
 
 /// Everything that the command line decides.
 #[derive(Debug)]
@@ -268,7 +268,7 @@ pub struct ScreenSettings {
     /// What follows, where a file says so.
     pub policy: Option<ScreenPolicy>,
     /// Where verdicts are written.
-    pub audit: Option<Arc<AuditLog>>,
+    pub audit: Option<Trail>,
 }
 
 /// A policy in a file.
@@ -311,6 +311,7 @@ impl ScreenSettings {
     /// A file or a source that can't be read.
     pub fn new(args: &ScreenArgs) -> anyhow::Result<Option<Self>> {
         let Some(mode) = args.screen else {
+            Trail::without_screen(&args.audit)?;
             return Ok(None);
         };
         let mut config = ScreenConfig::default();
@@ -328,10 +329,7 @@ impl ScreenSettings {
             &[],
             &args.screen_allow,
         )?;
-        let audit = match &args.audit_log {
-            Some(path) => Some(Arc::new(AuditLog::open(path)?)),
-            None => None,
-        };
+        let audit = Trail::open(&args.audit)?;
         let policy = match &args.screen_policy {
             Some(file) => Some(ScreenPolicy::open(file, &scanner)?),
             None => None,

@@ -3,20 +3,28 @@
 //! Each line is a JSON object with the SHA-256 of the line before it (`prev`), so that a line that was changed, taken
 //! out or put in breaks the chain at the next one: [`verify`] names it. What was cut off at the end shows only to who
 //! has kept a later hash; keep the one that `tollgate audit verify` prints.
+//!
+//! With an [`AuditKey`], lines in between are signed checkpoints: who has the public key can tell a chain from one that
+//! was made anew. One process writes a log at a time.
 
+mod key;
+
+use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use tollgate_flow::{Flow, FlowKind, Interceptor, Interest, Message, Piece, Reply, Step};
 
+pub use self::key::{AuditKey, AuditPublicKey, KeyError};
 use crate::interceptor::Verdict;
 
 /// Verdicts that wait to be written. More are dropped, and the next line says how many.
@@ -27,8 +35,39 @@ const MAX_FILE: u64 = 16 << 20;
 const MAX_ASIDE: usize = 64;
 /// The longest line that is read.
 const MAX_LINE: usize = 1 << 20;
+/// Findings in one line; the others are counted.
+const MAX_FINDINGS: usize = 64;
+/// Characters of one text.
+const MAX_TEXT: usize = 4096;
 /// What stands before the first line of all.
 const NOTHING: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Lines that are signed at the latest by the next checkpoint.
+const SIGN_LINES: u64 = 256;
+/// How long a line waits for a checkpoint.
+const SIGN_AFTER: Duration = Duration::from_secs(10);
+/// How often a log that can't be written is tried again while traffic stands still for it.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What happens when the log can't be written: a full disk, say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Traffic goes on; the next line that is written says how many verdicts are missing.
+    #[default]
+    GoOn,
+    /// Traffic is refused ([`AuditLog::guard`]) until the log can be written again.
+    Stop,
+}
+
+/// How a log is kept.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct AuditOptions {
+    /// Signs checkpoints. Default: none are written.
+    pub key: Option<AuditKey>,
+    /// What happens when it can't be written. Default: traffic goes on.
+    pub when_full: WhenFull,
+}
 
 /// Why a log can't be continued.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +80,12 @@ pub enum AuditError {
         path: PathBuf,
         /// What the system says.
         error: io::Error,
+    },
+    /// Another process writes it.
+    #[error("{}: another process writes this log; each needs a file of its own", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
     },
     /// What is there is no whole chain.
     #[error("{}: {broken}; it is not continued: move it away to begin a new one", path.display())]
@@ -73,6 +118,10 @@ pub struct Verified {
     pub last_hash: String,
     /// Verdicts that were dropped, by what the lines say.
     pub dropped: u64,
+    /// Checkpoints. With a public key, each of them was proven.
+    pub checkpoints: u64,
+    /// Lines after the last checkpoint: nothing is signed that names them.
+    pub unsigned: u64,
 }
 
 /// A log of verdicts. Dropping it writes what waits.
@@ -80,6 +129,7 @@ pub struct Verified {
 pub struct AuditLog {
     sender: Mutex<Option<SyncSender<Value>>>,
     dropped: Arc<AtomicU64>,
+    stopped: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -102,15 +152,20 @@ impl AuditLog {
     /// # Errors
     /// [`AuditError`].
     pub fn open(path: &Path) -> Result<Self, AuditError> {
+        Self::with(path, AuditOptions::default())
+    }
+
+    /// The same, with options.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn with(path: &Path, with: AuditOptions) -> Result<Self, AuditError> {
         let io = |error| AuditError::Io {
             path: path.to_owned(),
             error,
         };
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(path).map_err(io)?;
+        let lock = lock(path)?;
+        let mut file = owned().truncate(false).open(path).map_err(io)?;
         let end = set_torn_line_aside(&mut file, path).map_err(io)?;
         file.seek(SeekFrom::Start(0)).map_err(io)?;
         let mut chain = Chain::default();
@@ -132,17 +187,26 @@ impl AuditLog {
             next: chain.next(),
             prev: chain.hash(),
             failing: false,
+            unsigned: chain.verified.unsigned,
+            sign_at: None,
+            with,
+            dropped: Arc::new(AtomicU64::new(0)),
+            stopped: Arc::new(AtomicBool::new(false)),
+            waiting: VecDeque::new(),
+            _lock: lock,
         };
+        writer.sign_later();
         let (sender, receiver) = sync_channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&dropped);
+        let dropped = Arc::clone(&writer.dropped);
+        let stopped = Arc::clone(&writer.stopped);
         let thread = std::thread::Builder::new()
             .name("tollgate-audit".to_owned())
-            .spawn(move || writer.run(&receiver, &counted))
+            .spawn(move || writer.run(&receiver))
             .map_err(io)?;
         Ok(Self {
             sender: Mutex::new(Some(sender)),
             dropped,
+            stopped,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -156,6 +220,18 @@ impl AuditLog {
             .is_some_and(|sender| sender.try_send(verdict.to_json()).is_ok());
         if !sent {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the log can't be written, and traffic is to stand still until it can ([`WhenFull::Stop`]).
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Refuses requests with 503 for as long as [`is_stopped`](Self::is_stopped), and cuts what streams.
+    pub fn guard(&self) -> AuditGuard {
+        AuditGuard {
+            stopped: Arc::clone(&self.stopped),
         }
     }
 
@@ -189,12 +265,10 @@ impl Verdict {
     /// It as JSON: what a line of the log holds, without the chain. Findings are redacted already.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
         let findings: Vec<Value> = self
             .findings
             .iter()
+            .take(MAX_FINDINGS)
             .map(|finding| {
                 json!({
                     "rule": &*finding.rule,
@@ -204,18 +278,111 @@ impl Verdict {
                 })
             })
             .collect();
-        json!({
-            "time_ms": u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        let mut value = json!({
+            "time_ms": now_ms(),
             "flow": self.flow.to_string(),
-            "target": self.target,
-            "place": self.place.to_string(),
+            "target": cut(&self.target),
+            "place": cut(&self.place.to_string()),
             "refused": self.refused,
-            "reason": self.reason,
+            "reason": cut(&self.reason),
             "action": self.action.as_str(),
-            "rule": self.rule.as_deref(),
-            "allow": self.allow,
+            "rule": self.rule.as_deref().map(cut),
+            "allow": cut(&self.allow),
             "findings": findings,
-        })
+        });
+        let more = self.findings.len().saturating_sub(MAX_FINDINGS);
+        if let (true, Value::Object(fields)) = (more > 0, &mut value) {
+            fields.insert("more_findings".to_owned(), json!(more));
+        }
+        value
+    }
+}
+
+/// Names that others chose, such as a tool's, are as long as they like: a line of the log is not.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(MAX_TEXT) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+/// An interceptor that lets no traffic pass whose verdicts can't be written. See [`AuditLog::guard`].
+#[derive(Clone, Debug)]
+pub struct AuditGuard {
+    stopped: Arc<AtomicBool>,
+}
+
+impl AuditGuard {
+    const WHY: &str = "the audit log can't be written";
+
+    fn cut(&self) -> Step {
+        match self.stopped.load(Ordering::Relaxed) {
+            true => Step::close(Self::WHY),
+            false => Step::Continue,
+        }
+    }
+}
+
+impl Interceptor for AuditGuard {
+    fn name(&self) -> &str {
+        "audit guard"
+    }
+
+    fn interest(&self, flow: &Flow) -> Interest {
+        let all = Interest::REQUEST | Interest::REQUEST_DATA;
+        match flow.kind {
+            FlowKind::Http if flow.request.headers().has_token("upgrade", "websocket") => {
+                all | Interest::MESSAGES
+            }
+            _ => all,
+        }
+    }
+
+    fn request(&self, _: &mut Flow) -> Step {
+        match self.stopped.load(Ordering::Relaxed) {
+            true => {
+                let text = format!(
+                    "Tollgate: {}, and traffic stands still until it can\n",
+                    Self::WHY
+                );
+                Step::respond(Reply::new(503).text(text))
+            }
+            false => Step::Continue,
+        }
+    }
+
+    fn data(&self, _: &mut Flow, _: Piece<'_>) -> Step {
+        self.cut()
+    }
+
+    fn message(&self, _: &mut Flow, _: Message<'_>) -> Step {
+        self.cut()
+    }
+}
+
+/// Files of their owner's alone, to be read and written.
+fn owned() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// A file beside the log that its writer holds: the log itself is replaced when it is set aside.
+fn lock(path: &Path) -> Result<File, AuditError> {
+    let name = with_suffix(path, "lock");
+    let io = |error| AuditError::Io {
+        path: name.clone(),
+        error,
+    };
+    let file = owned().truncate(false).open(&name).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(AuditError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(TryLockError::Error(error)) => Err(io(error)),
     }
 }
 
@@ -227,41 +394,131 @@ struct Writer {
     next: u64,
     prev: String,
     failing: bool,
+    /// Lines since the last checkpoint.
+    unsigned: u64,
+    /// When the next checkpoint is due.
+    sign_at: Option<Instant>,
+    with: AuditOptions,
+    dropped: Arc<AtomicU64>,
+    stopped: Arc<AtomicBool>,
+    /// Verdicts that came while the log couldn't be written.
+    waiting: VecDeque<Value>,
+    _lock: File,
 }
 
 impl Writer {
-    fn run(&mut self, entries: &Receiver<Value>, dropped: &AtomicU64) {
-        while let Ok(mut entry) = entries.recv() {
-            let missing = dropped.swap(0, Ordering::Relaxed);
-            if let Value::Object(fields) = &mut entry {
-                fields.insert("seq".to_owned(), json!(self.next));
-                fields.insert("prev".to_owned(), json!(self.prev));
-                if missing > 0 {
-                    fields.insert("dropped".to_owned(), json!(missing));
-                }
+    fn run(&mut self, entries: &Receiver<Value>) {
+        loop {
+            let entry = match self.waiting.pop_front() {
+                Some(entry) => Ok(entry),
+                None => match self.sign_at {
+                    Some(at) => entries.recv_timeout(at.saturating_duration_since(Instant::now())),
+                    None => entries.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                },
+            };
+            match entry {
+                Ok(entry) => self.verdict(entry, entries),
+                Err(RecvTimeoutError::Timeout) => self.checkpoint(),
+                Err(RecvTimeoutError::Disconnected) => break,
             }
-            let mut line = entry.to_string();
-            let hash = hash_of(line.as_bytes());
-            line.push('\n');
-            match self.write(line.as_bytes()) {
-                Ok(()) => {
-                    self.next += 1;
-                    self.prev = hash;
-                    self.failing = false;
-                }
-                Err(error) => {
-                    dropped.fetch_add(missing + 1, Ordering::Relaxed);
-                    if !std::mem::replace(&mut self.failing, true) {
-                        tracing::error!(
-                            "{}: verdicts are not written: {error}",
-                            self.path.display()
-                        );
-                    }
-                }
+            if self.unsigned >= SIGN_LINES {
+                self.checkpoint();
             }
         }
+        self.checkpoint();
         // A machine that loses power keeps what was written up to here.
         let _ = self.file.sync_data();
+    }
+
+    fn verdict(&mut self, mut entry: Value, entries: &Receiver<Value>) {
+        let missing = self.dropped.swap(0, Ordering::Relaxed);
+        if let Value::Object(fields) = &mut entry
+            && missing > 0
+        {
+            fields.insert("dropped".to_owned(), json!(missing));
+        }
+        if self.line(entry.clone()) {
+            return;
+        }
+        if self.with.when_full == WhenFull::Stop && self.insist(entry, entries) {
+            return;
+        }
+        self.dropped.fetch_add(missing + 1, Ordering::Relaxed);
+    }
+
+    /// Tries again and again, while traffic stands still. `false`: until the log was closed.
+    fn insist(&mut self, entry: Value, entries: &Receiver<Value>) -> bool {
+        self.stopped.store(true, Ordering::Relaxed);
+        loop {
+            match entries.recv_timeout(AGAIN) {
+                Ok(other) if self.waiting.len() < QUEUE => self.waiting.push_back(other),
+                Ok(_) => {
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.line(entry),
+            }
+            if self.line(entry.clone()) {
+                self.stopped.store(false, Ordering::Relaxed);
+                return true;
+            }
+        }
+    }
+
+    /// Writes a line; whether it was written.
+    fn line(&mut self, mut entry: Value) -> bool {
+        if let Value::Object(fields) = &mut entry {
+            fields.insert("seq".to_owned(), json!(self.next));
+            fields.insert("prev".to_owned(), json!(self.prev));
+        }
+        let mut line = entry.to_string();
+        let hash = hash_of(line.as_bytes());
+        line.push('\n');
+        match self.write(line.as_bytes()) {
+            Ok(()) => {
+                self.next += 1;
+                self.prev = hash;
+                self.unsigned += 1;
+                self.failing = false;
+                self.sign_later();
+                true
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::error!("{}: verdicts are not written: {error}", self.path.display());
+                }
+                false
+            }
+        }
+    }
+
+    fn sign_later(&mut self) {
+        if self.with.key.is_some() && self.unsigned > 0 && self.sign_at.is_none() {
+            self.sign_at = Instant::now().checked_add(SIGN_AFTER);
+        }
+    }
+
+    /// Signs everything up to here.
+    fn checkpoint(&mut self) {
+        self.sign_at = None;
+        let Some(key) = &self.with.key else {
+            return;
+        };
+        if self.unsigned == 0 {
+            return;
+        }
+        let time = now_ms();
+        let signature = key.sign(&checkpoint_text(self.next, &self.prev, time));
+        let entry = json!({
+            "time_ms": time,
+            "checkpoint": { "key": key.public().name(), "signature": signature },
+        });
+        if self.line(entry) {
+            self.unsigned = 0;
+            self.sign_at = None;
+        } else {
+            self.sign_later();
+        }
     }
 
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
@@ -282,13 +539,9 @@ impl Writer {
     fn rotate(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
         let last = self.next.saturating_sub(1);
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let new = with_suffix(&self.path, "new");
         let _ = fs::remove_file(&new);
-        let file = options.open(&new)?;
+        let file = owned().create_new(true).open(&new)?;
         fs::rename(&self.path, with_suffix(&self.path, &format!("{last:012}")))?;
         fs::rename(&new, &self.path)?;
         self.file = file;
@@ -385,6 +638,18 @@ fn set_torn_line_aside(file: &mut File, path: &Path) -> io::Result<u64> {
     Ok(end)
 }
 
+fn now_ms() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What a checkpoint signs: with the hash of the line before it all that came before.
+fn checkpoint_text(seq: u64, prev: &str, time_ms: u64) -> Vec<u8> {
+    format!("tollgate audit 1\n{seq}\n{prev}\n{time_ms}\n").into_bytes()
+}
+
 fn hash_of(line: &[u8]) -> String {
     let mut text = String::with_capacity(64);
     for byte in Sha256::digest(line) {
@@ -399,6 +664,8 @@ fn hash_of(line: &[u8]) -> String {
 struct Chain {
     verified: Verified,
     last_seq: u64,
+    /// Proves checkpoints; without it they are believed.
+    key: Option<AuditPublicKey>,
 }
 
 impl Chain {
@@ -450,6 +717,21 @@ impl Chain {
             } else if seq != self.last_seq + 1 {
                 return Err(broken("has another number than the next"));
             }
+            if let Some(checkpoint) = value.get("checkpoint") {
+                let time = value.get("time_ms").and_then(Value::as_u64).unwrap_or(0);
+                let signature = checkpoint.get("signature").and_then(Value::as_str);
+                let text = checkpoint_text(seq, prev, time);
+                let proven = |key: &AuditPublicKey| {
+                    signature.is_some_and(|signature| key.proves(&text, signature))
+                };
+                if self.key.as_ref().is_some_and(|key| !proven(key)) {
+                    return Err(broken("is a checkpoint that this key has not signed"));
+                }
+                self.verified.checkpoints += 1;
+                self.verified.unsigned = 0;
+            } else {
+                self.verified.unsigned += 1;
+            }
             self.verified.dropped += value.get("dropped").and_then(Value::as_u64).unwrap_or(0);
             self.verified.lines = at;
             self.verified.last_hash = hash_of(text);
@@ -463,7 +745,31 @@ impl Chain {
 /// # Errors
 /// The first line that breaks the chain.
 pub fn verify(files: impl IntoIterator<Item = File>) -> Result<Verified, Broken> {
-    let mut chain = Chain::default();
+    check(files, None)
+}
+
+/// The same, and proves every checkpoint with the public key.
+///
+/// A chain that is whole, and whose checkpoints are proven, was written by who has the private key, but for its
+/// [`unsigned`](Verified::unsigned) end.
+///
+/// # Errors
+/// The first line that breaks the chain, or isn't proven.
+pub fn verify_signed(
+    files: impl IntoIterator<Item = File>,
+    key: &AuditPublicKey,
+) -> Result<Verified, Broken> {
+    check(files, Some(*key))
+}
+
+fn check(
+    files: impl IntoIterator<Item = File>,
+    key: Option<AuditPublicKey>,
+) -> Result<Verified, Broken> {
+    let mut chain = Chain {
+        key,
+        ..Chain::default()
+    };
     for file in files {
         chain.read(&mut BufReader::new(file))?;
     }
@@ -499,7 +805,7 @@ mod tests {
     }
 
     fn check(path: &Path) -> Result<Verified, Broken> {
-        verify([File::open(path).unwrap()])
+        super::verify([File::open(path).unwrap()])
     }
 
     #[test]
@@ -586,5 +892,155 @@ mod tests {
         assert_eq!(verified.lines, 3);
         // The newer one alone begins later.
         assert_eq!(check(&path).unwrap().first, 2);
+    }
+
+    #[test]
+    fn a_second_writer_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let first = AuditLog::open(&path).unwrap();
+        let error = AuditLog::open(&path).unwrap_err();
+        assert!(matches!(error, AuditError::InUse { .. }), "{error}");
+        assert!(
+            error.to_string().contains("another process writes"),
+            "{error}"
+        );
+        drop(first);
+        AuditLog::open(&path).unwrap();
+    }
+
+    fn signed(dir: &Path, count: u128) -> (PathBuf, AuditPublicKey) {
+        let path = dir.join("audit.jsonl");
+        let key_path = dir.join("key.pem");
+        let key = AuditKey::open(&key_path).or_else(|_| AuditKey::create(&key_path));
+        let key = key.unwrap();
+        let public = key.public();
+        let log = AuditLog::with(
+            &path,
+            AuditOptions {
+                key: Some(key),
+                ..AuditOptions::default()
+            },
+        )
+        .unwrap();
+        for n in 0..count {
+            log.record(&verdict(n));
+        }
+        (path, public)
+    }
+
+    fn prove(path: &Path, key: &AuditPublicKey) -> Result<Verified, Broken> {
+        verify_signed([File::open(path).unwrap()], key)
+    }
+
+    #[test]
+    fn checkpoints_prove_what_came_before_them() {
+        let dir = tempfile::tempdir().unwrap();
+        signed(dir.path(), 3);
+        let (path, key) = signed(dir.path(), u128::from(SIGN_LINES) + 1);
+        let verified = prove(&path, &key).unwrap();
+        // 3 verdicts and one at the end; then one in between and one at the end.
+        assert_eq!(
+            (verified.lines, verified.checkpoints, verified.unsigned),
+            (3 + 1 + 257 + 2, 3, 0)
+        );
+
+        // Another key doesn't prove it, and says where.
+        let other = AuditKey::create(&dir.path().join("other.pem"))
+            .unwrap()
+            .public();
+        assert_eq!(prove(&path, &other).unwrap_err().line, 4);
+
+        // Without the last checkpoint, lines are there that nothing signs.
+        let whole = fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = whole.lines().collect();
+        fs::write(&path, lines[..lines.len() - 1].join("\n") + "\n").unwrap();
+        assert_eq!(prove(&path, &key).unwrap().unsigned, 1);
+    }
+
+    #[test]
+    fn a_chain_that_was_made_anew_is_not_proven() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, key) = signed(dir.path(), 3);
+        let whole = fs::read_to_string(&path).unwrap();
+        // Somebody without the key changes a verdict, and hashes every line after it anew.
+        let mut prev = NOTHING.to_owned();
+        let mut forged = String::new();
+        for line in whole.lines() {
+            let mut value: Value = serde_json::from_str(line).unwrap();
+            value["prev"] = json!(prev);
+            if value.get("refused").is_some() {
+                value["refused"] = json!(false);
+            }
+            let line = value.to_string();
+            prev = hash_of(line.as_bytes());
+            forged.push_str(&line);
+            forged.push('\n');
+        }
+        fs::write(&path, forged).unwrap();
+        assert!(check(&path).is_ok());
+        let broken = prove(&path, &key).unwrap_err();
+        assert_eq!(
+            broken.to_string(),
+            "line 4 is a checkpoint that this key has not signed"
+        );
+    }
+
+    #[test]
+    fn a_log_that_can_not_be_written_stops_traffic_until_it_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let lock = lock(&path).unwrap();
+        // A file that can't be written, then one that can.
+        fs::write(&path, "").unwrap();
+        let (sender, receiver) = sync_channel(QUEUE);
+        let mut writer = Writer {
+            path: path.clone(),
+            file: File::open(&path).unwrap(),
+            end: 0,
+            next: 1,
+            prev: NOTHING.to_owned(),
+            failing: false,
+            unsigned: 0,
+            sign_at: None,
+            with: AuditOptions {
+                when_full: WhenFull::Stop,
+                ..AuditOptions::default()
+            },
+            dropped: Arc::default(),
+            stopped: Arc::default(),
+            waiting: VecDeque::new(),
+            _lock: lock,
+        };
+        let guard = AuditGuard {
+            stopped: Arc::clone(&writer.stopped),
+        };
+        assert!(matches!(guard.cut(), Step::Continue));
+        sender.send(verdict(2).to_json()).unwrap();
+        drop(sender);
+        assert!(!writer.insist(verdict(1).to_json(), &receiver));
+        assert!(matches!(guard.cut(), Step::Close(_)));
+        assert_eq!(writer.waiting.len(), 1);
+
+        writer.file = owned().truncate(false).open(&path).unwrap();
+        let (_sender, receiver) = sync_channel(QUEUE);
+        assert!(writer.insist(verdict(1).to_json(), &receiver));
+        assert!(matches!(guard.cut(), Step::Continue));
+        assert_eq!(check(&path).unwrap().lines, 1);
+    }
+
+    #[test]
+    fn a_line_is_short_whatever_a_tool_is_called() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let log = AuditLog::open(&path).unwrap();
+        log.record(&Verdict {
+            place: Place::ToolCall("é".repeat(3 << 20)),
+            ..verdict(1)
+        });
+        drop(log);
+        // Else the log couldn't be opened again.
+        assert_eq!(check(&path).unwrap().lines, 1);
+        AuditLog::open(&path).unwrap();
     }
 }

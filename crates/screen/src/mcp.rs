@@ -119,6 +119,7 @@ pub struct Session {
     asked: HashMap<String, Asked>,
     tools: Tools,
     tainted: bool,
+    stopped: Option<&'static str>,
 }
 
 /// A request of the client that waits for its answer.
@@ -201,6 +202,7 @@ impl Session {
             asked: HashMap::new(),
             tools: Tools::default(),
             tainted: false,
+            stopped: None,
         }
     }
 
@@ -224,6 +226,11 @@ impl Session {
     /// Pins that were made, once.
     pub fn take_pins(&mut self) -> Option<Pins> {
         self.tools.made.take()
+    }
+
+    /// With a reason, every message that the client sends from now on is refused.
+    pub fn stop(&mut self, why: Option<&'static str>) {
+        self.stopped = why;
     }
 
     /// Whether the server has sent text that gives orders to a model, or that a person doesn't see.
@@ -454,6 +461,9 @@ impl Session {
         message: Value<'_>,
         asked: &mut Vec<(String, Asked)>,
     ) -> Option<String> {
+        if let Some(why) = self.stopped {
+            return Some(format!("Tollgate refused this message: {why}."));
+        }
         let method = message.get("method").map(Value::string);
         let params = message.get("params");
         if let (Some("tools/call"), Some(params)) = (method.as_deref(), params) {

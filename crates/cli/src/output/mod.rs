@@ -28,7 +28,7 @@ pub use line::pretty_size;
 pub use log::{Verbosity, install as install_log};
 pub use record::{record_json, record_lines};
 pub use stored::{record_detail, record_detail_json, summary_json, summary_line};
-pub use style::Style;
+pub use style::{Style, harmless};
 
 /// Lines that may wait for the terminal.
 const QUEUE: usize = 4096;
