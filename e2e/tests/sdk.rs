@@ -44,6 +44,18 @@ fn official_sdks_work_through_a_screening_proxy() {
 }
 
 #[test]
+fn official_sdks_raise_their_rate_limit_error_at_the_end_of_a_budget() {
+    require!("python-sdks");
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut python = command(&python_venv().to_string_lossy());
+    python.arg(tests.join("tests/sdk/budgets.py")).arg(binary());
+    let finished = Process::run(python, PATIENCE).success();
+    let text = finished.text();
+    assert!(text.contains("\n0 failed"), "{text}");
+    assert_eq!(text.matches("ok ").count(), 8, "{text}");
+}
+
+#[test]
 fn official_node_sdks_take_gated_answers_for_answers() {
     require!("python3", "node", "node-sdks", "example-gate");
     assert_eq!(node_conversations(example("gate").into_os_string()), 54);

@@ -562,6 +562,18 @@ pub struct ScreenArgs {
     /// Let pass what can't be read (a broken content coding, a body over the limit) instead of refusing it.
     #[arg(long, requires = "screen")]
     pub screen_fail_open: bool,
+    /// Prices of models, in TOML: what their answers cost is shown and counted.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "screen",
+        env = "TOLLGATE_PRICES"
+    )]
+    pub prices: Option<PathBuf>,
+    /// Refuse requests to models when this is used up, e.g. tokens=1m,per=1d,host=api.example.com or
+    /// cost=5,per=1d,each=process [repeatable].
+    #[arg(long, value_name = "LIMIT", requires = "screen")]
+    pub budget: Vec<String>,
 }
 
 /// Where verdicts are kept.

@@ -101,7 +101,9 @@ pub async fn start(
     // Before whoever shows flows: what is shown is what became of them.
     let builder = match &settings.screen {
         Some(screen) => {
-            let mut interceptor = new_screen(screen).on_verdict(on_verdict(screen));
+            let mut interceptor = new_screen(screen)
+                .on_verdict(on_verdict(screen))
+                .ledger(Arc::clone(&screen.ledger));
             if let Some(rules) = rules {
                 interceptor = interceptor.person(Arc::new(rules.holds().clone()));
             }

@@ -15,7 +15,7 @@ use tollgate_store::Store;
 
 use crate::args::RunArgs;
 use crate::child_env::{self, Files};
-use crate::output::{Printer, Stream};
+use crate::output::{Printer, Stream, usage_totals};
 use crate::proxy;
 use crate::rules::{Reload, while_reloading};
 use crate::save::{self, FileSink};
@@ -129,6 +129,10 @@ async fn with_proxy(
         }
     };
     handle.shutdown(AFTERMATH).await;
+    let used = settings.screen.as_ref().map(|screen| &*screen.ledger);
+    if let Some(totals) = used.and_then(usage_totals) {
+        tracing::info!("{}", totals.trim_end());
+    }
     Ok(code)
 }
 

@@ -66,6 +66,10 @@ pub fn scan_server(args: &ScanServerArgs) -> anyhow::Result<ExitCode> {
         args.screen.audit.audit_full != Some(AuditFullArg::Stop),
         "--audit-full stop is for proxies: who asks by ICAP decides by itself what happens without an answer"
     );
+    ensure!(
+        args.screen.budget.is_empty() && args.screen.prices.is_none(),
+        "--budget and --prices have no meaning for `scan-server`: it sees requests and answers apart"
+    );
     let settings = ScreenSettings::new(&args.screen)?.context("--screen is missing")?;
     let printer = Printer::start().context("can't start a thread")?;
     let verbosity = match (args.quiet, args.verbose) {

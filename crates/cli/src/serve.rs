@@ -13,7 +13,7 @@ use tollgate_rules::Rules;
 use tollgate_store::Store;
 
 use crate::args::ProxyArgs;
-use crate::output::{Printer, Stream, Verbosity, pretty_size};
+use crate::output::{Printer, Stream, Verbosity, pretty_size, usage_totals};
 use crate::proxy;
 use crate::replay::{self, ClientReplay};
 use crate::rules::{Reload, while_reloading};
@@ -157,6 +157,10 @@ async fn until_stopped(
     };
     if !quiet && settings.files.server {
         printer.notice(summary(&metrics, started.elapsed()));
+        let used = settings.screen.as_ref().map(|screen| &*screen.ledger);
+        if let Some(totals) = used.and_then(usage_totals) {
+            printer.notice(totals);
+        }
     }
     Ok(replayed)
 }

@@ -16,6 +16,7 @@ use tollgate_flow::{Credentials, OnFailure, TlsVersion, UpstreamProxy};
 use tollgate_rules::replay::{Extra, ReplayOptions};
 use tollgate_screen::policy::{Policy, PolicyError};
 use tollgate_screen::scan::Scanner;
+use tollgate_screen::usage::{Ledger, Limit, Prices};
 use tollgate_screen::{Enforcement, PolicyInForce, ScreenConfig};
 
 use crate::args::{
@@ -269,6 +270,8 @@ pub struct ScreenSettings {
     pub policy: Option<ScreenPolicy>,
     /// Where verdicts are written.
     pub audit: Option<Trail>,
+    /// What models used, and may use.
+    pub ledger: Arc<Ledger>,
 }
 
 /// A policy in a file.
@@ -339,8 +342,31 @@ impl ScreenSettings {
             config,
             policy,
             audit,
+            ledger: Arc::new(ledger(args)?),
         }))
     }
+}
+
+fn ledger(args: &ScreenArgs) -> anyhow::Result<Ledger> {
+    let prices = match &args.prices {
+        Some(path) => {
+            let shown = path.display();
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("--prices {shown}"))?;
+            Prices::parse(&text).with_context(|| format!("--prices {shown}"))?
+        }
+        None => Prices::default(),
+    };
+    let mut limits = Vec::new();
+    for text in &args.budget {
+        let limit: Limit = text.parse().with_context(|| format!("--budget {text}"))?;
+        ensure!(
+            !limit.needs_prices() || args.prices.is_some(),
+            "--budget {text}: cost can't be counted without --prices"
+        );
+        limits.push(limit);
+    }
+    Ok(Ledger::new(prices, limits))
 }
 
 /// Where the authority comes from.

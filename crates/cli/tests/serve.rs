@@ -440,3 +440,21 @@ fn verdicts_are_written_and_the_log_is_checked() {
             .contains("\"line\":2")
     );
 }
+
+#[test]
+fn a_budget_without_prices_or_with_a_wrong_word_is_one_line() {
+    for (arguments, word) in [
+        (
+            &["--screen", "enforce", "--budget", "cost=5,per=1d"][..],
+            "--prices",
+        ),
+        (&["--screen", "enforce", "--budget", "tokens=5"], "per"),
+        (
+            &["--screen", "enforce", "--prices", "/nowhere.toml"],
+            "/nowhere.toml",
+        ),
+    ] {
+        let (code, text) = failure(arguments);
+        assert!(code != 0 && text.contains(word), "{text}");
+    }
+}

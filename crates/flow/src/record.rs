@@ -227,6 +227,9 @@ pub struct Facts {
 /// The key in a live flow's metadata under which screening leaves what it found, one entry for each finding.
 pub const FINDING: &str = "finding";
 
+/// The key in a live flow's metadata under which screening leaves what models used to answer: an object of JSON.
+pub const USAGE: &str = "usage";
+
 /// The key in a record's metadata for the rules that acted on it: each with its action and name.
 pub const RULE: &str = "rule";
 

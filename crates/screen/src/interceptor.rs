@@ -17,6 +17,7 @@
 //! flow; it refuses nothing by itself.
 
 mod answer;
+mod bill;
 mod credential;
 mod fronting;
 mod outbound;
@@ -35,6 +36,7 @@ use tollgate_flow::{
 use tollgate_wire::coding::{Decoder, OutputLimit};
 
 use self::answer::{Gated, Socket};
+use self::bill::Bill;
 use self::outbound::{Holding, Stream};
 use self::rewriting::request_line;
 pub use self::ruling::PolicyInForce;
@@ -47,6 +49,7 @@ use crate::llm::{CallId, Dialect, Event, Part, ToolCall, mcp, read_request};
 use crate::policy::{Action, CallFacts, Policy};
 use crate::redact::{Originals, Redactor, Restorer};
 use crate::scan::{Category, Finding, Kind, Scanner, Severity};
+use crate::usage::Ledger;
 
 /// Whether findings have consequences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,6 +123,8 @@ pub struct Verdict {
 /// Where in a flow a finding stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
+    /// A request to a model as a whole: there is no budget left for it.
+    Request,
     /// The URL of a request.
     Url,
     /// A header field of a request.
@@ -159,10 +164,11 @@ impl Place {
         "answer",
     ];
 
-    /// Which of [`KINDS`](Self::KINDS) it is.
+    /// Which of [`KINDS`](Self::KINDS) it is; `request` for budgets, about which no policy is asked.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::Request => "request",
             Self::Url => "url",
             Self::Header(_) => "header",
             Self::RequestBody => "request-body",
@@ -202,6 +208,7 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Request => f.write_str("a request to a model"),
             Self::Url => f.write_str("the URL"),
             Self::Header(name) => write!(f, "the header {name}"),
             Self::RequestBody => f.write_str("the request body"),
@@ -249,6 +256,7 @@ pub struct Screen {
     redactor: Arc<Redactor>,
     person: Arc<dyn AskPerson>,
     on_verdict: Option<OnVerdict>,
+    ledger: Option<Arc<Ledger>>,
     open: Arc<Mutex<HashMap<FlowId, Arc<Mutex<Watch>>>>>,
     blocked: Arc<Mutex<BlockedCalls>>,
     told: Arc<Mutex<Lately>>,
@@ -262,6 +270,7 @@ struct Watch {
     request: Option<Stream>,
     gate: Option<Box<Gated>>,
     socket: Option<Box<Socket>>,
+    bill: Option<Box<Bill>>,
     standing: Standing,
     /// For the header of the response.
     warnings: Vec<String>,
@@ -282,6 +291,7 @@ impl Screen {
             policy: PolicyInForce::new(policy),
             person: Arc::new(Nobody),
             on_verdict: None,
+            ledger: None,
             open: Arc::default(),
             blocked: Arc::default(),
             told: Arc::new(Mutex::new(Lately::told())),
@@ -314,6 +324,13 @@ impl Screen {
     #[must_use]
     pub fn enforces(&self) -> bool {
         self.config.enforcement == Enforcement::Enforce
+    }
+
+    /// Counts what models used in this ledger, and keeps requests within its budgets.
+    #[must_use]
+    pub fn ledger(mut self, ledger: Arc<Ledger>) -> Self {
+        self.ledger = Some(ledger);
+        self
     }
 
     fn closed(&self) -> bool {
@@ -396,6 +413,11 @@ impl Screen {
         let known = lock(watch).dialect;
         let dialect = known.or_else(|| Dialect::of_request(&host, &path, text));
         lock(watch).dialect = dialect;
+        if let Some(dialect) = dialect
+            && let Some(exhausted) = self.admit(flow, watch, dialect, text)
+        {
+            return Err(bill::exhausted(dialect, &exhausted));
+        }
         // All of it, each time: what is taken out or refused in one turn comes again in the next.
         let mut found = self.scanner.scan(Kind::Outbound, text);
         if decoded.is_some() {
@@ -616,7 +638,12 @@ impl Screen {
 
     /// Puts bytes of an answer through the gate, and decides what it asks.
     fn through_gate(&self, flow: &mut Flow, watch: &mut Watch, data: &[u8], last: bool) -> Step {
-        let Some(gated) = &mut watch.gate else {
+        let Watch {
+            gate: Some(gated),
+            bill,
+            ..
+        } = watch
+        else {
             return Step::Continue;
         };
         let decoded = gated.decode(data, last);
@@ -638,6 +665,7 @@ impl Screen {
             }
             None => gated.out.extend_from_slice(&gated.plain),
         }
+        self.note_usage(flow, bill, &events, last);
         gated.queue.extend(events);
         gated.last = last;
         self.go_on(flow, watch)
@@ -905,9 +933,14 @@ impl Screen {
 
     /// A message that an origin sends.
     fn received(&self, flow: &mut Flow, watch: &mut Watch, message: Message<'_>) -> Step {
-        let dialect = watch.dialect;
-        let socket = watch.socket.get_or_insert_with(|| {
-            let gate = Gate::for_websocket(dialect, self.gate_options());
+        let Watch {
+            dialect,
+            socket,
+            bill,
+            ..
+        } = watch;
+        let socket = socket.get_or_insert_with(|| {
+            let gate = Gate::for_websocket(*dialect, self.gate_options());
             Box::new(Socket::new(gate))
         });
         if message.injected {
@@ -919,6 +952,7 @@ impl Screen {
         }
         let mut events = Vec::new();
         socket.gate.feed(message.data, &mut socket.out, &mut events);
+        self.note_usage(flow, bill, &events, Self::ends_answer(&events));
         socket.queue.extend(events);
         self.deliver(flow, watch, Some(message.data))
     }
@@ -1076,6 +1110,13 @@ impl Screen {
         if flow.request.body().is_some() {
             return self.whole_request(flow, watch, round);
         }
+        let dialect = lock(watch).dialect;
+        if let Some(dialect) = dialect
+            && !is_websocket(flow)
+            && let Some(exhausted) = self.admit(flow, watch, dialect, b"")
+        {
+            return Err(bill::exhausted(dialect, &exhausted));
+        }
         let limit = OutputLimit {
             total: self.config.decoded,
             per_feed: 32 << 20,
@@ -1150,6 +1191,7 @@ impl Interceptor for Screen {
                     request: None,
                     gate: None,
                     socket: None,
+                    bill: None,
                     standing: Standing {
                         policy: Arc::clone(&policy),
                         tainted: false,
@@ -1282,6 +1324,11 @@ impl Interceptor for Screen {
         let Some(watch) = self.watch(flow.id) else {
             return Step::Continue;
         };
+        if message.direction == Direction::Request
+            && let Some(step) = self.admit_message(flow, &watch, message.data)
+        {
+            return step;
+        }
         let mut watch = lock(&watch);
         match message.direction {
             Direction::Request => self.sent(flow, &mut watch, message),
@@ -1290,7 +1337,13 @@ impl Interceptor for Screen {
     }
 
     fn end(&self, flow: &Flow, _outcome: &Outcome) {
-        lock(&self.open).remove(&flow.id);
+        let watch = lock(&self.open).remove(&flow.id);
+        if let Some(watch) = watch
+            && let Some(bill) = &mut lock(&watch).bill
+        {
+            // An answer that was cut.
+            self.charge(bill);
+        }
     }
 }
 

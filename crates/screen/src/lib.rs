@@ -14,6 +14,7 @@ pub mod policy;
 pub mod redact;
 pub mod scan;
 pub mod shell;
+pub mod usage;
 
 pub use interceptor::{
     Enforcement, MODEL_COLLECT, OnVerdict, Place, PolicyInForce, Screen, ScreenConfig, Verdict,

@@ -23,6 +23,7 @@ pub(crate) mod openai_chat;
 mod openai_responses;
 mod reader;
 pub(crate) mod request;
+pub(crate) mod skim;
 
 pub use dialect::Dialect;
 pub use facets::Facets;

@@ -137,6 +137,9 @@ impl FlowPrinter {
             }
         }
         let mut end = String::new();
+        if detail >= 2 {
+            line::usage_line(&mut end, flow, style);
+        }
         line::error_line(&mut end, outcome, style);
         if detail >= 2 {
             end.push('\n');

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use tollgate_flow::record::FINDING;
+use tollgate_flow::record::{FINDING, USAGE};
 use tollgate_flow::{Flow, FlowKind, Outcome};
 
 /// Appends the object and a line end. `process` looks the client's process up.
@@ -71,6 +71,11 @@ pub fn flow_line(out: &mut String, flow: &Flow, outcome: &Outcome, process: bool
             .filter(|(name, _)| name == FINDING)
             .map(|(_, note)| note.clone())
             .collect(),
+        usage: flow
+            .metadata
+            .iter()
+            .find(|(name, _)| name == USAGE)
+            .and_then(|(_, note)| serde_json::from_str(note).ok()),
         error: outcome.error.as_ref().map(|error| Error {
             side: error.side.to_string(),
             class: error.class.code(),
@@ -131,6 +136,9 @@ struct Line {
     outcome: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     findings: Vec<String>,
+    /// What a model used to answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<serde_json::Value>,
     error: Option<Error>,
 }
 
@@ -268,9 +276,15 @@ mod tests {
         assert!(value["error"].is_null() && value["tls"].is_null());
         assert!(value.get("process").is_none());
 
+        assert!(value.get("usage").is_none());
+
         out.clear();
+        let mut flow = flow;
+        let used = r#"{"model":"m","input":7,"output":2,"estimated":false}"#;
+        flow.metadata.push((USAGE.to_owned(), used.to_owned()));
         flow_line(&mut out, &flow, &failed("refused"), false);
         let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(value["usage"]["input"], 7);
         assert_eq!(
             value["error"],
             serde_json::json!({"side": "upstream", "class": "connect", "message": "refused"})

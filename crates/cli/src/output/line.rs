@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Value;
+use tollgate_flow::record::USAGE;
 use tollgate_flow::{Flow, FlowKind, HeaderList, HttpVersion, Outcome};
 use tollgate_wire::http1;
 
@@ -100,6 +102,48 @@ pub fn status_colour(status: u16) -> Option<Colour> {
         400..=599 => Some(Colour::Red),
         _ => None,
     }
+}
+
+/// Appends the line of what a model used to answer: ` << m: 1.2k tokens in (9k cached), 345 out, cost 0.0123`; nothing
+/// for a flow without.
+pub fn usage_line(out: &mut String, flow: &Flow, style: Style) {
+    let note = flow.metadata.iter().find(|(name, _)| name == USAGE);
+    let Some(used) = note.and_then(|(_, note)| serde_json::from_str::<Value>(note).ok()) else {
+        return;
+    };
+    let number = |name: &str| used.get(name).and_then(Value::as_u64).unwrap_or(0);
+    style.bold(out, " <<", None);
+    let model = used.get("model").and_then(Value::as_str);
+    if let Some(model) = model.filter(|model| !model.is_empty()) {
+        let _ = write!(out, " {}:", harmless(model, false));
+    }
+    let input = number("input").saturating_add(number("cache_write"));
+    let _ = write!(out, " {} tokens in", pretty_count(input));
+    if number("cache_read") > 0 {
+        let _ = write!(out, " ({} cached)", pretty_count(number("cache_read")));
+    }
+    let _ = write!(out, ", {} out", pretty_count(number("output")));
+    if let Some(cost) = used.get("cost").and_then(Value::as_f64) {
+        let _ = write!(out, ", cost {}", pretty_cost(cost));
+    }
+    if used.get("estimated").and_then(Value::as_bool) == Some(true) {
+        out.push_str(" (estimated)");
+    }
+    out.push('\n');
+}
+
+/// A count in three digits or so: `345`, `1.2k`, `34.5k`, `2.1m`.
+pub fn pretty_count(count: u64) -> String {
+    match count {
+        0..=999 => count.to_string(),
+        1000..=999_949 => format!("{:.1}k", count as f64 / 1e3),
+        _ => format!("{:.1}m", count as f64 / 1e6),
+    }
+}
+
+/// A sum of money, to the hundredth of a hundredth.
+pub fn pretty_cost(cost: f64) -> String {
+    format!("{cost:.4}")
 }
 
 /// Appends the error line: ` << upstream: connection refused`; nothing for a flow without one.

@@ -11,6 +11,7 @@ mod log;
 mod record;
 mod stored;
 mod style;
+mod usage;
 mod websocket;
 
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -29,6 +30,7 @@ pub use log::{Verbosity, install as install_log};
 pub use record::{record_json, record_lines};
 pub use stored::{record_detail, record_detail_json, summary_json, summary_line};
 pub use style::{Style, harmless};
+pub use usage::usage_totals;
 
 /// Lines that may wait for the terminal.
 const QUEUE: usize = 4096;

@@ -77,12 +77,17 @@ pub(super) fn read(
     }
     if let Some(usage) = root.get("usageMetadata") {
         let number = |name: &str| usage.get(name).and_then(Value::u64);
+        let cached = number("cachedContentTokenCount");
+        let thinking = number("thoughtsTokenCount");
+        let answer = number("candidatesTokenCount");
         reading.events.push(Event::Usage(Usage {
-            input: number("promptTokenCount"),
-            output: number("candidatesTokenCount"),
-            cache_read: number("cachedContentTokenCount"),
+            input: number("promptTokenCount").map(|all| all.saturating_sub(cached.unwrap_or(0))),
+            output: answer
+                .or(thinking)
+                .map(|_| answer.unwrap_or(0).saturating_add(thinking.unwrap_or(0))),
+            cache_read: cached,
             cache_write: None,
-            thinking: number("thoughtsTokenCount"),
+            thinking,
         }));
     }
 }

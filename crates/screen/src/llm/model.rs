@@ -188,18 +188,19 @@ pub enum RunsAt {
     Provider,
 }
 
-/// Tokens, as the provider counts them. Each figure is the latest that it said.
+/// Tokens that the provider counted, in one way of adding them up for all: what was read anew doesn't include what came
+/// from a cache, and the answer includes its thinking. Each figure is the latest that it said.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Tokens of the request that were read anew.
     pub input: Option<u64>,
-    /// Tokens of the answer.
+    /// Tokens of the answer, thinking included.
     pub output: Option<u64>,
     /// Tokens of the request that came from the provider's cache.
     pub cache_read: Option<u64>,
     /// Tokens of the request that were put into it.
     pub cache_write: Option<u64>,
-    /// Tokens of the answer that were thinking.
+    /// Of these, those that were thinking.
     pub thinking: Option<u64>,
 }
 

@@ -203,10 +203,11 @@ fn usage(root: Value<'_>, reading: &mut Reading) {
         return;
     };
     let number = |path: &[&str]| usage.path(path).and_then(Value::u64);
+    let cached = number(&["prompt_tokens_details", "cached_tokens"]);
     reading.events.push(Event::Usage(Usage {
-        input: number(&["prompt_tokens"]),
+        input: number(&["prompt_tokens"]).map(|all| all.saturating_sub(cached.unwrap_or(0))),
         output: number(&["completion_tokens"]),
-        cache_read: number(&["prompt_tokens_details", "cached_tokens"]),
+        cache_read: cached,
         cache_write: None,
         thinking: number(&["completion_tokens_details", "reasoning_tokens"]),
     }));

@@ -276,10 +276,11 @@ fn usage(response: Value<'_>, reading: &mut Reading) {
         return;
     };
     let number = |path: &[&str]| usage.path(path).and_then(Value::u64);
+    let cached = number(&["input_tokens_details", "cached_tokens"]);
     reading.events.push(Event::Usage(Usage {
-        input: number(&["input_tokens"]),
+        input: number(&["input_tokens"]).map(|all| all.saturating_sub(cached.unwrap_or(0))),
         output: number(&["output_tokens"]),
-        cache_read: number(&["input_tokens_details", "cached_tokens"]),
+        cache_read: cached,
         cache_write: None,
         thinking: number(&["output_tokens_details", "reasoning_tokens"]),
     }));
