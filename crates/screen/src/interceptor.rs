@@ -189,6 +189,7 @@ impl Place {
     #[must_use]
     pub fn path(&self) -> String {
         match self {
+            Self::Request => "request".to_owned(),
             Self::Url => "url".to_owned(),
             Self::Header(name) => format!("header/{name}"),
             Self::RequestBody => "request-body".to_owned(),
