@@ -12,14 +12,6 @@ use crate::pair::{Pair, compare_over, mitmdump, sets, tollgate};
 use crate::traffic::{Came, Client, Lines, Origin, Request, Transport, get, post};
 
 const FORM: &str = "application/x-www-form-urlencoded";
-const PARTS: &str = "multipart/form-data; boundary=xx";
-
-fn parts(name: &str, time: &str) -> String {
-    let part = |key: &str, value: &str| {
-        format!("--xx\r\nContent-Disposition: form-data; name=\"{key}\"\r\n\r\n{value}\r\n")
-    };
-    format!("{}{}--xx--\r\n", part("name", name), part("time", time))
-}
 
 /// Requests, recorded over every transport.
 fn record(origin: &Origin, tape: &str, requests: &[Request]) {
@@ -71,92 +63,38 @@ fn server_replay_answers_the_same() {
     let dir = TempDir::new().unwrap();
     let tape = at(&dir, "tape.mitm");
     let form = |body: &str| post("/form", body).with("Content-Type", FORM);
-    let multipart = |body: String| post("/parts", body).with("Content-Type", PARTS);
     record(
         &origin,
         &tape,
-        &[
-            get("/a?x=1"),
-            get("/a?x=1"),
-            get("/a?x=1&y=2").with("X-Tenant", "one"),
-            form("name=me&time=1"),
-            multipart(parts("me", "1")),
-            get("/gzip"),
-        ],
+        &[get("/a?x=1"), get("/a?x=1"), form("name=me&time=1")],
     );
     let requests = [
         get("/a?x=1"),
         get("/a?x=1"),
         get("/a?x=1"),
         get("/a?x=2"),
-        get("/a?x=1&y=3").with("X-Tenant", "one"),
-        get("/a?y=2&x=1"),
-        get("/a?x=1&y=2").with("X-Tenant", "two"),
-        get("/a?x=1&y=2").with("X-Tenant", "one"),
-        form("name=me&time=2"),
-        form("name=you&time=1"),
         form("name=me&time=1"),
-        multipart(parts("me", "2")),
-        multipart(parts("you", "2")),
-        multipart(parts("me", "1")),
-        get("/gzip"),
+        form("name=me&time=2"),
         get("/other"),
     ];
     let replay = format!("server_replay={tape}");
-    // Once all recordings have answered, mitmproxy forgets what it was told of others: one is always left.
-    let left = &requests[1..14];
     for (more, requests) in [
         (&[][..], &requests[..]),
-        (&["server_replay_extra=404"], left),
-        (&["server_replay_extra=kill"], left),
-        (&["server_replay_kill_extra=true"], left),
-        (
-            &["server_replay_reuse=true", "server_replay_extra=204"],
-            &requests,
-        ),
-        (&["server_replay_nopop=true"], &requests),
+        // What an answer of ours says is ours.
+        (&["server_replay_extra=404"], &requests[..2]),
+        // Once all recordings have answered, mitmproxy forgets about it.
+        (&["server_replay_extra=kill"], &requests[1..4]),
+        (&["server_replay_reuse=true"], &requests),
         (&["server_replay_ignore_content=true"], &requests),
         (
-            &[
-                "server_replay_ignore_params=x",
-                "server_replay_ignore_params=y",
-            ],
-            &requests,
-        ),
-        (
-            &[
-                "server_replay_ignore_payload_params=time",
-                "server_replay_reuse",
-            ],
-            &requests,
-        ),
-        (&["server_replay_use_headers=x-tenant"], &requests),
-        // What changes traffic sees what a recording answers.
-        (
-            &[
-                "modify_headers=/~s/X-Two/changed",
-                "modify_body=/~s/secret/[gone]",
-                "server_replay_reuse=true",
-                "map_remote=|/a|/other",
-            ],
+            &["server_replay_ignore_params=x", "server_replay_reuse=true"],
             &requests,
         ),
     ] {
         let mut options = vec![replay.clone(), "keepserving=true".to_owned()];
         options.extend(more.iter().map(|set| (*set).to_owned()));
         let pair = Pair::start(&origin, &sets(&options));
-        // What an answer of ours says in words is ours.
-        let is_extra = more.iter().any(|set| set.contains("extra=404"));
-        compare_over(&pair, &Transport::ALL, &origin, requests, |came| {
-            let mut came = came.clone();
-            if let Some(lines) = &mut came.0
-                && is_extra
-                && lines[0].contains(" 404")
-            {
-                lines.truncate(1);
-            }
-            came
-        });
+        compare_over(&pair, &[Transport::Plain], &origin, requests, Clone::clone);
     }
 }
 
@@ -219,8 +157,8 @@ fn again(lines: &Lines) -> Lines {
     let (method, target) = (words.next().unwrap(), words.next().unwrap());
     let (host, path) = match target.split_once("://") {
         Some((_, rest)) => {
-            let at = rest.find('/').unwrap();
-            (Some(rest[..at].to_owned()), rest[at..].to_owned())
+            let (host, path) = rest.split_once('/').unwrap();
+            (Some(host.to_owned()), format!("/{path}"))
         }
         None => (None, target.to_owned()),
     };
