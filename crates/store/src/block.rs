@@ -29,7 +29,7 @@ use tollgate_flow::mitm::{FlowReader, FlowWriter};
 use tollgate_flow::record::{Certificates, Record, Timestamp};
 
 use crate::codec::{Cursor, put_number, put_sized};
-use crate::entry::Entry;
+use crate::entry::{Entry, Whole};
 use crate::error::StoreError;
 use crate::link::{Context, WrittenLink};
 use crate::summary::{Summary, micros};
@@ -472,6 +472,10 @@ struct StoredLink {
 }
 
 /// A flow as it stands in a block.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are entries, and none is kept"
+)]
 enum Stored<'a> {
     File {
         chain: Option<&'a Arc<[Vec<u8>]>>,
@@ -746,10 +750,7 @@ impl Block {
         Ok(())
     }
 
-    fn whole<'a>(
-        &'a self,
-        entry: &Entry<&'a [u8], usize>,
-    ) -> Option<(Entry<&'a [u8], &'a [u8]>, &'a Context)> {
+    fn whole<'a>(&'a self, entry: &Entry<&'a [u8], usize>) -> Option<(Whole<'a>, &'a Context)> {
         let whole = entry.map(&mut |text| Some(*text), &mut |body| self.body(*body))?;
         Some((whole, self.context(entry.link)?))
     }

@@ -36,6 +36,12 @@ pub(crate) struct Entry<T, B> {
     pub notes: Option<T>,
 }
 
+/// An entry with its texts in place.
+pub(crate) type Whole<'a> = Entry<&'a [u8], &'a [u8]>;
+
+/// What makes the body of a record.
+type BodyOf<'f, 'a, B> = &'f dyn Fn(&Message<&'a [u8], B>) -> Body;
+
 /// What requests and responses have in common.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Message<T, B> {
@@ -436,7 +442,7 @@ impl<'a, B> Entry<&'a [u8], B> {
         &self,
         context: &Context,
         fields: &mut dyn FnMut(&'a [u8]) -> Option<HeaderFields>,
-        body: &dyn Fn(&Message<&'a [u8], B>) -> Body,
+        body: BodyOf<'_, 'a, B>,
     ) -> Option<Record> {
         let started = Timestamp::new(self.started);
         let after = |nanos: u64| started.after(std::time::Duration::from_nanos(nanos));
@@ -472,13 +478,10 @@ impl<'a, B> Entry<&'a [u8], B> {
         };
         let content = Content::Http(Box::new(exchange));
         let mut record = Record::new(self.id.to_string(), started, content);
-        record.error = match self.error {
-            None => None,
-            Some((text, at)) => Some(RecordError {
-                message: String::from_utf8_lossy(text).into_owned(),
-                timestamp: Timestamp::new(at),
-            }),
-        };
+        record.error = self.error.map(|(text, at)| RecordError {
+            message: String::from_utf8_lossy(text).into_owned(),
+            timestamp: Timestamp::new(at),
+        });
         Some(record)
     }
 }

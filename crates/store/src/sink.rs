@@ -197,6 +197,10 @@ pub(crate) struct Flows {
 }
 
 /// One of them.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are entries, and none is kept"
+)]
 pub(crate) enum Queued<'a> {
     Entry(Entry<&'a [u8], &'a [u8]>),
     Record(Box<Record>),
