@@ -331,3 +331,46 @@ fn the_table_is_bounded() {
     originals.remember(&clash);
     assert_eq!(originals.restored(&clash.placeholder), clash.placeholder);
 }
+
+/// A key of several lines, in the escapes of JSON; and a value that was named, in the middle of a word.
+#[test]
+fn keys_of_several_lines_and_known_values_are_taken_out_and_come_back() {
+    let body: String = (0_u32..12)
+        .map(|line| {
+            let letters = |at: u32| char::from_u32(65 + (line * 7 + at * 5) % 26).unwrap();
+            (0..64).map(letters).collect::<String>() + "\n"
+        })
+        .collect();
+    let word = "PRIVATE";
+    let pem = format!("-----BEGIN {word} KEY-----\n{body}-----END {word} KEY-----");
+    let mut known = crate::scan::KnownSecrets::new();
+    known.add("db", b"correct horse \"battery\"").unwrap();
+    let scanner = Scanner::builder().known(known).build().unwrap();
+    let redactor = Redactor::new(scanner);
+    let text = json!({
+        "content": format!("here:\n{pem}\nand <correct horse \"battery\">"),
+        "nested": json!({ "file": pem }).to_string(),
+    });
+    let wanted = |_: &[u8], f: &Finding| {
+        matches!(
+            f.category,
+            crate::scan::Category::Secret | crate::scan::Category::KnownSecret
+        )
+    };
+    let redacted = redactor.redact(text.to_string().as_bytes(), Shape::Json, &wanted);
+    assert!(redacted.left.is_empty(), "{:?}", redacted.left);
+    let sent: Json = serde_json::from_slice(&redacted.text).unwrap();
+    let sent_text = sent.to_string();
+    assert!(
+        !sent_text.contains("ABCD") && !sent_text.contains("battery"),
+        "{sent_text}"
+    );
+    let originals = originals(&redacted);
+    let mut restorer = Restorer::new(originals, Some("application/json"), None);
+    let back: Json = serde_json::from_slice(&fed(&mut restorer, &redacted.text, 11)).unwrap();
+    assert_eq!(back["content"], text["content"]);
+    assert_eq!(
+        serde_json::from_str::<Json>(back["nested"].as_str().unwrap()).unwrap(),
+        json!({ "file": pem })
+    );
+}
