@@ -1,137 +1,93 @@
-//! What the scanners find in labelled text, what they find where nothing is, and how fast: one
-//! Markdown table.
+//! What the scanners find in labelled text, what they find where nothing is, and what they cost: one Markdown table.
 //!
 //! ```sh
-//! cargo run --release -p tollgate-bench --bin screen -- CORPORA [TEXT ...]
+//! bench/screen CORPORA     # or TOLLGATE_CORPORA=CORPORA bench/screen
+//! bench/screen --speed     # without corpora: the figures about time alone
 //! ```
 //!
-//! CORPORA (or `TOLLGATE_CORPORA`) is a folder of files with one JSON object per line (`kind`, `text`,
-//! `label` = secret, attack or benign; `group` and `expected_verdict` where a source has them), plain
-//! or gzip. The corpora are not part of the repository. Each TEXT is a file of clean text, for the
-//! throughput.
-#![expect(clippy::print_stdout, reason = "the table is the program's output")]
+//! CORPORA is a folder of files with one JSON object per line (`id`, `kind`, `text`, `label` = secret, attack or benign;
+//! `group`, `attack` and `expected_verdict` where a source has them), plain or gzip. [`CORPORA`] says which files count,
+//! and for what. They are not part of the repository: their licences differ, and many lines look like live credentials.
+//!
+//! Throughput is by processor time of one thread. Percentiles are of single operations by the clock, other work on the
+//! machine included.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the table is the program's output"
+)]
 
-use std::collections::BTreeMap;
-use std::io::Read as _;
+#[path = "screen/corpora.rs"]
+mod corpora;
+#[path = "screen/material.rs"]
+mod material;
+#[path = "screen/speed.rs"]
+mod speed;
+
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::process::ExitCode;
 
-use serde::Deserialize;
-use tollgate_screen::scan::{Kind, Scanner};
+use tollgate_screen::scan::Scanner;
 
-#[derive(Deserialize)]
-struct Line {
-    kind: String,
-    text: String,
-    label: String,
-    #[serde(default)]
-    group: String,
-    #[serde(default)]
-    expected_verdict: String,
-    #[serde(default)]
-    attack: String,
+const USAGE: &str = "usage: bench/screen CORPORA | --speed
+
+CORPORA (or the environment variable TOLLGATE_CORPORA) is a folder with labelled text: files of JSON lines with `id`,
+`kind` (outbound, inbound, command), `text` and `label` (secret, attack, benign). It is not part of the repository.
+The sources are public: agent-egress-bench, the examples of noseyparker's rules, agentdojo, CyberSecEval's prompts,
+atomic-red-team, the pages of tldr; bench/README.md says which lines count.
+--speed prints what the scanners cost, for which the repository has what it takes.";
+
+/// One row of the table.
+pub(crate) struct Row {
+    what: String,
+    figure: String,
+    wanted: &'static str,
+    note: String,
 }
 
-/// Groups of which no finding is asked.
-const NOT_COUNTED: [&str; 4] = ["identifier", "hashed", "contested", "cloud"];
+impl Row {
+    fn print(&self) {
+        let Row {
+            what,
+            figure,
+            wanted,
+            note,
+        } = self;
+        println!("| {what} | {figure} | {wanted} | {note} |");
+    }
+}
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
-    let corpora = std::env::var_os("TOLLGATE_CORPORA")
-        .map(PathBuf::from)
-        .or_else(|| arguments.next())
-        .ok_or("usage: screen CORPORA [TEXT ...]")?;
+fn main() -> ExitCode {
+    let argument = std::env::args_os().nth(1);
+    let speed_only = argument.as_ref().is_some_and(|first| first == "--speed");
+    let folder = argument
+        .filter(|_| !speed_only)
+        .or_else(|| std::env::var_os("TOLLGATE_CORPORA"))
+        .map(PathBuf::from);
+    if folder.is_none() && !speed_only {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    }
+    match table(folder.filter(|_| !speed_only).as_deref()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench/screen: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn table(folder: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
     let scanner = Scanner::builtin();
-
-    println!("| corpus | rows | found | of | 95 % |");
-    println!("|---|---|---:|---:|---|");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&corpora)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.to_string_lossy().contains(".jsonl"))
-        .collect();
-    files.sort();
-    for file in &files {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let name = name.split(".jsonl").next().unwrap_or_default().to_owned();
-        for ((label, group), (found, of)) in score(&scanner, file)? {
-            let (low, high) = wilson(found, of);
-            println!("| {name} | {label} {group} | {found} | {of} | {low:.1}–{high:.1} % |");
+    println!("| what | figure | wanted | of what |");
+    println!("|---|---:|---|---|");
+    if let Some(folder) = folder {
+        for row in corpora::score(&scanner, folder)? {
+            row.print();
         }
     }
-    for file in arguments {
-        throughput(&scanner, &file)?;
-    }
-    Ok(())
-}
-
-type Scores = BTreeMap<(String, String), (u32, u32)>;
-
-fn score(scanner: &Scanner, file: &Path) -> Result<Scores, Box<dyn std::error::Error>> {
-    let raw = std::fs::read(file)?;
-    let mut text = String::new();
-    if raw.starts_with(&[0x1f, 0x8b]) {
-        flate2::read::MultiGzDecoder::new(raw.as_slice()).read_to_string(&mut text)?;
-    } else {
-        text = String::from_utf8(raw)?;
-    }
-    let mut scores = Scores::new();
-    for line in text.lines() {
-        let line: Line = serde_json::from_str(line)?;
-        if NOT_COUNTED.contains(&line.group.as_str()) {
-            continue;
-        }
-        let kind = Kind::parse(&line.kind).ok_or("a kind that is not known")?;
-        let found = !scanner.scan(kind, line.text.as_bytes()).is_empty();
-        let group = [&line.expected_verdict, &line.attack, &line.group]
-            .into_iter()
-            .find(|name| !name.is_empty())
-            .cloned()
-            .unwrap_or_default();
-        let entry = scores.entry((line.label, group)).or_default();
-        entry.0 += u32::from(found);
-        entry.1 += 1;
-    }
-    Ok(scores)
-}
-
-/// The 95 % interval of Wilson, in per cent.
-fn wilson(found: u32, of: u32) -> (f64, f64) {
-    let (n, z) = (f64::from(of.max(1)), 1.96_f64);
-    let p = f64::from(found) / n;
-    let middle = p + z * z / (2.0 * n);
-    let spread = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
-    let below = 1.0 + z * z / n;
-    (
-        100.0 * (middle - spread) / below,
-        100.0 * (middle + spread) / below,
-    )
-}
-
-fn throughput(scanner: &Scanner, file: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    let text = std::fs::read(file)?;
-    let name = file
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    for cut in [64, 512, 4096, 64 << 10, text.len().max(1)] {
-        let mut best = f64::INFINITY;
-        let mut findings = Vec::new();
-        for _ in 0..3 {
-            findings.clear();
-            let start = Instant::now();
-            let mut state = scanner.start(Kind::Outbound);
-            for piece in text.chunks(cut) {
-                scanner.feed(&mut state, piece, &mut findings);
-            }
-            scanner.finish(&mut state, &mut findings);
-            best = best.min(start.elapsed().as_secs_f64());
-        }
-        let speed = text.len() as f64 / 1e6 / best;
-        println!(
-            "| {name} | pieces of {cut} bytes: {speed:.0} MB/s | {} | | |",
-            findings.len()
-        );
+    for row in speed::rows(&scanner, folder)? {
+        row.print();
     }
     Ok(())
 }
