@@ -9,6 +9,10 @@ use super::scanner::{MAX_DEPTH, Pass, Report, Window};
 /// So many invisible characters in a row carry data.
 const HIDDEN_RUN: usize = 8;
 
+/// So many tag characters in a block are a text. One alone says nothing, and stands in some megabytes of random bytes by
+/// chance.
+const HIDDEN_TAGS: usize = 2;
+
 #[derive(Default)]
 struct Seen {
     tags: Vec<u8>,
@@ -47,7 +51,9 @@ impl Pass<'_> {
         };
         tell(
             "hidden-tag-characters",
-            seen.tags_at.clone(),
+            seen.tags_at
+                .clone()
+                .filter(|_| seen.tags.len() >= HIDDEN_TAGS),
             Confidence::High,
         );
         tell(
@@ -358,4 +364,28 @@ fn unmask(c: char) -> Option<(char, bool)> {
         _ => return None,
     };
     Some((ascii, false))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::scan::{Kind, Scanner};
+
+    fn has_hidden_tags(text: &[u8]) -> bool {
+        let scanner = Scanner::builtin();
+        let mut state = scanner.start(Kind::Outbound);
+        let mut findings = Vec::new();
+        scanner.feed(&mut state, text, &mut findings);
+        scanner.finish(&mut state, &mut findings);
+        findings
+            .iter()
+            .any(|finding| &*finding.rule == "hidden-tag-characters")
+    }
+
+    #[test]
+    fn one_tag_character_in_binary_data_is_no_text() {
+        assert!(has_hidden_tags("look \u{e0068}\u{e0069} here".as_bytes()));
+        assert!(!has_hidden_tags(
+            b"\x00\xff\xf3\xa0\x81\x81\xfe\x12\x80\xc3"
+        ));
+    }
 }
