@@ -39,10 +39,8 @@ fn relative(lines: &[String]) -> Vec<String> {
     let minutes = |date: &str| {
         let at = httpdate::parse_http_date(date.trim()).ok()?;
         let at = at.duration_since(UNIX_EPOCH).ok()?.as_secs() as f64;
-        Some(format!(
-            "{:.0} times ten minutes from now",
-            (at - now) / 600.0
-        ))
+        let tens = ((at - now) / 600.0).round() as i64;
+        Some(format!("{tens} times ten minutes from now"))
     };
     let each = lines.iter().map(|line| match line.split_once(": ") {
         Some((name @ ("date" | "expires" | "last-modified"), date)) => {
