@@ -2,7 +2,10 @@
 //!
 //! A frame is a header of 32 bytes and two payloads, each a zstd frame with a checksum: what lists need, and bodies. The
 //! header: `TGB2`, then little-endian the length of the first payload and of what it expands to, those of the second,
-//! the block's number, four bytes of zero. A frame whose block was deleted begins with `TGX2`, and its payloads are zeros.
+//! the block's number, the seal. A frame whose block was deleted begins with `TGX2`, and its payloads are zeros.
+//!
+//! The [`Seal`] ties a frame to its segment and its place there: a recorded body may hold a frame byte for byte, and is
+//! none where damage has to be passed over.
 //!
 //! What the first payload expands to (`n` is a number in LEB128, `sized` bytes behind their length as such a number):
 //!
@@ -105,7 +108,57 @@ impl Header {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.extend_from_slice(&self.block.to_le_bytes());
+        // Its place gives it its seal.
         out.extend_from_slice(&[0; 4]);
+    }
+}
+
+/// What a segment's frames have in their headers, so that nothing else is taken for one of them.
+///
+/// It is a matter of recognition, not of trust: who can read a segment can compute it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seal {
+    /// A number of the segment's own, which nobody else knows, is mixed with the frame's place and header.
+    Salt(u64),
+    /// A segment of the time before seals: zeros.
+    Zero,
+}
+
+impl Seal {
+    /// Puts the seal of a frame at a place into its header.
+    pub fn put(self, offset: u64, frame: &mut [u8]) {
+        let Some((header, _)) = frame.split_first_chunk_mut::<HEADER_BYTES>() else {
+            return;
+        };
+        let (rest, seal) = header.split_at_mut(HEADER_BYTES - 4);
+        seal.copy_from_slice(&self.of(offset, rest).to_le_bytes());
+    }
+
+    /// Whether a header has the seal of this place.
+    pub fn is_on(self, offset: u64, header: &[u8]) -> bool {
+        header
+            .split_at_checked(HEADER_BYTES - 4)
+            .is_some_and(|(rest, seal)| seal == self.of(offset, rest).to_le_bytes())
+    }
+
+    fn of(self, offset: u64, header: &[u8]) -> u32 {
+        let Self::Salt(salt) = self else { return 0 };
+        let mut state = salt;
+        // The steps of SplitMix64, for each part.
+        let mut mix = |part: u64| {
+            state = (state ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
+            state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            state ^= state >> 31;
+        };
+        mix(offset);
+        for word in header.chunks(8) {
+            mix(word
+                .iter()
+                .rev()
+                .fold(0, |all, byte| all << 8 | u64::from(*byte)));
+        }
+        (state >> 32) as u32
     }
 }
 
@@ -900,6 +953,23 @@ mod tests {
                 result => assert!(result.is_err(), "cut at {at}"),
             }
         }
+    }
+
+    #[test]
+    fn a_seal_belongs_to_one_segment_one_place_and_one_header() {
+        let (_, mut frame) = frame();
+        let seal = Seal::Salt(0x12_3456_789a);
+        seal.put(8, &mut frame);
+        assert!(seal.is_on(8, &frame[..HEADER_BYTES]));
+        assert!(!seal.is_on(9, &frame[..HEADER_BYTES]));
+        assert!(!Seal::Salt(0x12_3456_789b).is_on(8, &frame[..HEADER_BYTES]));
+        assert!(!Seal::Zero.is_on(8, &frame[..HEADER_BYTES]));
+        for at in 0..HEADER_BYTES {
+            let mut header = frame[..HEADER_BYTES].to_vec();
+            header[at] ^= 1;
+            assert!(!seal.is_on(8, &header), "byte {at}");
+        }
+        assert_eq!(Block::parse(&frame).unwrap().number(), 7);
     }
 
     #[test]

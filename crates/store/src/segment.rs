@@ -2,20 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::block::{Block, HEADER_BYTES, Header, LIVE, WIPED};
+use crate::block::{Block, HEADER_BYTES, Header, LIVE, Seal, WIPED};
 
-/// What a segment begins with.
-const MAGIC: &[u8; 8] = b"TGSEG\0\0\x02";
+/// What a segment begins with; five bytes of its [`Seal`] follow.
+const MAGIC: &[u8; 3] = b"TG3";
+
+/// What a segment begins with whose frames have no seals.
+const UNSEALED: &[u8; 8] = b"TGSEG\0\0\x02";
 
 /// What segments began with before the first release.
 const OLD_MAGIC: &[u8; 8] = b"TGSEG\0\0\x01";
 
 /// Where the first frame begins.
-pub(crate) const FIRST_FRAME: u64 = MAGIC.len() as u64;
+pub(crate) const FIRST_FRAME: u64 = UNSEALED.len() as u64;
 
 /// All segments of a store.
 #[derive(Clone, Debug)]
@@ -66,7 +70,10 @@ impl SegmentDir {
                 Segment::Memory(data)
             }
         };
-        if let Err(error) = segment.write_at(0, MAGIC) {
+        // The standard library's seeds are random: nobody who is recorded knows them.
+        let salt = RandomState::new().hash_one(id).to_le_bytes();
+        let begin: Vec<u8> = MAGIC.iter().chain(&salt).copied().take(8).collect();
+        if let Err(error) = segment.write_at(0, &begin) {
             let _ = self.remove(id);
             return Err(error);
         }
@@ -189,10 +196,22 @@ impl Segment {
         }
     }
 
-    /// Whether it begins as segments do.
-    pub fn is_segment(&mut self) -> bool {
-        self.read_at(0, FIRST_FRAME)
-            .is_ok_and(|begin| begin == MAGIC)
+    /// What its frames are sealed with. `None` when it does not begin as segments do.
+    pub fn seal(&mut self) -> Option<Seal> {
+        let begin = self.read_at(0, FIRST_FRAME).ok()?;
+        if begin == UNSEALED {
+            return Some(Seal::Zero);
+        }
+        let salt = begin.strip_prefix(MAGIC)?;
+        let salt = salt.iter().fold(0, |all, byte| all << 8 | u64::from(*byte));
+        Some(Seal::Salt(salt))
+    }
+
+    /// Seals a frame, and writes it at a place, which is at most the end.
+    pub fn write_frame(&mut self, offset: u64, frame: &mut [u8]) -> io::Result<()> {
+        let seal = self.seal().ok_or(io::ErrorKind::InvalidData)?;
+        seal.put(offset, frame);
+        self.write_at(offset, frame)
     }
 
     /// Goes over the frames from `offset` on and hands out each whole block. What is damaged in between is passed over.
@@ -202,13 +221,14 @@ impl Segment {
         mut found: impl FnMut(Frame, Block),
     ) -> io::Result<Scanned> {
         let length = self.len()?;
+        let seal = self.seal().ok_or(io::ErrorKind::InvalidData)?;
         let mut scanned = Scanned {
             end: offset,
             damaged: 0,
         };
         let mut at = offset;
         loop {
-            match self.frame(at, length)? {
+            match self.frame(at, length, seal)? {
                 Some((frame, block)) => {
                     scanned.damaged += at - scanned.end;
                     if let Some(block) = block {
@@ -226,8 +246,13 @@ impl Segment {
     }
 
     /// The frame at a place, and its block if it has not been deleted. `None`: it is no good one.
-    fn frame(&mut self, offset: u64, end: u64) -> io::Result<Option<(Frame, Option<Block>)>> {
-        let Some(header) = self.header(offset)? else {
+    fn frame(
+        &mut self,
+        offset: u64,
+        end: u64,
+        seal: Seal,
+    ) -> io::Result<Option<(Frame, Option<Block>)>> {
+        let Some(header) = self.header(offset, seal)? else {
             return Ok(None);
         };
         let length = header.frame_bytes();
@@ -267,9 +292,9 @@ impl Segment {
         Ok(None)
     }
 
-    fn header(&mut self, offset: u64) -> io::Result<Option<Header>> {
+    fn header(&mut self, offset: u64, seal: Seal) -> io::Result<Option<Header>> {
         match self.read_at(offset, HEADER_BYTES as u64) {
-            Ok(bytes) => Ok(Header::parse(&bytes)),
+            Ok(bytes) => Ok(Header::parse(&bytes).filter(|_| seal.is_on(offset, &bytes))),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => Err(error),
         }

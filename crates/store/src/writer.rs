@@ -124,11 +124,11 @@ impl Writer {
 
     fn keep(&mut self, batch: &mut Flows, flows: u64) {
         let counters = &Arc::clone(&self.shared.queue).counters;
-        let kept = self.prepare(batch).and_then(|prepared| {
-            match self.commit(&prepared, None) {
+        let kept = self.prepare(batch).and_then(|mut prepared| {
+            match self.commit(&mut prepared, None) {
                 // The next database is a new one, and what is in the segments goes into it.
                 Err(error) if error.is_database_unusable() && self.renew(&error).is_ok() => {
-                    self.commit(&prepared, None)
+                    self.commit(&mut prepared, None)
                 }
                 result => result,
             }
@@ -212,7 +212,7 @@ impl Writer {
     /// the place of an older block.
     fn commit(
         &mut self,
-        prepared: &[Built],
+        prepared: &mut [Built],
         replaced: Option<&BlockRow>,
     ) -> Result<(), StoreError> {
         self.rotate_if_full();
@@ -230,7 +230,7 @@ impl Writer {
 
     fn append(
         &mut self,
-        prepared: &[Built],
+        prepared: &mut [Built],
         replaced: Option<&BlockRow>,
     ) -> Result<(), StoreError> {
         let next_seq = self.next_seq;
@@ -238,8 +238,8 @@ impl Writer {
         let active = self.active()?;
         let mut places = Vec::with_capacity(prepared.len());
         let mut end = active.bytes;
-        for one in prepared {
-            active.segment.write_at(end, &one.frame)?;
+        for one in &mut *prepared {
+            active.segment.write_frame(end, &mut one.frame)?;
             places.push(end);
             end += one.frame.len() as u64;
         }
@@ -399,7 +399,7 @@ impl Writer {
                 self.move_rest(&block, &mut segment)?;
             }
             // Before the row goes, so that a crash between the two leaves something to do.
-            segment.write_at(block.offset, &wiped(block.length))?;
+            segment.write_frame(block.offset, &mut wiped(block.length))?;
             let connection = lock(&self.connection);
             block.forget(&connection)?;
         }
@@ -419,7 +419,7 @@ impl Writer {
             return row.forget_flows(&lock(&self.connection));
         }
         let prepared = self.finish()?;
-        self.commit(&[prepared], Some(row))
+        self.commit(&mut [prepared], Some(row))
     }
 
     fn remove_empty_segments(&mut self) -> Result<(), StoreError> {
@@ -485,7 +485,7 @@ impl Writer {
         }
         for id in &present {
             let mut segment = dir.open(*id, true)?;
-            if !segment.is_segment() {
+            if segment.seal().is_none() {
                 tracing::warn!(
                     segment = id,
                     "a segment of flows has no beginning; it is removed"

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tollgate_flow::record::Record;
+use tollgate_flow::record::{Body, Record};
 use tollgate_store::{Flows, Query, State, StoreError};
 
 use crate::support::{everything, fill, open, readable, record};
@@ -166,6 +166,108 @@ fn damage_in_the_middle_of_a_segment_costs_no_flow_behind_it() {
             found.len()
         );
     }
+}
+
+/// A body may hold what a segment holds, a download of it say. Where the block around it is damaged, and frames are
+/// looked for, what stands in the body is none.
+#[test]
+fn a_recorded_body_is_never_taken_for_blocks() {
+    let (folder, expected) = recorded(40);
+    let path = segments(folder.path()).remove(0);
+    let segment = fs::read(&path).unwrap();
+    let deleted = {
+        // The header of a deleted block, which would have everything behind it passed over.
+        let mut bytes = segment[8..40].to_vec();
+        bytes[..4].copy_from_slice(b"TGX2");
+        bytes[4..8].copy_from_slice(&4000_u32.to_le_bytes());
+        bytes
+    };
+    // zstd leaves as it is what it can't make smaller.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut noise = |length: usize| -> Vec<u8> {
+        let next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        };
+        std::iter::repeat_with(next).take(length).collect()
+    };
+    let number = |at: usize| u32::from_le_bytes(segment[at..at + 4].try_into().unwrap()) as usize;
+    let frame = 32 + number(12) + number(20);
+    let first = &segment[8..8 + frame];
+    let body = [
+        &noise(90_000)[..],
+        first,
+        &noise(30_000),
+        &deleted,
+        &noise(120_000),
+        &deleted,
+        &noise(500),
+    ]
+    .concat();
+    let mut copied = record(5000);
+    copied.as_http_mut().unwrap().request.message.body = Body::whole(body);
+    let begin = segment.len();
+    {
+        let store = open(folder.path());
+        store.sink().record(copied.clone()).unwrap();
+        store.flush();
+        fill(&store, 40..80);
+    }
+    let whole = fs::read(&path).unwrap();
+    let found = |needle: &[u8]| whole.windows(needle.len()).filter(|w| *w == needle).count();
+    // The test would show nothing if the body were compressed.
+    assert!(found(first) >= 2, "a frame stands in the body");
+    assert!(found(&deleted) >= 2, "and what looks like deleted ones");
+    fs::remove_file(folder.path().join("flows.db")).unwrap();
+    let mut all = expected;
+    all.extend((40..80).map(record));
+    for at in [begin, begin + 5, begin + 30, begin + 4000, begin + 200_000] {
+        let folder = copy(folder.path());
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0xff;
+        let path = folder.path().join(path.file_name().unwrap());
+        fs::write(&path, damaged).unwrap();
+        let store = open(folder.path());
+        assert_eq!(everything(&store), all, "damaged at {at}");
+        let rows = store.flows().list(&Query::all()).unwrap();
+        let mut ids: Vec<_> = everything(&store).into_iter().map(|flow| flow.id).collect();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), rows.len(), "each flow is there once");
+    }
+    // Undamaged, it is there as it was.
+    let store = open(folder.path());
+    all.insert(40, copied);
+    assert_eq!(everything(&store), all);
+}
+
+/// Segments without seals go on.
+#[test]
+fn a_segment_without_seals_is_read_and_written_to() {
+    let (folder, expected) = recorded(40);
+    let path = segments(folder.path()).remove(0);
+    let mut segment = fs::read(&path).unwrap();
+    let mut at = 8;
+    while at < segment.len() {
+        let number =
+            |at: usize| u32::from_le_bytes(segment[at..at + 4].try_into().unwrap()) as usize;
+        let length = number(at + 4) + number(at + 12);
+        segment[at + 28..at + 32].fill(0);
+        at += 32 + length;
+    }
+    assert_eq!(at, segment.len());
+    segment[..8].copy_from_slice(b"TGSEG\0\0\x02");
+    fs::write(&path, segment).unwrap();
+    for _ in 0..2 {
+        fs::remove_file(folder.path().join("flows.db")).unwrap();
+        let store = open(folder.path());
+        assert_eq!(everything(&store)[..40], expected);
+        store.sink().record(record(9999)).unwrap();
+    }
+    let store = open(folder.path());
+    assert_eq!(everything(&store).len(), 42);
 }
 
 #[test]
