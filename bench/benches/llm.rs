@@ -1,6 +1,7 @@
 //! Times the reading and the gating of streamed answers: `cargo bench -p tollgate-bench --bench llm`.
 //!
 //! `read` is framing and assembly for whoever only watches, `gate` the same with the bytes written out again.
+//! `request-of-1-mb` is what a request costs that an agent sends with its whole history, seen before or not.
 //! Streams are fed in pieces of 16 KiB, as a relay does, or one event at a time.
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
@@ -11,10 +12,17 @@
 
 use std::fmt::Write as _;
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use tollgate_flow::{
+    Bytes, ConnectionId, ConnectionInfo, Flow, Interceptor, Outcome, Step, Target,
+};
 use tollgate_screen::gate::{Decision, Gate, GateEvent, GateOptions};
 use tollgate_screen::llm::{Dialect, Framing, ResponseReader};
+use tollgate_screen::scan::Scanner;
+use tollgate_screen::{Screen, ScreenConfig};
+use tollgate_wire::http1::{RequestHead, Version};
 
 const SSE: &str = "text/event-stream";
 const PIECE: usize = 16 * 1024;
@@ -161,5 +169,62 @@ fn event(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, streams, calls, event);
+/// A request of 1 MB: its history seen for the first time, and again with one more message.
+fn history(criterion: &mut Criterion) {
+    let line = r"fn step(&mut self) -> Option<usize> { self.at += 1; self.body.get(self.at).map(|_| self.at) }\n";
+    let message = format!(
+        r#"{{"role":"tool","tool_call_id":"c","content":"{}"}}"#,
+        line.repeat(80)
+    );
+    let messages = vec![message; 130].join(",");
+    let body = |more: &str| {
+        Bytes::from(format!(
+            r#"{{"model":"m","stream":true,"messages":[{{"role":"system","content":"be brief"}},{messages}{more}]}}"#
+        ))
+    };
+    let before = body("");
+    let after = body(
+        r#",{"role":"assistant","content":"Done."},{"role":"user","content":"And now the tests."}"#,
+    );
+    let look = |screen: &Screen, (mut flow, body): (Flow, Bytes)| {
+        let _ = screen.interest(&flow);
+        flow.request.put_collected_body(body);
+        let step = screen.request(&mut flow);
+        assert!(matches!(step, Step::Continue));
+        screen.end(&flow, &Outcome::COMPLETED);
+    };
+    let screen = || Screen::new(Scanner::builtin(), ScreenConfig::default()).ledger(Arc::default());
+    let mut group = criterion.benchmark_group("request-of-1-mb");
+    group.throughput(Throughput::Bytes(after.len() as u64));
+    let new = || (request(), after.clone());
+    group.bench_function("new", |bencher| {
+        bencher.iter_batched(
+            || (screen(), new()),
+            |(screen, request)| look(&screen, request),
+            BatchSize::LargeInput,
+        );
+    });
+    group.bench_function("seen", |bencher| {
+        let screen = screen();
+        look(&screen, (request(), before.clone()));
+        bencher.iter_batched(new, |request| look(&screen, request), BatchSize::LargeInput);
+    });
+    group.finish();
+}
+
+fn request() -> Flow {
+    let any = "127.0.0.1:1".parse().unwrap();
+    let mut flow = Flow::new(Arc::new(ConnectionInfo::new(
+        ConnectionId(1),
+        any,
+        any,
+        None,
+    )));
+    flow.request.target = Target::new("api.example", 443);
+    flow.request.head =
+        RequestHead::build(b"POST", b"/v1/chat/completions", Version::Http11).unwrap();
+    flow
+}
+
+criterion_group!(benches, streams, calls, event, history);
 criterion_main!(benches);

@@ -20,6 +20,7 @@ mod answer;
 mod bill;
 mod credential;
 mod fronting;
+mod history;
 mod outbound;
 mod rewriting;
 mod ruling;
@@ -37,15 +38,17 @@ use tollgate_wire::coding::{Decoder, OutputLimit};
 
 use self::answer::{Gated, Socket};
 use self::bill::Bill;
+pub use self::history::HistoryStats;
+use self::history::{History, Looked};
 use self::outbound::{Holding, Stream};
 use self::rewriting::request_line;
 pub use self::ruling::PolicyInForce;
-use self::ruling::{Act, Fate, Lately, Round, Ruling, Standing, is_injection, question};
+use self::ruling::{Act, Fate, Lately, Round, Ruling, Standing, question};
 use crate::gate::{
     BlockedCalls, Decision, Gate, GateEvent, GateOptions, Messages, Output, STALE_HEADERS,
     repair_request,
 };
-use crate::llm::{CallId, Dialect, Event, Part, ToolCall, mcp, read_request};
+use crate::llm::{CallId, Dialect, Event, ToolCall, mcp, skim};
 use crate::policy::{Action, CallFacts, Policy};
 use crate::redact::{Originals, Redactor, Restorer};
 use crate::scan::{Category, Finding, Kind, Scanner, Severity};
@@ -258,6 +261,7 @@ pub struct Screen {
     person: Arc<dyn AskPerson>,
     on_verdict: Option<OnVerdict>,
     ledger: Option<Arc<Ledger>>,
+    history: Arc<History>,
     open: Arc<Mutex<HashMap<FlowId, Arc<Mutex<Watch>>>>>,
     blocked: Arc<Mutex<BlockedCalls>>,
     told: Arc<Mutex<Lately>>,
@@ -293,6 +297,7 @@ impl Screen {
             person: Arc::new(Nobody),
             on_verdict: None,
             ledger: None,
+            history: Arc::default(),
             open: Arc::default(),
             blocked: Arc::default(),
             told: Arc::new(Mutex::new(Lately::told())),
@@ -332,6 +337,12 @@ impl Screen {
     pub fn ledger(mut self, ledger: Arc<Ledger>) -> Self {
         self.ledger = Some(ledger);
         self
+    }
+
+    /// What is known of the beginnings of requests that were seen before.
+    #[must_use]
+    pub fn history(&self) -> HistoryStats {
+        self.history.stats()
     }
 
     fn closed(&self) -> bool {
@@ -419,8 +430,9 @@ impl Screen {
         {
             return Err(bill::exhausted(dialect, &exhausted));
         }
-        // All of it, each time: what is taken out or refused in one turn comes again in the next.
-        let mut found = self.scanner.scan(Kind::Outbound, text);
+        // What is found in all of it, each time: what is taken out or refused in one turn comes again in the next.
+        let mut looked = self.history.look(&self.scanner, dialect, text);
+        let mut found = std::mem::take(&mut looked.leaving);
         if decoded.is_some() {
             // Decoders pass over what follows the end of a coding.
             found.extend(self.scanner.scan(Kind::Outbound, &body));
@@ -431,7 +443,7 @@ impl Screen {
             found.retain(|finding| finding.category != Category::Command);
         }
         if let Some(dialect) = dialect {
-            self.read_history(flow, watch, round, dialect, text)?;
+            self.read_history(flow, watch, round, dialect, text, &mut looked)?;
         }
         let mut changed = self.body(flow, round, dialect, found, text)?;
         if let Some(dialect) = dialect {
@@ -441,6 +453,7 @@ impl Screen {
             }
             changed = repair_request(dialect, text, &lock(&self.blocked)).or(changed);
         }
+        self.history.remember(looked);
         if let Some(changed) = changed {
             flow.request.set_body(changed);
         }
@@ -488,20 +501,17 @@ impl Screen {
         round: &mut Round,
         dialect: Dialect,
         text: &[u8],
+        looked: &mut Looked,
     ) -> Result<(), Step> {
-        let Ok(conversation) = read_request(dialect, text) else {
-            return Ok(());
-        };
-        let mut found = Vec::new();
-        for part in &conversation.parts {
-            if let Part::Result(result) = part {
-                let inbound = self.scanner.scan(Kind::Inbound, result.text.as_bytes());
-                found.extend(inbound.into_iter().filter(is_injection));
+        let found = std::mem::take(&mut looked.answered);
+        let previous = match dialect {
+            Dialect::OpenAiResponses => {
+                let inner = skim::object_of(text, "response").unwrap_or(text);
+                skim::text_of(inner, "previous_response_id")
             }
-        }
-        let went_before = conversation
-            .previous
-            .is_some_and(|previous| lock(&self.tainted).has(&previous));
+            _ => None,
+        };
+        let went_before = previous.is_some_and(|previous| lock(&self.tainted).has(&previous));
         self.orders(flow, watch, round, found, went_before)
     }
 

@@ -17,6 +17,6 @@ pub mod shell;
 pub mod usage;
 
 pub use interceptor::{
-    Enforcement, MODEL_COLLECT, OnVerdict, Place, PolicyInForce, Screen, ScreenConfig, Verdict,
-    WARNING_HEADER,
+    Enforcement, HistoryStats, MODEL_COLLECT, OnVerdict, Place, PolicyInForce, Screen,
+    ScreenConfig, Verdict, WARNING_HEADER,
 };

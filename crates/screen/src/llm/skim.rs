@@ -42,6 +42,23 @@ fn is_named(key: &[u8], name: &str) -> bool {
     serde_json::from_slice::<String>(&quoted).is_ok_and(|key| key == name)
 }
 
+/// The elements of a list from this offset on, where one begins or the list does, in order, and where they stand.
+pub(crate) fn elements(body: &[u8], from: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut at = from;
+    std::iter::from_fn(move || {
+        let mut start = blanks(body, at);
+        if body.get(start) == Some(&b',') {
+            start = blanks(body, start + 1);
+        }
+        if body.get(start) == Some(&b']') {
+            return None;
+        }
+        let end = value(body, start)?;
+        at = end;
+        Some(start..end)
+    })
+}
+
 /// See [`members`].
 pub(crate) struct Members<'a> {
     body: &'a [u8],
@@ -161,6 +178,18 @@ mod tests {
     fn a_name_is_a_name_however_it_is_written_and_the_last_one_counts() {
         let body = br#"{"model":"cheap","m\u006fdel":"dear"}"#;
         assert_eq!(text_of(body, "model").as_deref(), Some("dear"));
+    }
+
+    #[test]
+    fn elements_are_found_from_any_of_them_on() {
+        let body = br#"{"messages": [ {"a":"]"} , 2,[[3]]],"x":[4]}"#;
+        let all: Vec<&str> = elements(body, 14)
+            .map(|at| std::str::from_utf8(&body[at]).unwrap())
+            .collect();
+        assert_eq!(all, [r#"{"a":"]"}"#, "2", "[[3]]"]);
+        assert_eq!(elements(body, 27).count(), 2);
+        assert_eq!(elements(b"[1,2", 1).count(), 1);
+        assert_eq!(elements(b"", 7).count(), 0);
     }
 
     #[test]
