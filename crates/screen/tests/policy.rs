@@ -17,6 +17,7 @@ use tollgate_flow::{
 };
 use tollgate_screen::policy::{Action, Policy};
 use tollgate_screen::scan::{Confidence, Finding, Kind, Scanner, Severity};
+use tollgate_screen::usage::Prices;
 use tollgate_screen::{
     Enforcement, Place, PolicyInForce, Screen, ScreenConfig, Verdict, WARNING_HEADER,
 };
@@ -740,6 +741,11 @@ fn the_guide_shows_rules_that_can_be_read() {
     let mut rest = page;
     while let Some((_, after)) = rest.split_once("```toml\n") {
         let (snippet, after) = after.split_once("```").unwrap();
+        rest = after;
+        if snippet.contains("[[price]]") {
+            Prices::parse(snippet).unwrap_or_else(|e| panic!("{e}"));
+            continue;
+        }
         let policy = Policy::parse(snippet, "screening.md").unwrap_or_else(|e| panic!("{e}"));
         policy
             .check_findings(ids.iter().map(String::as_str))
@@ -749,7 +755,6 @@ fn the_guide_shows_rules_that_can_be_read() {
                 actions.push(action);
             }
         }
-        rest = after;
     }
     actions.sort_unstable();
     actions.dedup();
