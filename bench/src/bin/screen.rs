@@ -6,8 +6,9 @@
 //! ```
 //!
 //! CORPORA is a folder of files with one JSON object per line (`id`, `kind`, `text`, `label` = secret, attack or benign;
-//! `group`, `attack` and `expected_verdict` where a source has them), plain or gzip. [`CORPORA`] says which files count,
-//! and for what. They are not part of the repository: their licences differ, and many lines look like live credentials.
+//! `group`, `attack` and `expected_verdict` where a source has them), plain or gzip. The table in `corpora.rs` says which
+//! files count, and for what. They are not part of the repository: their licences differ, and many lines look like live
+//! credentials.
 //!
 //! Throughput is by processor time of one thread. Percentiles are of single operations by the clock, other work on the
 //! machine included.
