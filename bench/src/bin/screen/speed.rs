@@ -461,7 +461,7 @@ fn request(scanner: &Scanner, words: &[u8]) -> Result<Vec<Row>> {
             what: "the same, and its tool results read and scanned for injection".to_owned(),
             figure: format!("{:.1} ms", whole * 1e3),
             wanted: "≤ 1 ms with a known history",
-            note: format!("{note}; no history is kept yet"),
+            note: format!("{note}; without the history that the proxy keeps"),
         },
     ])
 }
