@@ -327,6 +327,8 @@ impl<'a> Ended<'a> {
             || !captured.messages.is_empty()
             || captured.closed.is_some()
             || captured.response.came_in_pieces()
+            // An entry has no place for it.
+            || self.flow.replay.is_some()
         {
             return None;
         }
@@ -552,6 +554,7 @@ mod tests {
     use crate::summary::Summary;
     use crate::{FlowSink, Place, Query, Store, StoreConfig, Words};
     use std::time::Duration;
+    use tollgate_flow::record::Replay;
     use tollgate_flow::{
         ClientHello, ClientTls, ConnectionId, ConnectionInfo, ErrorClass, FlowError, HeaderList,
         HttpVersion, Response, Scheme, Side, Target, TlsVersion, UpstreamInfo,
@@ -879,6 +882,13 @@ mod tests {
             one.response.as_mut().unwrap().body_size = 77;
             flows.push((one, [Vec::new(), Vec::new()], Outcome::COMPLETED));
         }
+        // One that a recording answered.
+        let mut replayed = next(&plain);
+        replayed.request.target = Target::new("a.example", 80);
+        request(&mut replayed, "GET", "/again", &[("Host", "a.example")]);
+        response(&mut replayed, 200, &[]);
+        replayed.replay = Some(Replay::Response);
+        flows.push((replayed, [Vec::new(), text(8)], Outcome::COMPLETED));
         flows
     }
 
