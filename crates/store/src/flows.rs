@@ -675,15 +675,25 @@ impl<'a> Pages<'a> {
     fn select(&self, after: u64, before: u64) -> Result<Option<Found>, StoreError> {
         let since = self.query.since.map_or(i64::MIN, micros);
         let until = self.query.until.map_or(i64::MAX, micros);
-        let condition = format!(
-            "last > ?1 AND first < ?2 AND newest >= ?3 AND oldest < ?4 ORDER BY last {}",
-            self.order()
-        );
+        let condition = range_condition(self.order());
         let params = [saturating(after), saturating(before), since, until];
         // Words are looked for in the whole flow.
         let whole = self.query.words.is_some();
         self.flows.block(&condition, &params, whole)
     }
+}
+
+/// The blocks with numbers behind `?1` and before `?2`, and of the time from `?3` to `?4`, from one end.
+///
+/// No two blocks share a number, so that none behind the one that reaches up to `?2` begins before it. Without that said,
+/// all that were looked at before are walked over again for each block, where the newest come first.
+fn range_condition(order: &str) -> String {
+    format!(
+        "last > ?1 AND first < ?2 AND newest >= ?3 AND oldest < ?4 \
+         AND last <= coalesce((SELECT last FROM blocks WHERE live > 0 AND last >= ?2 - 1 ORDER BY last LIMIT 1), \
+         9223372036854775807) \
+         ORDER BY last {order}"
+    )
 }
 
 fn micros(time: SystemTime) -> i64 {
@@ -700,3 +710,62 @@ struct Range {
 
 /// How long a reader in another process waits before it looks again.
 pub(crate) const POLL: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::StatementStatus;
+
+    /// How many steps SQLite takes to find the next block of a list.
+    fn steps(connection: &Connection, order: &str, after: i64, before: i64) -> (i64, i32) {
+        let condition = range_condition(order);
+        let mut statement = connection
+            .prepare(&format!(
+                "SELECT id FROM blocks WHERE live > 0 AND {condition} LIMIT 1"
+            ))
+            .unwrap();
+        let params = [after, before, i64::MIN, i64::MAX];
+        let found = statement.query_row(params, |row| row.get(0)).unwrap();
+        (found, statement.get_status(StatementStatus::VmStep))
+    }
+
+    #[test]
+    fn the_next_block_is_found_without_walking_over_others() {
+        const BLOCKS: i64 = 2000;
+        let connection = schema::open_in_memory().unwrap();
+        // Ten numbers each; of every third the last two are gone.
+        for id in 1..=BLOCKS {
+            let gone = if id % 3 == 0 { 2 } else { 0 };
+            connection
+                .execute(
+                    "INSERT INTO blocks VALUES(?1, 1, 8, 40, 80, ?2, ?3, 5, 5, 'a', 'b', 10, 10)",
+                    [id, id * 10 - 9, id * 10 - gone],
+                )
+                .unwrap();
+        }
+        // What a block was whose rest stands in another one, until it is overwritten.
+        connection
+            .execute_batch(
+                "INSERT INTO blocks VALUES(2001, 1, 8, 40, 80, 11, 20, 5, 5, 'a', 'b', 10, 0)",
+            )
+            .unwrap();
+        let most = 200;
+        for block in [1, 2, 3, 4, BLOCKS / 2, BLOCKS - 1, BLOCKS] {
+            let (first, last) = (block * 10 - 9, block * 10);
+            for (what, order, after, before) in [
+                ("behind the one before", "ASC", first - 1, i64::MAX),
+                ("behind its first", "ASC", first, i64::MAX),
+                ("before the next one", "DESC", 0, last + 1),
+                ("before its second", "DESC", 0, first + 1),
+                ("a range of numbers", "DESC", first - 1, last + 1),
+                ("one number", "DESC", first - 1, first + 1),
+            ] {
+                let (found, steps) = steps(&connection, order, after, before);
+                assert_eq!(found, block, "{what}");
+                assert!(steps < most, "{steps} steps for {what} of {block}");
+            }
+        }
+        // All of them, from the newest on.
+        assert_eq!(steps(&connection, "DESC", 0, i64::MAX).0, BLOCKS);
+    }
+}
