@@ -335,6 +335,8 @@ impl Flows {
     fn load(&self, row: &BlockRow, whole: bool) -> Result<Arc<Block>, StoreError> {
         if let Some(block) = &*lock(&self.last)
             && block.number() == row.id
+            // Numbers of blocks that are all gone are given again.
+            && block.contains(row.first)
             && (block.has_bodies() || !whole)
         {
             return Ok(Arc::clone(block));

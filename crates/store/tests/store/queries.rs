@@ -214,6 +214,26 @@ fn what_is_deleted_is_gone_from_lists_and_from_the_files() {
 }
 
 #[test]
+fn a_reader_that_outlives_the_store_sees_what_the_next_one_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    fill(&store, 0..3);
+    let elsewhere = Flows::open(folder.path()).unwrap();
+    let ids = || -> Vec<String> {
+        let rows = elsewhere.list(&Query::all()).unwrap();
+        rows.into_iter().map(|row| row.id).collect()
+    };
+    assert_eq!(ids().len(), 3);
+    assert_eq!(store.flows().delete(&Query::all()).unwrap(), 3);
+    store.tidy();
+    drop(store);
+    // Its first block has the number of the one that the reader has still at hand.
+    let store = open(folder.path());
+    fill(&store, 10..12);
+    assert_eq!(ids(), [record(10).id, record(11).id]);
+}
+
+#[test]
 fn a_folder_has_one_recorder_and_is_private() {
     let folder = tempfile::tempdir().unwrap();
     let inside = folder.path().join("a/b");
