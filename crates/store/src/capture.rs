@@ -550,7 +550,7 @@ fn websocket(messages: Vec<Captured>, closed: Option<Closed>) -> WebSocketData {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sink::Dropped;
+    use crate::sink::{Dropped, Queue};
     use crate::summary::Summary;
     use crate::{FlowSink, Place, Query, Store, StoreConfig, Words};
     use std::time::Duration;
@@ -957,6 +957,60 @@ mod tests {
         }
         // Four that were captured; one that was collected, for the record and for the store.
         assert_eq!(capture.cut_counter().load(Ordering::Relaxed), 4 + 2);
+    }
+
+    #[test]
+    fn heads_count_among_the_bytes_that_wait() {
+        let queue = Arc::new(Queue::new(usize::MAX, 1 << 20));
+        let sink = FlowSink {
+            queue: Arc::clone(&queue),
+        };
+        let capture = Capture::new(sink, CaptureLimits::default());
+        let mut long = flow(1);
+        request(&mut long, "GET", "/", &[("X", &"x".repeat(50_000))]);
+        for n in 0..1000 {
+            long.id = FlowId(n);
+            // As an entry, and as a record.
+            long.replay = (n % 2 == 0).then_some(Replay::Request);
+            capture.end(&long, &Outcome::COMPLETED);
+        }
+        // 20 times 50 000 bytes are the bound.
+        let waiting = queue.waiting();
+        assert!((15..=25).contains(&waiting), "{waiting}");
+    }
+
+    #[test]
+    fn flows_come_in_order_however_large_they_are() {
+        let store = Store::open(StoreConfig::new(Place::Memory)).unwrap();
+        let capture = Capture::new(
+            store.sink(),
+            CaptureLimits {
+                body_bytes: 8 << 20,
+                ..CaptureLimits::default()
+            },
+        );
+        let sizes = [10, 700_000, 700_000, 0, 3 << 20, 20, 1 << 20, 300];
+        for round in 0..3 {
+            for (n, size) in (round * 100..).zip(sizes) {
+                let mut one = flow(n);
+                // Some of them are records.
+                one.replay = (size == 20).then_some(Replay::Request);
+                request(&mut one, "POST", &format!("/{n}"), &[("Host", "a")]);
+                let body = vec![n as u8; size];
+                let _ = capture.data(&mut one, piece(Direction::Request, &body));
+                one.request.body_size = size as u64;
+                capture.end(&one, &Outcome::COMPLETED);
+            }
+            store.flush();
+        }
+        let found = records(&store);
+        let expected = (0..3).flat_map(|round| (round * 100..).zip(sizes));
+        assert_eq!(found.len(), 3 * sizes.len());
+        for (record, (n, size)) in found.iter().zip(expected) {
+            let request = &record.as_http().unwrap().request;
+            assert_eq!(request.path, format!("/{n}"));
+            assert_eq!(request.message.body, Body::whole(vec![n as u8; size]));
+        }
     }
 
     #[test]

@@ -119,6 +119,10 @@ pub(crate) struct Links {
 }
 
 impl Links {
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
     /// The number of the link that carried a flow.
     pub fn number(&mut self, flow: &Flow) -> u32 {
         let request = &flow.request;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use tollgate_flow::Flow;
-use tollgate_flow::record::{Content, HttpMessage, Record};
+use tollgate_flow::record::{Content, HeaderFields, HttpMessage, Record};
 
 use crate::capture::Ended;
 use crate::codec::Cursor;
@@ -18,10 +18,10 @@ use crate::segment::lock;
 /// How long the writer waits for more once something is there: what is written together costs less.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// What a flow weighs in the queue beside its bodies and messages, about.
+/// What a record weighs in the queue beside its heads, bodies and messages, about; and what carried entries.
 const FLOW_BYTES: usize = 4096;
 
-/// The same for an entry, which is a run of bytes.
+/// What an entry takes beside its bodies, mostly.
 const ENTRY_BYTES: usize = 1024;
 
 /// Takes recorded flows: a store, a file.
@@ -150,6 +150,10 @@ pub(crate) struct Queue {
 struct Inner {
     /// Flows in the order in which they came: each a mark, and behind it an entry, or nothing for the next record.
     flows: Vec<u8>,
+    /// Buffers of those before them.
+    full: Vec<Vec<u8>>,
+    /// Buffers to be used next.
+    spare: Vec<Vec<u8>>,
     records: VecDeque<Record>,
     /// What carried the entries.
     links: Links,
@@ -173,8 +177,12 @@ struct Inner {
 const ENTRY: u8 = 1;
 const RECORD: u8 = 0;
 
-/// Memory that goes back and forth between workers and writer, at most.
-const KEPT_BYTES: usize = 4 << 20;
+/// The size of a buffer. A flow for which there is no room in one begins the next: to move what is there into a larger one
+/// takes milliseconds, in which every worker that has a flow waits.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// Buffers that go back and forth between workers and writer, at most.
+const KEPT_BUFFERS: usize = 4;
 
 /// What the writer gets.
 #[derive(Default)]
@@ -191,7 +199,7 @@ pub(crate) struct Batch {
 /// The flows of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Flows {
-    bytes: Vec<u8>,
+    buffers: Vec<Vec<u8>>,
     records: VecDeque<Record>,
     pub links: Vec<Link>,
 }
@@ -209,20 +217,46 @@ pub(crate) enum Queued<'a> {
 impl Flows {
     /// Hands them out in order.
     pub fn each<E>(&mut self, mut found: impl FnMut(Queued<'_>) -> Result<(), E>) -> Result<(), E> {
-        let mut cursor = Cursor(&self.bytes);
-        while let Some(mark) = cursor.u8() {
-            let flow = match mark {
-                ENTRY => Entry::read_whole(&mut cursor).map(Queued::Entry),
-                _ => self
-                    .records
-                    .pop_front()
-                    .map(|record| Queued::Record(Box::new(record))),
-            };
-            // It was written by this program: there is nothing else.
-            let Some(flow) = flow else { break };
-            found(flow)?;
+        for buffer in &self.buffers {
+            let mut cursor = Cursor(buffer);
+            while let Some(mark) = cursor.u8() {
+                let flow = match mark {
+                    ENTRY => Entry::read_whole(&mut cursor).map(Queued::Entry),
+                    _ => self
+                        .records
+                        .pop_front()
+                        .map(|record| Queued::Record(Box::new(record))),
+                };
+                // It was written by this program: there is nothing else.
+                let Some(flow) = flow else { return Ok(()) };
+                found(flow)?;
+            }
         }
         Ok(())
+    }
+}
+
+impl Inner {
+    /// A buffer that has room for so many bytes.
+    fn room(&mut self, wanted: usize) -> &mut Vec<u8> {
+        if self.flows.capacity() - self.flows.len() < wanted {
+            let mut next = self.spare.pop().unwrap_or_default();
+            next.reserve_exact(wanted.max(BUFFER_BYTES));
+            let full = std::mem::replace(&mut self.flows, next);
+            if !full.is_empty() {
+                self.full.push(full);
+            }
+        }
+        &mut self.flows
+    }
+
+    /// Takes all that have something in them.
+    fn take_flows(&mut self) -> Vec<Vec<u8>> {
+        let last = std::mem::take(&mut self.flows);
+        if !last.is_empty() {
+            self.full.push(last);
+        }
+        std::mem::take(&mut self.full)
     }
 }
 
@@ -239,9 +273,11 @@ impl Queue {
     }
 
     fn push(&self, record: Record) -> Result<(), Dropped> {
-        self.put(weight(&record), |inner| {
-            inner.flows.push(RECORD);
+        let weight = weight(&record);
+        self.put(weight, |inner| {
+            inner.room(1).push(RECORD);
             inner.records.push_back(record);
+            weight
         })
     }
 
@@ -251,14 +287,21 @@ impl Queue {
             .response
             .as_ref()
             .map_or(0, |answer| body(&answer.message));
-        self.put(body(&entry.request) + response + ENTRY_BYTES, |inner| {
+        let about = body(&entry.request) + response + ENTRY_BYTES;
+        self.put(about, |inner| {
+            let links = inner.links.len();
             let link = inner.links.number(flow);
-            inner.flows.push(ENTRY);
-            Entry { link, ..*entry }.write_whole(&mut inner.flows);
+            let links = inner.links.len() - links;
+            let buffer = inner.room(about);
+            let before = buffer.len();
+            buffer.push(ENTRY);
+            Entry { link, ..*entry }.write_whole(buffer);
+            buffer.len() - before + links * FLOW_BYTES
         })
     }
 
-    fn put(&self, weight: usize, put: impl FnOnce(&mut Inner)) -> Result<(), Dropped> {
+    /// Puts a flow in that weighs about so much; the function answers what it weighs.
+    fn put(&self, about: usize, put: impl FnOnce(&mut Inner) -> usize) -> Result<(), Dropped> {
         let mut inner = lock(&self.inner);
         if inner.closed {
             return Err(Dropped::Closed);
@@ -269,17 +312,17 @@ impl Queue {
             return Err(Dropped::Stopped);
         }
         if inner.waiting >= self.max_flows
-            || (inner.bytes.saturating_add(weight) > self.max_bytes && inner.waiting > 0)
+            || (inner.bytes.saturating_add(about) > self.max_bytes && inner.waiting > 0)
         {
             inner.dropped += 1;
             self.counters.behind.fetch_add(1, Ordering::Relaxed);
             return Err(Dropped::Behind);
         }
         let was_half_full = self.is_half_full(&inner);
+        let weight = put(&mut inner);
         inner.bytes = inner.bytes.saturating_add(weight);
         inner.pushed += 1;
         inner.waiting += 1;
-        put(&mut inner);
         let wake = inner.waiting == 1 || (!was_half_full && self.is_half_full(&inner));
         drop(inner);
         if wake {
@@ -294,9 +337,10 @@ impl Queue {
 
     /// Waits for flows, at most `tick`, and takes them. The memory of the last batch is used again.
     pub fn take(&self, tick: Duration, last: Flows) -> Batch {
-        let mut spare = last.bytes;
-        spare.clear();
-        spare.shrink_to(KEPT_BYTES);
+        let mut spare = last.buffers;
+        spare.retain(|buffer| buffer.capacity() <= 2 * BUFFER_BYTES);
+        spare.truncate(KEPT_BUFFERS);
+        spare.iter_mut().for_each(Vec::clear);
         let mut inner = lock(&self.inner);
         let deadline = Instant::now() + tick;
         let mut linger = None;
@@ -317,9 +361,11 @@ impl Queue {
         }
         inner.bytes = 0;
         inner.hurry = false;
+        // What was not used of the last ones goes behind the lock.
+        std::mem::swap(&mut inner.spare, &mut spare);
         Batch {
             flows: Flows {
-                bytes: std::mem::replace(&mut inner.flows, spare),
+                buffers: inner.take_flows(),
                 records: std::mem::take(&mut inner.records),
                 links: inner.links.take(),
             },
@@ -389,13 +435,18 @@ impl Queue {
 }
 
 fn weight(record: &Record) -> usize {
-    let body = |message: &HttpMessage| message.body.data.as_ref().map_or(0, |data| data.len());
+    let message = |message: &HttpMessage| {
+        let body = message.body.data.as_ref().map_or(0, |data| data.len());
+        let fields = message.trailers.iter().chain([&message.headers]);
+        let fields = fields.flat_map(HeaderFields::iter);
+        body + fields.map(|(name, value)| name.len() + value.len()).sum::<usize>()
+    };
     let bytes = match &record.content {
         Content::Http(http) => {
-            let response = http.response.as_ref().map_or(0, |r| body(&r.message));
+            let response = http.response.as_ref().map_or(0, |r| message(&r.message));
             let messages = http.websocket.iter().flat_map(|socket| &socket.messages);
             let messages: usize = messages.map(|message| message.content.len() + 64).sum();
-            body(&http.request.message) + response + messages
+            http.request.path.len() + message(&http.request.message) + response + messages
         }
         Content::Tcp(messages) | Content::Udp(messages) => messages
             .iter()
