@@ -57,6 +57,8 @@ pub struct Summary {
     pub replay: Option<Replay>,
     /// A row can't tell everything of the flow exactly: bytes that are no text, several content types.
     inexact: bool,
+    /// The request names another host than it went to, of which a row has one.
+    other_host: bool,
     pub(crate) block: u64,
 }
 
@@ -66,6 +68,7 @@ const CUT: u8 = 1 << 2;
 const REPLAYED_REQUEST: u8 = 1 << 3;
 const REPLAYED_RESPONSE: u8 = 1 << 4;
 const INEXACT: u8 = 1 << 5;
+const OTHER_HOST: u8 = 1 << 6;
 
 impl Summary {
     /// What a list shows of a record.
@@ -94,6 +97,7 @@ impl Summary {
             is_cut: record.metadata.get(CUT_MESSAGES).is_some(),
             replay: record.replay,
             inexact: false,
+            other_host: false,
             block,
         };
         let address =
@@ -115,8 +119,7 @@ impl Summary {
                 }
                 let lossy = |text: &String| text.contains(char::REPLACEMENT_CHARACTER);
                 summary.inexact |= summary.url.as_ref().is_some_and(lossy);
-                // A row has one host; a request can name another than it went to.
-                summary.inexact |= request.pretty_host() != request.host;
+                summary.other_host = request.pretty_host() != request.host;
             }
             Content::Dns(dns) => {
                 summary.url = dns.request.questions.first().map(|q| q.name.clone());
@@ -217,6 +220,7 @@ impl Summary {
                 None
             },
             inexact: flags & INEXACT != 0,
+            other_host: flags & OTHER_HOST != 0,
             block,
         };
         for text in summary.texts_mut() {
@@ -276,6 +280,7 @@ impl Summary {
             | flag(self.websocket, WEBSOCKET)
             | flag(self.is_cut, CUT)
             | flag(self.inexact, INEXACT)
+            | flag(self.other_host, OTHER_HOST)
     }
 
     /// Whether a filter means this flow; `None` when only the whole flow can tell.
@@ -354,7 +359,14 @@ impl Subject for Glance<'_> {
         match field {
             Field::Method => ask(&row.method),
             Field::Url => ask(&row.url),
-            Field::Host if row.flow_type == FlowType::Http => ask(&row.host),
+            Field::Host if row.flow_type == FlowType::Http => {
+                let answer = ask(&row.host);
+                // A match is one; where there is none, the other host may be.
+                if !answer && row.other_host {
+                    self.unknown.set(true);
+                }
+                answer
+            }
             Field::Version => ask(&row.version),
             Field::ContentType(Direction::Request) => ask(&row.request_type),
             Field::ContentType(Direction::Response) => ask(&row.response_type),
@@ -390,11 +402,14 @@ mod tests {
         for host in ["example.com", "other.example"] {
             let record = record(host);
             let row = Summary::of(1, 1, &record);
+            // A row has one of two.
+            let one_host = host == "example.com";
             for (expression, known) in [
                 ("~m GET", true),
                 ("~c 404 & ~d example.com", true),
                 ("~u other", true),
-                ("~d other", true),
+                ("~d other", one_host),
+                ("!~d other", one_host),
                 ("~t html & ~status 4xx", true),
                 ("~size 0 & !~e & ~s & ~http", true),
                 ("~a | ~tcp", true),
@@ -403,14 +418,11 @@ mod tests {
                 ("~m GET & ~b x", false),
                 ("~m GET | ~b x", true),
                 ("!~marked", false),
+                ("~c 500 & ~d other", true),
             ] {
                 let filter = Filter::new(expression).unwrap();
                 let answer = row.matches(&filter);
-                assert_eq!(
-                    answer.is_some(),
-                    known && host == "example.com",
-                    "{expression}"
-                );
+                assert_eq!(answer.is_some(), known, "{expression} at {host}");
                 if let Some(answer) = answer {
                     assert_eq!(answer, filter.matches(&record), "{expression}");
                 }
@@ -425,6 +437,7 @@ mod tests {
         row.duration = Some(Duration::from_micros(1234));
         row.replay = Some(Replay::Response);
         row.is_cut = true;
+        row.other_host = true;
         row.error = Some("x".into());
         row.host = Some(String::new());
         let mut bytes = Vec::new();
