@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tollgate_flow::{
     Direction, ErrorClass, HeaderList, Interest, OutcomeKind, Reply, Side, Step, Target,
 };
@@ -509,6 +510,32 @@ fn a_hold_in_the_response_and_in_data_delays_and_no_more() {
         assert_eq!(client.exchange(get(path)).unwrap().text(), path);
     }
     assert_eq!(recorder.ends(2)[1].kind, OutcomeKind::Completed);
+}
+
+#[test]
+fn a_held_first_piece_lets_the_head_go() {
+    let origin = Origin::http(Identity::Good, |_| ok("body"));
+    let release = Arc::new(Notify::new());
+    let held = Arc::clone(&release);
+    let hook = Hook::new(Interest::RESPONSE_DATA).on_data(move |_, piece| {
+        if piece.last {
+            return Step::Continue;
+        }
+        let held = Arc::clone(&held);
+        let wait = async move {
+            held.notified().await;
+            Step::Continue
+        };
+        Step::hold(wait, PATIENCE, Step::Drop)
+    });
+    let recorder = Recorder::new(Interest::END);
+    let proxy = start_with(config(), [hook.shared(), recorder.clone()]);
+    let mut client = proxy.tls(&origin);
+    client.send(get("/")).unwrap();
+    assert!(client.read_head().unwrap().starts_with(b"HTTP/1.1 200"));
+    release.notify_one();
+    assert_eq!(client.read_exact(4).unwrap(), b"body");
+    assert_eq!(recorder.ends(1)[0].kind, OutcomeKind::Completed);
 }
 
 #[test]
