@@ -51,7 +51,7 @@ const MAX_RAW_BYTES: u32 = 1 << 30;
 const FULL_FLOWS: usize = 1024;
 
 /// A block with so many bytes is full.
-const FULL_BYTES: usize = 256 * 1024;
+pub(crate) const FULL_BYTES: usize = 256 * 1024;
 
 /// The memory that is kept from one block to the next.
 const KEPT_BYTES: usize = 1 << 20;

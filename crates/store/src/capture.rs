@@ -14,6 +14,7 @@ use tollgate_flow::{
     Outcome, Piece, PieceMark, Step,
 };
 
+use crate::block::FULL_BYTES;
 use crate::entry::{Entry, Kept, Live};
 use crate::segment::lock;
 use crate::sink::RecordSink;
@@ -87,6 +88,10 @@ const MESSAGE_BYTES: usize = 96;
 
 /// What the mark of a piece takes.
 const MARK_BYTES: usize = size_of::<PieceMark>();
+
+/// Bodies of so many bytes fill a block of their own: no other flow shares them. They are handed over instead of copied,
+/// since others wait for the lock meanwhile.
+const LARGE: usize = FULL_BYTES;
 
 /// A body of one piece that came so soon after its head needs no mark.
 const WITH_HEAD: Duration = Duration::from_millis(5);
@@ -342,6 +347,10 @@ impl<'a> Ended<'a> {
             Some(answer) => self.kept(&captured.response, answer.body(), answer.body_size),
             None => Kept::default(),
         };
+        let bytes = |kept: &Kept<'_>| kept.data.map_or(0, <[u8]>::len);
+        if bytes(&request) + bytes(&response) >= LARGE {
+            return None;
+        }
         let entry = Entry::of(flow, self.outcome, 0, request, response)?;
         // Collected bodies are cut here and nowhere else.
         for (part, collected) in [
@@ -989,7 +998,9 @@ mod tests {
                 ..CaptureLimits::default()
             },
         );
-        let sizes = [10, 700_000, 700_000, 0, 3 << 20, 20, 1 << 20, 300];
+        // Four of 250 000 bytes fill a buffer.
+        let fill = 250_000;
+        let sizes = [10, fill, fill, 0, 3 << 20, 20, fill, fill, fill, LARGE, fill, 30];
         for round in 0..3 {
             for (n, size) in (round * 100..).zip(sizes) {
                 let mut one = flow(n);
