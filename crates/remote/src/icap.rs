@@ -395,7 +395,7 @@ impl Client<'_> {
                 .through(&mut incoming, onward, &mut exchange, direction)
                 .await;
         }
-        // An answer of known length that fits: it goes on as it came, unless a call is refused.
+        // An answer of known length that fits: it goes on as it came, unless a call is refused or written anew.
         let mut held = self.shared.hold_nothing();
         let body = match self.collect(&mut incoming, &mut held).await? {
             Ok(body) => body,
@@ -417,7 +417,7 @@ impl Client<'_> {
                 }
             }
         }
-        if exchange.has_refused() {
+        if exchange.has_changed() {
             let edited = Bytes::from(edited);
             onward.change_response(exchange.response_head(), Some(&edited));
             onward.give(&edited);

@@ -46,6 +46,13 @@ struct Inner {
     next: AtomicU64,
 }
 
+impl Inner {
+    fn counts(&self, verdict: &Verdict) -> bool {
+        let redacts = matches!(verdict.action, Action::Redact { .. });
+        verdict.refused || (redacts && self.screen.enforces())
+    }
+}
+
 /// What was found in the exchanges that are open.
 #[derive(Default)]
 struct Seen(Mutex<HashMap<FlowId, Vec<Verdict>>>);
@@ -132,10 +139,10 @@ impl Judge {
         findings
     }
 
-    /// Whether what is found has consequences.
+    /// Whether a verdict has consequences: something was refused, or taken out.
     #[must_use]
-    pub fn enforces(&self) -> bool {
-        self.0.screen.enforces()
+    pub fn counts(&self, verdict: &Verdict) -> bool {
+        self.0.counts(verdict)
     }
 
     fn next_id(&self) -> FlowId {
@@ -371,10 +378,12 @@ impl Exchange {
         seen.get(&self.flow.id).cloned().unwrap_or_default()
     }
 
-    /// Whether something was refused so far.
+    /// Whether something was refused, or taken out, so far: the message isn't what it was.
     #[must_use]
-    pub fn has_refused(&self) -> bool {
-        self.verdicts().iter().any(|verdict| verdict.refused)
+    pub fn has_changed(&self) -> bool {
+        let seen = self.judge.seen.open();
+        let mut verdicts = seen.get(&self.flow.id).into_iter().flatten();
+        verdicts.any(|verdict| self.judge.counts(verdict))
     }
 
     /// The answer to who sent a request that can't be judged, or was refused in the middle of its body.

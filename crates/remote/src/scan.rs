@@ -19,7 +19,6 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tollgate_flow::{Bytes, Direction};
 use tollgate_screen::Verdict;
-use tollgate_screen::policy::Action;
 use tollgate_screen::scan::{Finding, Kind};
 use tollgate_wire::coding::{Decoder, OutputLimit};
 use tollgate_wire::headers::HeaderList;
@@ -333,10 +332,7 @@ async fn response(
 fn outcome(judge: &Judge, exchange: &Exchange, said: &Said) -> Outcome {
     let verdicts = exchange.verdicts();
     // There is no way to give back what was redacted.
-    let counts = |verdict: &&Verdict| {
-        verdict.refused || (matches!(verdict.action, Action::Redact { .. }) && judge.enforces())
-    };
-    let refused: Option<&Verdict> = verdicts.iter().find(counts);
+    let refused: Option<&Verdict> = verdicts.iter().find(|verdict| judge.counts(verdict));
     let blocked = refused.is_some() || matches!(said, Said::Reply(_) | Said::Close(_));
     let reason = match (refused, said) {
         (Some(verdict), _) => Some(format!("{} in {}", verdict.reason, verdict.place)),

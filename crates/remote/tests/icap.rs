@@ -16,8 +16,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tollgate_remote::{Ended, Judge, Limits, Server};
+use tollgate_screen::policy::Policy;
 use tollgate_screen::scan::Scanner;
-use tollgate_screen::{Enforcement, Screen, ScreenConfig, Verdict};
+use tollgate_screen::{Enforcement, PolicyInForce, Screen, ScreenConfig, Verdict};
 use tollgate_wire::http1::{ChunkedDecoder, HeadLimits, Parsed, RequestHead, encode_chunk};
 use tollgate_wire::icap::{Encapsulated, HttpHeads, Part, ResponseHead};
 
@@ -37,13 +38,22 @@ impl Service {
     }
 
     fn start(config: ScreenConfig, limits: Limits) -> Self {
-        let scanner = Scanner::builtin();
-        let screen = Screen::new(scanner.clone(), config);
+        Self::with(Screen::new(Scanner::builtin(), config), limits)
+    }
+
+    /// With a policy.
+    fn ruled_by(policy: &str) -> Self {
+        let policy = PolicyInForce::new(Policy::parse(policy, "policy.toml").unwrap());
+        let screen = Screen::new(Scanner::builtin(), ScreenConfig::default());
+        Self::with(screen.policy(policy), Limits::default())
+    }
+
+    fn with(screen: Screen, limits: Limits) -> Self {
         let verdicts = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&verdicts);
         let judge = Judge::new(
             screen,
-            scanner,
+            Scanner::builtin(),
             Arc::new(move |verdict: &Verdict| seen.lock().unwrap().push(verdict.clone())),
         );
         let (tell, told) = std::sync::mpsc::channel();
@@ -595,6 +605,54 @@ fn a_tool_call_is_gated_in_a_models_answer() {
             .contains("Resolution=1")
     );
     assert!(!service.rules().is_empty());
+}
+
+#[test]
+fn what_a_policy_takes_out_is_taken_out() {
+    let service =
+        Service::ruled_by("[[rule]]\ncategory = [\"secret\"]\naction = \"redact\"\n");
+    let mut client = service.connect();
+    let length = |headers: &tollgate_flow::HeaderList, body: &[u8]| {
+        assert_eq!(
+            headers.get("content-length"),
+            Some(body.len().to_string().as_bytes())
+        );
+    };
+    // Of a call in an answer of known length.
+    let given = model_answer(&format!("export KEY={}", secret()));
+    let head = format!("{JSON}{}\r\n\r\n", given.len());
+    let url = "http://api.anthropic.com/v1/messages";
+    for allow in ["Allow: 204\r\n", ""] {
+        let answer = client.ask(respmod(allow, url, &head, &chunked(&given)));
+        let text = answer.text();
+        assert!(!text.contains(&secret()), "{text}");
+        assert!(text.contains("export KEY=[tollgate:aws-access-key-id:"));
+        length(&answer.http.response.unwrap().headers, &answer.body);
+    }
+    // Of a request: its URL, a header, its body.
+    let body = format!("the key is {}", secret());
+    let url = format!("http://example.com/a?k={}&b=c", secret());
+    let headers = [
+        ("X-Note", secret()),
+        ("Content-Length", body.len().to_string()),
+    ];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let answer = client.ask(reqmod(
+        "Allow: 204\r\n",
+        request("POST", &url, &headers),
+        Some(&chunked(&body)),
+    ));
+    let sent = answer.http.request.as_ref().unwrap();
+    let mut all = Vec::new();
+    sent.write_to(&mut all);
+    all.extend_from_slice(&answer.body);
+    let all = String::from_utf8(all).unwrap();
+    assert!(!all.contains(&secret()), "{all}");
+    assert!(all.starts_with("POST http://example.com/a?k="), "{all}");
+    assert!(answer.text().starts_with("the key is [tollgate:aws-access-key-id:"));
+    length(&sent.headers, &answer.body);
+    let verdicts = service.verdicts.lock().unwrap();
+    assert!(verdicts.iter().all(|verdict| !verdict.refused), "{verdicts:?}");
 }
 
 #[test]
