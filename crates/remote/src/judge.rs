@@ -27,6 +27,9 @@ const MAX_STEPS: usize = 16;
 const MAX_INBOUND: u64 = 8 << 20;
 /// Findings of one answer that are told.
 const MAX_FINDINGS: usize = 100;
+/// Verdicts that are kept of one exchange, and findings in all of them. Each verdict is told.
+const MAX_KEPT: usize = 100;
+const MAX_KEPT_FINDINGS: usize = 4096;
 
 /// A screen outside a proxy: it is shown messages that somebody else carries, and says what becomes of them.
 ///
@@ -46,20 +49,48 @@ struct Inner {
     next: AtomicU64,
 }
 
-impl Inner {
-    fn counts(&self, verdict: &Verdict) -> bool {
-        let redacts = matches!(verdict.action, Action::Redact { .. });
-        verdict.refused || (redacts && self.screen.enforces())
-    }
+/// What was found in the exchanges that are open.
+struct Seen {
+    enforces: bool,
+    verdicts: Mutex<HashMap<FlowId, Vec<Verdict>>>,
 }
 
-/// What was found in the exchanges that are open.
-#[derive(Default)]
-struct Seen(Mutex<HashMap<FlowId, Vec<Verdict>>>);
-
 impl Seen {
+    fn new(enforces: bool) -> Self {
+        Self {
+            enforces,
+            verdicts: Mutex::default(),
+        }
+    }
+
     fn open(&self) -> MutexGuard<'_, HashMap<FlowId, Vec<Verdict>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a verdict. A body may be endless, and bring one with each piece: of very many the first are kept, and the
+    /// first that has other consequences than those.
+    fn note(&self, verdict: &Verdict) {
+        let mut open = self.open();
+        let Some(kept) = open.get_mut(&verdict.flow) else {
+            return;
+        };
+        let follows = |verdict: &Verdict| (verdict.refused, self.counts(verdict));
+        let is_like = |other: &Verdict| follows(other) == follows(verdict);
+        if kept.len() >= MAX_KEPT && kept.iter().any(is_like) {
+            return;
+        }
+        let findings = kept.iter().map(|verdict| verdict.findings.len()).sum();
+        let mut verdict = verdict.clone();
+        verdict
+            .findings
+            .truncate(MAX_KEPT_FINDINGS.saturating_sub(findings));
+        kept.push(verdict);
+    }
+
+    /// Whether a verdict has consequences: something was refused, or taken out.
+    fn counts(&self, verdict: &Verdict) -> bool {
+        let redacts = matches!(verdict.action, Action::Redact { .. });
+        verdict.refused || (redacts && self.enforces)
     }
 }
 
@@ -67,12 +98,10 @@ impl Judge {
     /// A judge that asks `screen`, and tells each verdict to `on_verdict`. `scanner` is the screen's.
     #[must_use]
     pub fn new(screen: Screen, scanner: Scanner, on_verdict: OnVerdict) -> Self {
-        let seen = Arc::new(Seen::default());
+        let seen = Arc::new(Seen::new(screen.enforces()));
         let (noting, telling) = (Arc::clone(&seen), Arc::clone(&on_verdict));
         let screen = screen.on_verdict(Arc::new(move |verdict: &Verdict| {
-            if let Some(verdicts) = noting.open().get_mut(&verdict.flow) {
-                verdicts.push(verdict.clone());
-            }
+            noting.note(verdict);
             telling(verdict);
         }));
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -142,7 +171,7 @@ impl Judge {
     /// Whether a verdict has consequences: something was refused, or taken out.
     #[must_use]
     pub fn counts(&self, verdict: &Verdict) -> bool {
-        self.0.counts(verdict)
+        self.0.seen.counts(verdict)
     }
 
     fn next_id(&self) -> FlowId {
@@ -371,7 +400,7 @@ impl Exchange {
         }
     }
 
-    /// What was found so far.
+    /// What was found so far; of very much the first, and what has other consequences.
     #[must_use]
     pub fn verdicts(&self) -> Vec<Verdict> {
         let seen = self.judge.seen.open();
@@ -383,7 +412,7 @@ impl Exchange {
     pub fn has_changed(&self) -> bool {
         let seen = self.judge.seen.open();
         let mut verdicts = seen.get(&self.flow.id).into_iter().flatten();
-        verdicts.any(|verdict| self.judge.counts(verdict))
+        verdicts.any(|verdict| self.judge.seen.counts(verdict))
     }
 
     /// The answer to who sent a request that can't be judged, or was refused in the middle of its body.
@@ -409,9 +438,7 @@ impl Exchange {
         let Some(verdict) = inbound(self.flow.id, &target, findings) else {
             return;
         };
-        if let Some(verdicts) = self.judge.seen.open().get_mut(&self.flow.id) {
-            verdicts.push(verdict.clone());
-        }
+        self.judge.seen.note(&verdict);
         (self.judge.on_verdict)(&verdict);
     }
 
@@ -540,4 +567,52 @@ fn address(flow: &mut Flow) -> Result<(), InvalidTarget> {
     let host = request.head.headers.get("host").unwrap_or_default();
     request.target = parse(host, request.scheme).ok_or(InvalidTarget)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tollgate_screen::policy::Policy;
+    use tollgate_screen::{PolicyInForce, ScreenConfig};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_an_endless_body_every_verdict_is_told_and_few_are_kept() {
+        // Tokens that every scanner knows, and no scanner of source code.
+        let seen = ["AKIA", "Y3T6DKCNFLR2QWZ4"].concat();
+        let refused = ["hf_", "kTzQwVbXnRmLpYcHdJfGsNeWuAoIxEyBrS"].concat();
+        let policy = "[[rule]]\nfinding = \"aws-access-key-id\"\naction = \"warn\"\n";
+        let policy = Policy::parse(policy, "policy.toml").unwrap();
+        let scanner = Scanner::builtin();
+        let screen = Screen::new(scanner.clone(), ScreenConfig::default());
+        let screen = screen.policy(PolicyInForce::new(policy));
+        let told = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&told);
+        let tell = move |_: &Verdict| {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        let judge = Judge::new(screen, scanner, Arc::new(tell));
+        let url = b"http://example.com/";
+        let head = RequestHead::build(b"POST", url, http1::Version::Http11).unwrap();
+        let mut exchange = judge.request(head, true).unwrap();
+        assert!(!exchange.collects());
+        assert!(matches!(exchange.judge_request(None).await, Said::Pass));
+        let mut piece = async |secret: &str| {
+            let piece = format!("{} {secret} ", "words ".repeat(1000));
+            let piece = Some(piece.as_bytes());
+            exchange.judge_piece(Direction::Request, piece).await
+        };
+        let many = 3 * MAX_KEPT as u64;
+        for _ in 0..many + 5 {
+            let said = piece(&seen).await;
+            assert!(matches!(said, Said::Pass | Said::Replace(_)), "{said:?}");
+        }
+        assert!(told.load(Ordering::Relaxed) >= many);
+        let _ = piece(&refused).await;
+        let said = piece("").await;
+        assert!(matches!(said, Said::Close(_)), "{said:?}");
+        let verdicts = exchange.verdicts();
+        assert_eq!(verdicts.len(), MAX_KEPT + 1);
+        assert!(exchange.has_changed() && verdicts.last().unwrap().refused);
+    }
 }
