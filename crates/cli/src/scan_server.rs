@@ -41,7 +41,8 @@ pub struct ScanServerArgs {
     /// Connections at once; more are answered 503.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     max_connections: u32,
-    /// The longest body that is held until it is judged. A longer one is refused, or passes with --screen-fail-open.
+    /// The longest body that is held until it is judged. A longer one is refused, or with --screen-fail-open judged in
+    /// pieces, as it passes.
     #[arg(long, value_name = "SIZE", default_value = "32m", value_parser = bytes)]
     body_limit: u64,
     /// How long exchanges may take to end after SIGTERM or Ctrl-C (a second one ends them at once).

@@ -6,8 +6,9 @@
 //! | `/respmod` | RESPMOD | a model's answer goes through the gate; any other text is read, and what is found is reported |
 //! | both | OPTIONS | methods, preview, ISTag, Max-Connections |
 //!
-//! A request that the screen wants whole is held up to [`Limits::body`](crate::Limits::body); one that it reads in pieces,
-//! and every answer that streams, passes through, however long it is. Where a client allows 204, nothing of what isn't
+//! A request that the screen wants whole is held up to [`Limits::body`](crate::Limits::body), and a longer one is refused,
+//! or judged in pieces where the screen fails open; one that it reads in pieces, and every answer that streams, passes
+//! through, however long it is. Where a client allows 204, nothing of what isn't
 //! changed is sent back.
 
 use std::sync::Arc;
@@ -313,33 +314,34 @@ impl Client<'_> {
             return Err(Trouble::Answer(400, "the request names no host"));
         };
         let mut onward = Onward::new(&incoming, heads);
+        let mut begun = Vec::new();
         if !has_body || exchange.collects() {
             let mut held = self.shared.hold_nothing();
-            let body = match self.collect(&mut incoming, &mut held).await? {
-                Ok(body) => Bytes::from(body),
-                Err(begun) if self.shared.judge.is_closed() => {
-                    drop(begun);
-                    let reply = exchange.refusal("the body is over the limit");
+            match self.collect(&mut incoming, &mut held).await? {
+                Ok(body) => {
+                    let body = Bytes::from(body);
+                    match exchange.judge_request(Some(body.clone())).await {
+                        Said::Pass => {}
+                        said => {
+                            let reply = reply_of(&exchange, said);
+                            return self.block(&exchange, &incoming, true, &reply).await;
+                        }
+                    }
+                    let replaced = exchange.replaced_body();
+                    let head = exchange.request_head();
+                    if head != original || replaced.is_some() {
+                        onward.change_request(head, replaced.as_ref());
+                    }
+                    onward.give(&replaced.unwrap_or(body));
+                    return self.conclude(&incoming, onward, &exchange).await;
+                }
+                Err(_) if self.shared.judge.is_closed() => {
+                    let reply = exchange.refuse("the body is over the limit");
                     return self.block(&exchange, &incoming, false, &reply).await;
                 }
-                // What is too long to be read passes unread.
-                Err(begun) => return self.pass_on(&mut incoming, onward, begun).await,
-            };
-            match exchange.judge_request(Some(body.clone())).await {
-                Said::Pass => {}
-                said => {
-                    let reply = reply_of(&exchange, said);
-                    return self.block(&exchange, &incoming, true, &reply).await;
-                }
+                // What is too long to be held is judged as it passes, and so is what it came with.
+                Err(longer) => begun = longer,
             }
-            let replaced = exchange.replaced_body();
-            let head = exchange.request_head();
-            if head != original || replaced.is_some() {
-                onward.change_request(head, replaced.as_ref());
-            }
-            let body = replaced.unwrap_or(body);
-            onward.give(&body);
-            return self.conclude(&incoming, onward, &exchange).await;
         }
         match exchange.judge_request(None).await {
             Said::Pass => {}
@@ -353,7 +355,7 @@ impl Client<'_> {
             onward.change_request(head, None);
         }
         let direction = Direction::Request;
-        self.through(&mut incoming, onward, &mut exchange, direction)
+        self.through(&mut incoming, onward, &mut exchange, direction, begun)
             .await
     }
 
@@ -392,7 +394,7 @@ impl Client<'_> {
             onward.change_response(exchange.response_head(), None);
             let direction = Direction::Response;
             return self
-                .through(&mut incoming, onward, &mut exchange, direction)
+                .through(&mut incoming, onward, &mut exchange, direction, Vec::new())
                 .await;
         }
         // An answer of known length that fits: it goes on as it came, unless a call is refused or written anew.
@@ -454,17 +456,16 @@ impl Client<'_> {
         self.conclude(&incoming, onward, &exchange).await
     }
 
-    /// Shows a body to the judge as it comes, and passes on what the judge lets go.
+    /// Shows a body, of which `data` has come, to the judge as it comes, and passes on what the judge lets go.
     async fn through(
         &mut self,
         incoming: &mut Incoming,
         mut onward: Onward,
         exchange: &mut Exchange,
         direction: Direction,
+        mut data: Vec<u8>,
     ) -> Result<After, Trouble> {
-        let mut data = Vec::new();
         loop {
-            data.clear();
             let ended = self.piece(incoming, &mut data, false).await?;
             let last = ended.then_some(None);
             let piece = (!data.is_empty()).then_some(Some(&data[..]));
@@ -483,29 +484,9 @@ impl Client<'_> {
                 return self.conclude(incoming, onward, exchange).await;
             }
             self.forward(incoming, &mut onward).await?;
+            // What had come may have been much.
+            data = Vec::new();
         }
-    }
-
-    /// Lets a body pass that isn't looked at, of which `begun` has come.
-    async fn pass_on(
-        &mut self,
-        incoming: &mut Incoming,
-        mut onward: Onward,
-        begun: Vec<u8>,
-    ) -> Result<After, Trouble> {
-        onward.give(&begun);
-        drop(begun);
-        let mut data = Vec::new();
-        loop {
-            self.forward(incoming, &mut onward).await?;
-            data.clear();
-            let ended = self.piece(incoming, &mut data, false).await?;
-            onward.give(&data);
-            if ended {
-                break;
-            }
-        }
-        self.finish(incoming, onward, Vec::new()).await
     }
 
     /// Reads a whole body. `Ok(Err(begun))`: it is longer than the limit.
@@ -542,8 +523,7 @@ impl Client<'_> {
             onward.begun = true;
             self.begin(incoming, onward, Vec::new(), &mut out);
         }
-        encode_chunk(&mut out, &onward.waiting);
-        onward.waiting.clear();
+        encode_chunk(&mut out, &std::mem::take(&mut onward.waiting));
         self.connection.write(&out, self.shared.limits.stall).await
     }
 

@@ -161,7 +161,7 @@ impl Judge {
             .cloned()
             .collect();
         if let Some(verdict) =
-            inbound(self.next_id(), "scan", told).filter(|_| kind == Kind::Inbound)
+            told_of(self.next_id(), "scan", told).filter(|_| kind == Kind::Inbound)
         {
             (self.0.on_verdict)(&verdict);
         }
@@ -376,8 +376,10 @@ impl Exchange {
             scanner.finish(&mut inbound.state, &mut inbound.findings);
             let mut findings = std::mem::take(&mut inbound.findings);
             findings.retain(is_told);
-            findings.truncate(MAX_FINDINGS);
-            self.tell(findings);
+            let target = self.flow.request.target.to_string();
+            if let Some(verdict) = told_of(self.flow.id, &target, findings) {
+                self.tell(&verdict);
+            }
             return;
         };
         if inbound.read >= MAX_INBOUND {
@@ -415,6 +417,23 @@ impl Exchange {
         verdicts.any(|verdict| self.judge.seen.counts(verdict))
     }
 
+    /// Refuses a request that the screen wasn't shown, and tells so. What is answered.
+    #[must_use]
+    pub fn refuse(&self, reason: &str) -> Box<Reply> {
+        self.tell(&Verdict {
+            flow: self.flow.id,
+            target: self.flow.request.target.to_string(),
+            place: Place::RequestBody,
+            findings: Vec::new(),
+            refused: true,
+            reason: reason.to_owned(),
+            action: Action::Block,
+            rule: None,
+            allow: String::new(),
+        });
+        self.refusal(reason)
+    }
+
     /// The answer to who sent a request that can't be judged, or was refused in the middle of its body.
     #[must_use]
     pub fn refusal(&self, reason: &str) -> Box<Reply> {
@@ -432,14 +451,10 @@ impl Exchange {
         Box::new(reply.unwrap_or_else(|_| Reply::new(403)))
     }
 
-    /// Reports what was found in an answer.
-    fn tell(&self, findings: Vec<Finding>) {
-        let target = self.flow.request.target.to_string();
-        let Some(verdict) = inbound(self.flow.id, &target, findings) else {
-            return;
-        };
-        self.judge.seen.note(&verdict);
-        (self.judge.on_verdict)(&verdict);
+    /// Reports a verdict that isn't the screen's.
+    fn tell(&self, verdict: &Verdict) {
+        self.judge.seen.note(verdict);
+        (self.judge.on_verdict)(verdict);
     }
 
     /// Asks the screen; `None` if it panicked.
@@ -491,7 +506,7 @@ impl Drop for Exchange {
 }
 
 /// What is said of findings in what comes in: nothing is refused.
-fn inbound(flow: FlowId, target: &str, mut findings: Vec<Finding>) -> Option<Verdict> {
+fn told_of(flow: FlowId, target: &str, mut findings: Vec<Finding>) -> Option<Verdict> {
     findings.truncate(MAX_FINDINGS);
     let worst = findings.iter().max_by_key(|finding| finding.severity)?;
     Some(Verdict {

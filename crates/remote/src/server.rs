@@ -24,7 +24,8 @@ pub struct Limits {
     pub connections: usize,
     /// A head, of ICAP or HTTP. Default: 64 KiB, 256 lines.
     pub head: HeadLimits,
-    /// A body that has to be held until it is judged. Of a larger one, the declared failure is the answer. Default: 32 MiB.
+    /// A body that has to be held until it is judged. A larger one is refused, or judged in pieces where the screen fails
+    /// open. Default: 32 MiB.
     pub body: u64,
     /// All bodies that are held, together; at the limit the answer is 503. Default: 256 MiB.
     pub memory: u64,

@@ -523,10 +523,21 @@ fn a_body_over_the_limit_has_a_declared_answer() {
             ),
             false => assert_eq!(answer.http_status(), expected),
         }
-        if open {
-            let answer = client.ask(reqmod("Allow: 204\r\n", http, Some(&chunked(&body))));
-            assert_eq!(answer.head.status(), 204);
+        if !open {
+            assert_eq!(service.rules(), ["the body is over the limit"]);
+            continue;
         }
+        let answer = client.ask(reqmod("Allow: 204\r\n", http.clone(), Some(&chunked(&body))));
+        assert_eq!(answer.head.status(), 204);
+        // Where it passes, what it came with is judged all the same, and so is what is behind the limit.
+        let url = format!("http://example.com/?k={}", secret());
+        let answer = client.ask(reqmod("Allow: 204\r\n", request("POST", &url, &json), Some(&chunked(&body))));
+        assert_eq!(answer.http_status(), 403);
+        let body = format!("{body} {}", secret());
+        let mut client = service.connect();
+        let answer = client.ask(reqmod("Allow: 204\r\n", http, Some(&chunked(&body))));
+        assert_eq!(answer.http_status(), 403);
+        assert_eq!(service.rules(), ["aws-access-key-id"; 2]);
     }
 }
 
