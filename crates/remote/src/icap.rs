@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tollgate_flow::{Bytes, Direction, HeaderList, Reply};
-use tollgate_wire::http1::{self, Parsed, encode_chunk};
+use tollgate_wire::http1::{self, Anomaly, Parsed, encode_chunk};
 use tollgate_wire::icap::{
     BodyReader, BodyState, CONTINUE, Encapsulated, HttpHeads, IcapError, LAST, Part, RequestHead,
     ResponseHead, Shape, Violation,
@@ -308,6 +308,7 @@ impl Client<'_> {
 
     async fn reqmod(&mut self, heads: HttpHeads, mut incoming: Incoming) -> Result<After, Trouble> {
         let head = heads.request.clone().unwrap_or_default();
+        check(&head)?;
         let original = head.clone();
         let has_body = incoming.shape.encapsulated.has_body();
         let Ok(mut exchange) = self.shared.judge.request(head, has_body) else {
@@ -722,6 +723,16 @@ fn set_length(headers: &mut HeaderList, length: Option<usize>) {
         None => {
             headers.remove("content-length");
         }
+    }
+}
+
+/// Refuses what the proxy would: a message that those behind us may read as another one. A `Host` may be missing where the
+/// target names one; the judge asks for one of the two.
+fn check(head: &http1::RequestHead) -> Result<(), IcapError> {
+    head.framing()?;
+    match head.check_host() {
+        Ok(()) | Err(Anomaly::MissingHost) => Ok(()),
+        Err(anomaly) => Err(anomaly.into()),
     }
 }
 

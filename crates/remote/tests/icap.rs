@@ -797,6 +797,31 @@ fn errors_have_their_status_and_end_the_connection() {
 }
 
 #[test]
+fn an_ambiguous_request_is_refused_as_the_proxy_would() {
+    let service = Service::enforcing();
+    for headers in [
+        "Host: a\r\nHost: b\r\n",
+        "Host: a b\r\n",
+        "Host: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n",
+        "Host: a\r\nContent-Length: +3\r\n",
+        "Host: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+        "Host: a\r\nTransfer-Encoding: chunked, identity\r\n",
+    ] {
+        let mut head = RequestHead::new();
+        let text = format!("POST http://a/ HTTP/1.1\r\n{headers}\r\n");
+        head.parse(text.as_bytes(), &HeadLimits::default()).unwrap();
+        let mut client = service.connect();
+        let answer = client.ask(reqmod("Allow: 204\r\n", head, Some("3\r\nabc\r\n0\r\n\r\n")));
+        assert_eq!(answer.head.status(), 400, "{headers:?}");
+        assert!(client.is_closed());
+    }
+    // A proxy may leave out a Host that the target names.
+    let head = RequestHead::build(b"GET", b"http://a/", Default::default()).unwrap();
+    let answer = service.connect().ask(reqmod("Allow: 204\r\n", head, None));
+    assert_eq!(answer.head.status(), 204);
+}
+
+#[test]
 fn slow_clients_are_let_go() {
     let mut limits = Limits::default();
     limits.idle = Duration::from_millis(50);
