@@ -29,6 +29,9 @@ use crate::server::{Held, Shared};
 pub(crate) const BUSY: &[u8] =
     b"ICAP/1.0 503 Service Overloaded\r\nConnection: close\r\nEncapsulated: null-body=0\r\n\r\n";
 
+/// Findings that the head of an answer names: clients take heads of some KiB.
+const MAX_NAMED: usize = 16;
+
 /// The service for requests.
 pub const REQMOD: &str = "reqmod";
 /// The service for responses.
@@ -536,10 +539,11 @@ impl Client<'_> {
         exchange: &Exchange,
     ) -> Result<After, Trouble> {
         let verdicts = exchange.verdicts();
-        let mut rules: Vec<&str> = Vec::new();
+        let mut rules: Vec<String> = Vec::new();
         for verdict in &verdicts {
-            if !rules.contains(&verdict.reason.as_str()) && rules.len() < 16 {
-                rules.push(&verdict.reason);
+            let rule = plain(&verdict.reason);
+            if !rules.contains(&rule) && rules.len() < MAX_NAMED {
+                rules.push(rule);
             }
         }
         let mut fields = Vec::new();
@@ -631,7 +635,9 @@ impl Client<'_> {
         };
         let encapsulated = heads.write_to(part, &mut inner);
         let mut head = self.head(200, !keep);
-        for verdict in exchange.verdicts().iter().filter(|verdict| verdict.refused) {
+        let verdicts = exchange.verdicts();
+        let refused = verdicts.iter().filter(|verdict| verdict.refused);
+        for verdict in refused.take(MAX_NAMED) {
             if head.violations.is_empty() {
                 put(
                     &mut head.headers,
@@ -641,8 +647,8 @@ impl Client<'_> {
                 put(&mut head.headers, "X-Virus-ID", &plain(&verdict.reason));
             }
             head.violations.push(Violation {
-                file: verdict.place.to_string(),
-                threat: verdict.reason.clone(),
+                file: plain(&verdict.place.to_string()),
+                threat: plain(&verdict.reason),
                 resolution: 2,
             });
         }
@@ -784,7 +790,7 @@ fn infection(resolution: u8, threat: &str) -> String {
     format!("Type=1; Resolution={resolution}; Threat={};", plain(threat))
 }
 
-/// A word that can stand in a header between semicolons.
+/// Words that can stand in a header between semicolons, and aren't long: what they name may come from who is judged.
 fn plain(text: &str) -> String {
     let kept = text.chars().take(120).map(|c| match c {
         'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' | '.' | ' ' => c,

@@ -442,6 +442,21 @@ fn a_secret_is_answered_in_the_place_of_the_origin() {
 }
 
 #[test]
+fn a_long_name_makes_no_long_head() {
+    let service = Service::enforcing();
+    let mut client = service.connect();
+    let name = "x".repeat(10_000);
+    let http = request("GET", "http://example.com/", &[(&name, &secret())]);
+    let answer = client.ask(reqmod("Allow: 204\r\n", http, None));
+    assert_eq!(answer.http_status(), 403);
+    let violations = answer.header("x-violations-found").unwrap();
+    assert!(violations.contains("the header xxx"), "{violations}");
+    let lines = answer.head.headers.iter();
+    let length: usize = lines.map(|(name, value)| name.len() + value.len()).sum();
+    assert!(length < 1000, "{length} bytes");
+}
+
+#[test]
 fn monitoring_lets_pass_and_tells() {
     let mut config = ScreenConfig::default();
     config.enforcement = Enforcement::Monitor;
