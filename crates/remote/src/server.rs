@@ -211,6 +211,8 @@ impl Server {
                 stream = accept(self.icap.as_ref()) => (stream, true),
                 stream = accept(self.http.as_ref()) => (stream, false),
             };
+            // Ended ones that nobody asked for yet take no room.
+            while tasks.try_join_next().is_some() {}
             if tasks.len() >= shared.limits.connections {
                 ended.turned_away += 1;
                 turn_away(stream, if is_icap { icap::BUSY } else { http::BUSY });
