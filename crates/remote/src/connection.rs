@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
+use tollgate_wire::http1::Parsed;
 
 /// Read at once, and written at once.
 const CHUNK: usize = 64 << 10;
@@ -12,13 +14,21 @@ const CHUNK: usize = 64 << 10;
 const LINGER_BYTES: usize = 8 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(5);
 
-/// Why a connection can't go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// It is closed, or broken.
-    Gone,
-    /// Nothing moved for too long.
-    Timeout,
+/// Why a request goes no further.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The connection is closed or broken, or its client takes nothing.
+    Connection,
+    /// The client gets a status, and the connection is closed.
+    Answer(u16, &'static str),
+}
+
+/// What a parser says of a head, for [`Connection::take`].
+pub(crate) fn whole(parsed: Parsed) -> Option<(usize, ())> {
+    match parsed {
+        Parsed::Complete { len } => Some((len, ())),
+        Parsed::Partial => None,
+    }
 }
 
 pub(crate) struct Connection {
@@ -55,27 +65,71 @@ impl Connection {
         }
     }
 
-    /// Waits for more bytes. `false`: there will be none.
-    pub(crate) async fn fill(&mut self, limit: Duration) -> Result<bool, Fault> {
+    /// Waits for the first byte of a request. `false`: none comes, because the client is gone or idle for too long, or the
+    /// server ends.
+    pub(crate) async fn begins(
+        &mut self,
+        idle: Duration,
+        phase: &mut watch::Receiver<bool>,
+    ) -> bool {
+        while self.unread().is_empty() {
+            let ended = tokio::select! {
+                biased;
+                _ = phase.wait_for(|ending| *ending) => true,
+                filled = timeout(idle, self.fill()) => !matches!(filled, Ok(Ok(()))),
+            };
+            if ended {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Reads until `part` finds what it looks for in the unread bytes, and says how many that are: they are used. After
+    /// `limit` the client is answered 408, and `late` is why.
+    pub(crate) async fn take<T>(
+        &mut self,
+        limit: Duration,
+        late: &'static str,
+        mut part: impl FnMut(&[u8]) -> Result<Option<(usize, T)>, Trouble>,
+    ) -> Result<T, Trouble> {
+        let read = async {
+            loop {
+                if let Some((used, found)) = part(self.unread())? {
+                    self.use_up(used);
+                    return Ok(found);
+                }
+                self.fill().await?;
+            }
+        };
+        let late = Err(Trouble::Answer(408, late));
+        timeout(limit, read).await.unwrap_or(late)
+    }
+
+    /// Waits for more bytes of a body. If none come for so long, the client is answered 408.
+    pub(crate) async fn more(&mut self, limit: Duration) -> Result<(), Trouble> {
+        let late = Err(Trouble::Answer(408, "the body makes no progress"));
+        timeout(limit, self.fill()).await.unwrap_or(late)
+    }
+
+    async fn fill(&mut self) -> Result<(), Trouble> {
         if self.used > 0 {
             self.buffer.drain(..self.used);
             self.used = 0;
         }
         self.buffer.reserve(CHUNK);
-        match timeout(limit, self.stream.read_buf(&mut self.buffer)).await {
-            Ok(Ok(count)) => Ok(count > 0),
-            Ok(Err(_)) => Err(Fault::Gone),
-            Err(_) => Err(Fault::Timeout),
+        match self.stream.read_buf(&mut self.buffer).await {
+            Ok(1..) => Ok(()),
+            Ok(0) | Err(_) => Err(Trouble::Connection),
         }
     }
 
     /// Writes all; `limit` is for each 64 KiB of it.
-    pub(crate) async fn write(&mut self, bytes: &[u8], limit: Duration) -> Result<(), Fault> {
+    pub(crate) async fn write(&mut self, bytes: &[u8], limit: Duration) -> Result<(), Trouble> {
         for chunk in bytes.chunks(CHUNK) {
-            match timeout(limit, self.stream.write_all(chunk)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(Fault::Gone),
-                Err(_) => return Err(Fault::Timeout),
+            let written = timeout(limit, self.stream.write_all(chunk)).await;
+            if !matches!(written, Ok(Ok(()))) {
+                return Err(Trouble::Connection);
             }
         }
         Ok(())

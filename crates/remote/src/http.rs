@@ -10,9 +10,9 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tollgate_flow::Target;
-use tollgate_wire::http1::{ChunkedDecoder, Framing, Parsed, RequestHead, standard_reason};
+use tollgate_wire::http1::{Anomaly, ChunkedDecoder, Framing, RequestHead, standard_reason};
 
-use crate::connection::{Connection, Fault};
+use crate::connection::{Connection, Trouble, whole};
 use crate::scan;
 use crate::server::Shared;
 
@@ -111,16 +111,9 @@ pub(crate) async fn serve(
     }
 }
 
-/// Why a request goes no further.
-enum Trouble {
-    Connection,
-    /// The client gets a status, and the connection is closed.
-    Answer(u16, &'static str),
-}
-
-impl From<Fault> for Trouble {
-    fn from(_: Fault) -> Self {
-        Self::Connection
+impl From<Anomaly> for Trouble {
+    fn from(anomaly: Anomaly) -> Self {
+        Self::Answer(anomaly.status(), "malformed")
     }
 }
 
@@ -137,27 +130,18 @@ impl Client<'_> {
         phase: &mut watch::Receiver<bool>,
     ) -> Result<bool, Trouble> {
         let limits = self.shared.limits;
-        while self.connection.unread().is_empty() {
-            let ended = tokio::select! {
-                biased;
-                _ = phase.wait_for(|ending| *ending) => true,
-                filled = self.connection.fill(limits.idle) => !matches!(filled, Ok(true)),
-            };
-            if ended {
-                return Ok(false);
-            }
+        if !self.connection.begins(limits.idle, phase).await {
+            return Ok(false);
         }
-        let read = self.head(head);
-        match tokio::time::timeout(limits.head_time, read).await {
-            Ok(result) => result?,
-            Err(_) => return Err(Trouble::Answer(408, "the head takes too long")),
-        }
+        let parse = |arrived: &[u8]| Ok(whole(head.parse(arrived, &limits.head)?));
+        self.connection
+            .take(limits.head_time, "the head takes too long", parse)
+            .await?;
+        head.check_host()?;
         if let Some((status, why)) = self.shared.access.refuses(head) {
             return Err(Trouble::Answer(status, why));
         }
-        let framing = head
-            .framing()
-            .map_err(|anomaly| Trouble::Answer(anomaly.status(), "malformed"))?;
+        let framing = head.framing()?;
         let keep = head.keep_alive();
         let path = head
             .target()
@@ -195,26 +179,6 @@ impl Client<'_> {
         }
     }
 
-    async fn head(&mut self, head: &mut RequestHead) -> Result<(), Trouble> {
-        let limits = self.shared.limits;
-        loop {
-            let parsed = head
-                .parse(self.connection.unread(), &limits.head)
-                .map_err(|anomaly| Trouble::Answer(anomaly.status(), "malformed"))?;
-            if let Parsed::Complete { len } = parsed {
-                self.connection.use_up(len);
-                return head
-                    .check_host()
-                    .map_err(|anomaly| Trouble::Answer(anomaly.status(), "malformed"));
-            }
-            match self.connection.fill(limits.head_time).await {
-                Ok(true) => {}
-                Err(Fault::Timeout) => return Err(Trouble::Answer(408, "the head takes too long")),
-                Ok(false) | Err(Fault::Gone) => return Err(Trouble::Connection),
-            }
-        }
-    }
-
     async fn body(
         &mut self,
         head: &RequestHead,
@@ -249,9 +213,7 @@ impl Client<'_> {
                     (take, *left == 0)
                 }
                 None => {
-                    let progress = decoder
-                        .feed(arrived, |piece| body.extend_from_slice(piece))
-                        .map_err(|anomaly| Trouble::Answer(anomaly.status(), "malformed"))?;
+                    let progress = decoder.feed(arrived, |piece| body.extend_from_slice(piece))?;
                     (progress.consumed, progress.done)
                 }
             };
@@ -265,13 +227,7 @@ impl Client<'_> {
             if done {
                 return Ok(body);
             }
-            match self.connection.fill(limits.stall).await {
-                Ok(true) => {}
-                Err(Fault::Timeout) => {
-                    return Err(Trouble::Answer(408, "the body makes no progress"));
-                }
-                Ok(false) | Err(Fault::Gone) => return Err(Trouble::Connection),
-            }
+            self.connection.more(limits.stall).await?;
         }
     }
 
@@ -280,7 +236,7 @@ impl Client<'_> {
         status: u16,
         body: &serde_json::Value,
         keep: bool,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Trouble> {
         self.write(status, Some(body), keep).await
     }
 
@@ -290,7 +246,7 @@ impl Client<'_> {
         status: u16,
         body: Option<&serde_json::Value>,
         keep: bool,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Trouble> {
         let body = body.map(ToString::to_string);
         let mut out = format!("HTTP/1.1 {status} {}\r\n", standard_reason(status));
         out.push_str("Content-Type: application/json\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n");

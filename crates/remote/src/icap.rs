@@ -15,13 +15,13 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tollgate_flow::{Bytes, Direction, HeaderList, Reply};
-use tollgate_wire::http1::{self, Anomaly, Parsed, encode_chunk};
+use tollgate_wire::http1::{self, Anomaly, encode_chunk};
 use tollgate_wire::icap::{
     BodyReader, BodyState, CONTINUE, Encapsulated, HttpHeads, IcapError, LAST, Part, RequestHead,
     ResponseHead, Shape, Violation,
 };
 
-use crate::connection::{Connection, Fault};
+use crate::connection::{Connection, Trouble, whole};
 use crate::judge::{Exchange, Said};
 use crate::server::{Held, Shared};
 
@@ -53,7 +53,7 @@ pub(crate) async fn serve(
             Ok(After::Next) if !*phase.borrow() => {}
             Ok(After::Next | After::Close) => return client.connection.close().await,
             Ok(After::Cut) => return,
-            Err(Trouble::Connection(_)) => return,
+            Err(Trouble::Connection) => return,
             Err(Trouble::Answer(status, why)) => {
                 tracing::debug!(status, why, "an ICAP request is refused");
                 let _ = client.answer(status, Vec::new(), true).await;
@@ -71,19 +71,6 @@ enum After {
     Close,
     /// The connection is cut: the client is to notice that an answer isn't whole.
     Cut,
-}
-
-/// Why an exchange goes no further.
-enum Trouble {
-    Connection(Fault),
-    /// The client gets a status, and the connection is closed.
-    Answer(u16, &'static str),
-}
-
-impl From<Fault> for Trouble {
-    fn from(fault: Fault) -> Self {
-        Self::Connection(fault)
-    }
 }
 
 impl From<IcapError> for Trouble {
@@ -113,9 +100,14 @@ impl Client<'_> {
         head: &mut RequestHead,
         phase: &mut watch::Receiver<bool>,
     ) -> Result<After, Trouble> {
-        if !self.read_head(head, phase).await? {
+        let limits = self.shared.limits;
+        if !self.connection.begins(limits.idle, phase).await {
             return Ok(After::Close);
         }
+        let parse = |arrived: &[u8]| Ok(whole(head.parse(arrived, &limits.head)?));
+        self.connection
+            .take(limits.head_time, "the head takes too long", parse)
+            .await?;
         let shape = Shape::of(head)?;
         let keep = head.keep_alive();
         let is_options = head.method() == b"OPTIONS";
@@ -151,44 +143,6 @@ impl Client<'_> {
         }
     }
 
-    /// Waits for the head of a request. `false`: there is none, and none was begun.
-    async fn read_head(
-        &mut self,
-        head: &mut RequestHead,
-        phase: &mut watch::Receiver<bool>,
-    ) -> Result<bool, Trouble> {
-        let limits = self.shared.limits;
-        while self.connection.unread().is_empty() {
-            let ended = tokio::select! {
-                biased;
-                _ = phase.wait_for(|ending| *ending) => true,
-                filled = self.connection.fill(limits.idle) => !matches!(filled, Ok(true)),
-            };
-            if ended {
-                return Ok(false);
-            }
-        }
-        let read = async {
-            loop {
-                let arrived = self.connection.unread();
-                match head.parse(arrived, &limits.head)? {
-                    Parsed::Complete { len } => {
-                        self.connection.use_up(len);
-                        return Ok(true);
-                    }
-                    Parsed::Partial => {}
-                }
-                if !self.connection.fill(limits.head_time).await? {
-                    return Err(Trouble::Connection(Fault::Gone));
-                }
-            }
-        };
-        match tokio::time::timeout(limits.head_time, read).await {
-            Ok(result) => late(result),
-            Err(_) => Err(Trouble::Answer(408, "the head takes too long")),
-        }
-    }
-
     /// Reads the encapsulated heads.
     async fn read_heads(&mut self, shape: &Shape) -> Result<HttpHeads, Trouble> {
         let limits = self.shared.limits;
@@ -196,22 +150,15 @@ impl Client<'_> {
         if length > limits.head.bytes.saturating_mul(2) {
             return Err(Trouble::Answer(400, "the encapsulated heads are too large"));
         }
-        let read = async {
-            loop {
-                if let Some(bytes) = self.connection.unread().get(..length) {
-                    let heads = HttpHeads::parse(bytes, &shape.encapsulated, &limits.head)?;
-                    self.connection.use_up(length);
-                    return Ok(heads);
-                }
-                if !self.connection.fill(limits.head_time).await? {
-                    return Err(Trouble::Connection(Fault::Gone));
-                }
-            }
+        let parse = |arrived: &[u8]| {
+            let Some(bytes) = arrived.get(..length) else {
+                return Ok(None);
+            };
+            let heads = HttpHeads::parse(bytes, &shape.encapsulated, &limits.head)?;
+            Ok(Some((length, heads)))
         };
-        match tokio::time::timeout(limits.head_time, read).await {
-            Ok(result) => late(result),
-            Err(_) => Err(Trouble::Answer(408, "the encapsulated heads take too long")),
-        }
+        let late = "the encapsulated heads take too long";
+        self.connection.take(limits.head_time, late, parse).await
     }
 
     /// Reads on in a body: appends the next bytes to `out`, asks for what is behind the preview, and says whether the body
@@ -241,14 +188,7 @@ impl Client<'_> {
                     incoming.reader.go_on();
                 }
                 BodyState::More if !out.is_empty() => return Ok(false),
-                BodyState::More => match self.connection.fill(stall).await {
-                    Ok(true) => {}
-                    Ok(false) => return Err(Trouble::Connection(Fault::Gone)),
-                    Err(Fault::Timeout) => {
-                        return Err(Trouble::Answer(408, "the body makes no progress"));
-                    }
-                    Err(fault) => return Err(fault.into()),
-                },
+                BodyState::More => self.connection.more(stall).await?,
             }
         }
     }
@@ -281,7 +221,7 @@ impl Client<'_> {
         status: u16,
         fields: Vec<(&str, String)>,
         close: bool,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Trouble> {
         let mut head = self.head(status, close);
         for (name, value) in fields {
             put(&mut head.headers, name, &value);
@@ -518,7 +458,7 @@ impl Client<'_> {
     }
 
     /// Sends what waits, if the client is ready for it and is to get it.
-    async fn forward(&mut self, incoming: &Incoming, onward: &mut Onward) -> Result<(), Fault> {
+    async fn forward(&mut self, incoming: &Incoming, onward: &mut Onward) -> Result<(), Trouble> {
         if incoming.in_preview || !onward.streams() || onward.waiting.is_empty() {
             return Ok(());
         }
@@ -739,16 +679,6 @@ fn check(head: &http1::RequestHead) -> Result<(), IcapError> {
     match head.check_host() {
         Ok(()) | Err(Anomaly::MissingHost) => Ok(()),
         Err(anomaly) => Err(anomaly.into()),
-    }
-}
-
-/// A wait within a wait that was too long counts as the outer one's.
-fn late<T>(result: Result<T, Trouble>) -> Result<T, Trouble> {
-    match result {
-        Err(Trouble::Connection(Fault::Timeout)) => {
-            Err(Trouble::Answer(408, "the head takes too long"))
-        }
-        other => other,
     }
 }
 
