@@ -1,50 +1,27 @@
 //! The scan endpoint: what it answers, and whom.
-#![allow(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "a test asserts by panicking, in its helpers too"
-)]
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::net::TcpStream;
 
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tollgate_remote::{Access, Ended, Judge, Limits, Server, scan};
-use tollgate_screen::scan::Scanner;
-use tollgate_screen::{Enforcement, Screen, ScreenConfig, Verdict};
+use tollgate_screen::{Enforcement, ScreenConfig};
 
-const LIMIT: Duration = Duration::from_secs(60);
+use crate::support::{Running, Told, judge, secret};
+
 const TOKEN: &str = "0123456789abcdef";
-
-/// A token that every scanner knows, and no scanner of source code.
-fn secret() -> String {
-    format!("AKIA{}", "Y3T6DKCNFLR2QWZ4")
-}
 
 struct Judging {
     judge: Judge,
-    verdicts: Arc<Mutex<Vec<Verdict>>>,
+    verdicts: Told,
 }
 
 fn judging(enforcement: Enforcement) -> Judging {
-    let scanner = Scanner::builtin();
     let mut config = ScreenConfig::default();
     config.enforcement = enforcement;
-    let screen = Screen::new(scanner.clone(), config);
-    let verdicts = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&verdicts);
-    let told = move |verdict: &Verdict| seen.lock().unwrap().push(verdict.clone());
-    Judging {
-        judge: Judge::new(screen, scanner, Arc::new(told)),
-        verdicts,
-    }
+    let (judge, verdicts) = judge(config);
+    Judging { judge, verdicts }
 }
 
 impl Judging {
@@ -283,45 +260,18 @@ fn what_makes_no_sense_is_an_error_with_its_id() {
     );
 }
 
-/// A server on a free port.
-struct Service {
-    address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<Ended>>,
-}
+struct Service(Running);
 
 impl Service {
     fn start(access: Access, limits: Limits) -> Self {
         let judge = judging(Enforcement::Enforce).judge;
-        let (tell, told) = std::sync::mpsc::channel();
-        let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                let server = Server::new(judge, limits).http(listener, access).unwrap();
-                tell.send(server.http_address().unwrap()).unwrap();
-                let stopped = async {
-                    let _ = stopped.await;
-                };
-                server.run(stopped, LIMIT).await
-            })
-        });
-        Self {
-            address: told.recv().unwrap(),
-            stop: Some(stop),
-            thread: Some(thread),
-        }
+        Self(Running::start(move |listener| {
+            Server::new(judge, limits).http(listener, access).unwrap()
+        }))
     }
 
     fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        stream
+        self.0.connect()
     }
 
     /// The status of an answer, and all of it, of a connection that the server closes.
@@ -334,9 +284,8 @@ impl Service {
         (status, text)
     }
 
-    fn end(mut self) -> Ended {
-        drop(self.stop.take());
-        self.thread.take().unwrap().join().unwrap()
+    fn end(self) -> Ended {
+        self.0.end()
     }
 }
 

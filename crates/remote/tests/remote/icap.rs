@@ -1,35 +1,23 @@
-//! The ICAP server over a socket: every byte between a scripted client and the service.
-#![allow(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "a test asserts by panicking, in its helpers too"
-)]
+//! The ICAP server: what it answers, byte for byte.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tollgate_remote::{Ended, Judge, Limits, Server};
 use tollgate_screen::policy::Policy;
 use tollgate_screen::scan::Scanner;
-use tollgate_screen::{Enforcement, PolicyInForce, Screen, ScreenConfig, Verdict};
+use tollgate_screen::{Enforcement, PolicyInForce, Screen, ScreenConfig};
 use tollgate_wire::http1::{ChunkedDecoder, HeadLimits, Parsed, RequestHead, encode_chunk};
 use tollgate_wire::icap::{Encapsulated, HttpHeads, Part, ResponseHead};
 
-const LIMIT: Duration = Duration::from_secs(60);
+use crate::support::{Running, Told, judge, judge_by, secret};
 
-/// A server on a free port, and what it told.
+/// A server, and what it told.
 struct Service {
-    address: SocketAddr,
-    verdicts: Arc<Mutex<Vec<Verdict>>>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<Ended>>,
+    running: Running,
+    verdicts: Told,
 }
 
 impl Service {
@@ -38,57 +26,27 @@ impl Service {
     }
 
     fn start(config: ScreenConfig, limits: Limits) -> Self {
-        Self::with(Screen::new(Scanner::builtin(), config), limits)
+        Self::with(judge(config), limits)
     }
 
     /// With a policy.
     fn ruled_by(policy: &str) -> Self {
         let policy = PolicyInForce::new(Policy::parse(policy, "policy.toml").unwrap());
         let screen = Screen::new(Scanner::builtin(), ScreenConfig::default());
-        Self::with(screen.policy(policy), Limits::default())
+        Self::with(judge_by(screen.policy(policy)), Limits::default())
     }
 
-    fn with(screen: Screen, limits: Limits) -> Self {
-        let verdicts = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&verdicts);
-        let judge = Judge::new(
-            screen,
-            Scanner::builtin(),
-            Arc::new(move |verdict: &Verdict| seen.lock().unwrap().push(verdict.clone())),
-        );
-        let (tell, told) = std::sync::mpsc::channel();
-        let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                let tag = judge.tag(&[]);
-                let server = Server::new(judge, limits).icap(listener, tag);
-                tell.send(server.icap_address().unwrap()).unwrap();
-                let stopped = async {
-                    let _ = stopped.await;
-                };
-                server.run(stopped, LIMIT).await
-            })
-        });
+    fn with((judge, verdicts): (Judge, Told), limits: Limits) -> Self {
+        let tag = judge.tag(&[]);
         Self {
-            address: told.recv().unwrap(),
+            running: Running::start(move |listener| Server::new(judge, limits).icap(listener, tag)),
             verdicts,
-            stop: Some(stop),
-            thread: Some(thread),
         }
     }
 
     fn connect(&self) -> Client {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        stream.set_write_timeout(Some(LIMIT)).unwrap();
         Client {
-            stream,
+            stream: self.running.connect(),
             buffer: Vec::new(),
         }
     }
@@ -101,9 +59,8 @@ impl Service {
             .collect()
     }
 
-    fn end(mut self) -> Ended {
-        drop(self.stop.take());
-        self.thread.take().unwrap().join().unwrap()
+    fn end(self) -> Ended {
+        self.running.end()
     }
 }
 
@@ -189,15 +146,16 @@ impl Client {
         Answer { head, http, body }
     }
 
+    /// Whether a clean request passes.
+    fn is_served(&mut self) -> bool {
+        let answer = self.ask(reqmod("Allow: 204\r\n", get(), None));
+        answer.head.status() == 204
+    }
+
     /// Whether the server closes without another byte.
     fn is_closed(&mut self) -> bool {
         self.buffer.is_empty() && matches!(self.stream.read(&mut [0]), Ok(0) | Err(_))
     }
-}
-
-/// A token that every scanner knows, and no scanner of source code.
-fn secret() -> String {
-    format!("AKIA{}", "Y3T6DKCNFLR2QWZ4")
 }
 
 /// An ICAP request up to its body.
@@ -370,13 +328,7 @@ fn the_rest_is_asked_for_behind_a_preview() {
         (answer.head.status(), answer.text()),
         (200, "hello ok".to_owned())
     );
-    assert_eq!(
-        client
-            .ask(reqmod("Allow: 204\r\n", get(), None))
-            .head
-            .status(),
-        204
-    );
+    assert!(client.is_served());
 }
 
 #[test]
@@ -431,13 +383,7 @@ fn a_secret_is_answered_in_the_place_of_the_origin() {
             .http_status(),
         403
     );
-    assert_eq!(
-        client
-            .ask(reqmod("Allow: 204\r\n", get(), None))
-            .head
-            .status(),
-        204
-    );
+    assert!(client.is_served());
     assert_eq!(service.rules().len(), 3);
 }
 
@@ -754,13 +700,7 @@ fn injection_in_a_page_is_told_and_a_picture_is_not_asked_for() {
     ));
     assert_eq!(answer.head.status(), 204);
     // And the client sends the next message.
-    assert_eq!(
-        client
-            .ask(reqmod("Allow: 204\r\n", get(), None))
-            .head
-            .status(),
-        204
-    );
+    assert!(client.is_served());
 }
 
 #[test]
@@ -865,23 +805,11 @@ fn too_many_connections_are_turned_away() {
     limits.connections = 1;
     let service = Service::start(ScreenConfig::default(), limits);
     let mut first = service.connect();
-    assert_eq!(
-        first
-            .ask(reqmod("Allow: 204\r\n", get(), None))
-            .head
-            .status(),
-        204
-    );
+    assert!(first.is_served());
     let mut second = service.connect();
     assert_eq!(second.answer().head.status(), 503);
     assert!(second.is_closed());
-    assert_eq!(
-        first
-            .ask(reqmod("Allow: 204\r\n", get(), None))
-            .head
-            .status(),
-        204
-    );
+    assert!(first.is_served());
     drop(first);
     let ended = service.end();
     assert_eq!((ended.connections, ended.turned_away), (1, 1));
@@ -891,12 +819,7 @@ fn too_many_connections_are_turned_away() {
 fn the_end_waits_for_what_was_begun() {
     let mut service = Service::enforcing();
     let mut idle = service.connect();
-    assert_eq!(
-        idle.ask(reqmod("Allow: 204\r\n", get(), None))
-            .head
-            .status(),
-        204
-    );
+    assert!(idle.is_served());
     let mut busy = service.connect();
     busy.send(reqmod(
         "Preview: 0\r\nAllow: 204\r\n",
@@ -904,7 +827,7 @@ fn the_end_waits_for_what_was_begun() {
         Some("0\r\n\r\n"),
     ));
     assert_eq!(busy.answer().head.status(), 100);
-    drop(service.stop.take());
+    service.running.stop();
     assert!(idle.is_closed());
     assert_eq!(busy.ask("5\r\nhello\r\n0\r\n\r\n").head.status(), 204);
     assert!(busy.is_closed());
