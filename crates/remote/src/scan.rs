@@ -16,6 +16,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use serde_json::error::Category;
 use serde_json::{Map, Value, json};
 use tollgate_flow::{Bytes, Direction};
 use tollgate_screen::Verdict;
@@ -61,11 +62,13 @@ pub struct Answer {
 pub async fn answer(judge: &Judge, body: &[u8]) -> Answer {
     let asked: Asked = match serde_json::from_slice(body) {
         Ok(asked) => asked,
-        // A value of the client's may stand in serde's words.
         Err(error) => {
-            let why = match error.classify() {
-                serde_json::error::Category::Data => error.to_string(),
-                _ => format!("the body is not JSON, at line {}", error.line()),
+            let at = format!("at line {} column {}", error.line(), error.column());
+            let why = match (error.classify(), error.to_string()) {
+                // What is missing, or isn't known. A value of the client's stands only in what serde calls invalid.
+                (Category::Data, words) if !words.starts_with("invalid") => words,
+                (Category::Data, _) => format!("a field's value is of another type, {at}"),
+                _ => format!("the body is not JSON, {at}"),
             };
             return refused(None, &why);
         }

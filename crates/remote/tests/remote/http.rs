@@ -253,11 +253,19 @@ fn what_makes_no_sense_is_an_error_with_its_id() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    let answer = runtime.block_on(scan::answer(&judging.judge, b"{\"kind\": s3cret}"));
-    assert_eq!(
-        answer.body,
-        json!({ "error": "the body is not JSON, at line 1" })
-    );
+    for (asked, error) in [
+        (
+            &b"{\"kind\": s3cret}"[..],
+            "the body is not JSON, at line 1 column 10",
+        ),
+        (
+            b"{\"kind\": \"text\", \"text\": \"a\", \"status\": \"s3cret\"}",
+            "a field's value is of another type, at line 1 column 48",
+        ),
+    ] {
+        let answer = runtime.block_on(scan::answer(&judging.judge, asked));
+        assert_eq!(answer.body, json!({ "error": error }));
+    }
 }
 
 struct Service(Running);
