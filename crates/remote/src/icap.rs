@@ -46,6 +46,7 @@ pub(crate) async fn serve(
     let mut client = Client {
         connection,
         shared: &shared,
+        begun: false,
     };
     let mut head = RequestHead::new();
     loop {
@@ -54,6 +55,8 @@ pub(crate) async fn serve(
             Ok(After::Next | After::Close) => return client.connection.close().await,
             Ok(After::Cut) => return,
             Err(Trouble::Connection) => return,
+            // Another answer can't stand in the middle of one.
+            Err(Trouble::Answer(..)) if client.begun => return,
             Err(Trouble::Answer(status, why)) => {
                 tracing::debug!(status, why, "an ICAP request is refused");
                 let _ = client.answer(status, Vec::new(), true).await;
@@ -83,6 +86,8 @@ impl From<IcapError> for Trouble {
 struct Client<'a> {
     connection: Connection,
     shared: &'a Shared,
+    /// Something of a message was sent back whose end hasn't come.
+    begun: bool,
 }
 
 /// A request whose heads were read, and whose body comes.
@@ -417,7 +422,7 @@ impl Client<'_> {
                 match exchange.judge_piece(direction, piece).await {
                     Said::Pass => onward.give(piece.unwrap_or_default()),
                     Said::Replace(bytes) => onward.give(&bytes),
-                    Said::Close(_) | Said::Reply(_) if onward.begun => return Ok(After::Cut),
+                    Said::Close(_) | Said::Reply(_) if self.begun => return Ok(After::Cut),
                     said => {
                         let reply = reply_of(exchange, said);
                         return self.block(exchange, incoming, ended, &reply).await;
@@ -463,8 +468,8 @@ impl Client<'_> {
             return Ok(());
         }
         let mut out = Vec::new();
-        if !onward.begun {
-            onward.begun = true;
+        if !self.begun {
+            self.begun = true;
             self.begin(incoming, onward, Vec::new(), &mut out);
         }
         encode_chunk(&mut out, &std::mem::take(&mut onward.waiting));
@@ -504,11 +509,11 @@ impl Client<'_> {
     ) -> Result<After, Trouble> {
         let close = !incoming.keep;
         let may_204 = onward.allow_204 || incoming.in_preview;
-        if !onward.edited && !onward.begun && may_204 {
+        if !onward.edited && !self.begun && may_204 {
             self.answer(204, fields, close).await?;
         } else {
             let mut out = Vec::new();
-            if !onward.begun {
+            if !self.begun {
                 self.begin(incoming, &onward, fields, &mut out);
             }
             if onward.body != Part::NoBody {
@@ -519,6 +524,7 @@ impl Client<'_> {
             self.connection
                 .write(&out, self.shared.limits.stall)
                 .await?;
+            self.begun = false;
         }
         // Behind a preview that was answered, the client sends nothing more of it.
         Ok(if close { After::Close } else { After::Next })
@@ -615,8 +621,6 @@ struct Onward {
     allow_204: bool,
     /// It was changed: it has to be sent.
     edited: bool,
-    /// Something of it was sent.
-    begun: bool,
     /// What waits to be sent.
     waiting: Vec<u8>,
 }
@@ -628,7 +632,6 @@ impl Onward {
             body: incoming.shape.encapsulated.body(),
             allow_204: incoming.shape.allow_204,
             edited: false,
-            begun: false,
             waiting: Vec::new(),
         }
     }

@@ -463,6 +463,31 @@ fn a_long_body_streams_and_is_cut_at_a_secret() {
 }
 
 #[test]
+fn a_body_that_breaks_off_ends_the_answer_that_was_begun() {
+    let service = Service::enforcing();
+    let unknown = request(
+        "POST",
+        "http://example.com/",
+        &[("Content-Type", "text/plain")],
+    );
+    let mut client = service.connect();
+    client.send(reqmod("", unknown, Some("")));
+    let mut long = Vec::new();
+    encode_chunk(&mut long, &b"many words that say nothing. ".repeat(1000));
+    client.send(&long);
+    while client.buffer.is_empty() {
+        assert!(client.fill());
+    }
+    client.send("nonsense\r\n");
+    let mut all = std::mem::take(&mut client.buffer);
+    let _ = client.stream.read_to_end(&mut all);
+    let text = String::from_utf8_lossy(&all);
+    assert!(text.starts_with("ICAP/1.0 200 OK"));
+    assert_eq!(text.matches("ICAP/1.0").count(), 1, "another answer in it");
+    assert!(!text.ends_with("0\r\n\r\n"));
+}
+
+#[test]
 fn a_body_over_the_limit_has_a_declared_answer() {
     for (open, expected) in [(false, 403), (true, 200)] {
         let mut config = ScreenConfig::default();
