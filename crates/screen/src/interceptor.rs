@@ -570,23 +570,32 @@ impl Screen {
             };
             let (standing, method) = (&round.standing, Some(&*request.method));
             let ruling = self.weigh(flow, standing, place, found, facts.as_ref(), method);
-            match self.act(flow, ruling, &mut round.warnings) {
-                Act::Pass | Act::Redact(_) => {}
-                Act::Ask(ruling) => round.asks.push(ruling),
-                Act::Refuse(reason) => {
-                    let is_call = alone && request.call.is_some();
-                    let id = request.id.filter(|_| is_call);
-                    let reply = id.and_then(|id| {
-                        let reason = format!("Tollgate refused this tool call: {reason}.");
-                        let reply = Reply::new(200).body(mcp::refusal(&id, &reason));
-                        reply.header("Content-Type", "application/json").ok()
-                    });
-                    return Err(match reply {
-                        Some(reply) => Step::respond(reply),
-                        None => refusal(flow, &reason),
-                    });
+            let reason = match self.act(flow, ruling, &mut round.warnings) {
+                Act::Pass => continue,
+                Act::Ask(ruling) => {
+                    round.asks.push(ruling);
+                    continue;
                 }
-            }
+                Act::Refuse(reason) => reason,
+                Act::Redact(ruling) => {
+                    let why = Err("a command is not cut out of a request".to_owned());
+                    match self.redacted(flow, &ruling, why) {
+                        Ok(()) => continue,
+                        Err(reason) => reason,
+                    }
+                }
+            };
+            let is_call = alone && request.call.is_some();
+            let id = request.id.filter(|_| is_call);
+            let reply = id.and_then(|id| {
+                let reason = format!("Tollgate refused this tool call: {reason}.");
+                let reply = Reply::new(200).body(mcp::refusal(&id, &reason));
+                reply.header("Content-Type", "application/json").ok()
+            });
+            return Err(match reply {
+                Some(reply) => Step::respond(reply),
+                None => refusal(flow, &reason),
+            });
         }
         Ok(())
     }
@@ -594,7 +603,12 @@ impl Screen {
     fn commands_in(&self, call: &ToolCall) -> Vec<Finding> {
         let mut found = Vec::new();
         for command in &call.facets().commands {
-            found.extend(self.scanner.scan(Kind::Command, command.as_bytes()));
+            let command = command.as_bytes();
+            let all = self.scanner.scan(Kind::Command, command);
+            // A command is one, whatever stands in it.
+            found.extend(all.into_iter().filter(|finding| {
+                finding.category == Category::Command || !self.redactor.is_ours(command, finding)
+            }));
         }
         found
     }
@@ -607,10 +621,10 @@ impl Screen {
         originals: &Originals,
         call: &ToolCall,
     ) -> Result<Decision, Box<Ruling>> {
-        let mut found = self.commands_in(call);
         let arguments = call.arguments.to_text();
-        found.extend(self.scanner.scan(Kind::Outbound, arguments.as_bytes()));
+        let mut found = self.scanner.scan(Kind::Outbound, arguments.as_bytes());
         found.retain(|finding| !self.redactor.is_ours(arguments.as_bytes(), finding));
+        found.extend(self.commands_in(call));
         let block = |reason: String| -> Result<Decision, Box<Ruling>> {
             Ok(Decision::block(format!(
                 "Tollgate refused this tool call: {reason}."
@@ -631,19 +645,16 @@ impl Screen {
             Act::Pass => Ok(Decision::Allow),
             Act::Refuse(reason) => block(reason),
             Act::Ask(ruling) => Err(Box::new(ruling)),
-            Act::Redact(ruling) => {
-                let arguments = self.redact_call(flow, standing, &ruling, &call.arguments);
-                match arguments {
-                    Ok(arguments) => {
-                        self.report(flow, &ruling, Fate::Passed, &ruling.what());
-                        Ok(Decision::Redact { arguments })
-                    }
-                    Err(why) => match self.redacted(flow, &ruling, Err(why)) {
-                        Ok(()) => Ok(Decision::Allow),
-                        Err(reason) => block(reason),
-                    },
+            Act::Redact(ruling) => match self.redact_call(flow, standing, &ruling, call, &facts) {
+                Ok(arguments) => {
+                    self.report(flow, &ruling, Fate::Passed, &ruling.what());
+                    Ok(Decision::Redact { arguments })
                 }
-            }
+                Err(why) => match self.redacted(flow, &ruling, Err(why)) {
+                    Ok(()) => Ok(Decision::Allow),
+                    Err(reason) => block(reason),
+                },
+            },
         }
     }
 

@@ -6,7 +6,7 @@ use tollgate_flow::Flow;
 
 use super::ruling::{Fate, Round, Ruling, Standing};
 use super::{Place, Screen, credential};
-use crate::llm::{Arguments, Dialect};
+use crate::llm::{Arguments, Dialect, ToolCall};
 use crate::policy::CallFacts;
 use crate::redact::{Originals, Redacted, Shape, signed_by};
 use crate::scan::Finding;
@@ -113,25 +113,38 @@ impl Screen {
         flow: &Flow,
         standing: &Standing,
         ruling: &Ruling,
-        arguments: &Arguments,
+        call: &ToolCall,
+        facts: &CallFacts,
     ) -> Result<Arguments, String> {
-        let any = |_: &[u8], _: &Finding| true;
-        let text = arguments.to_text();
-        let shape = match arguments {
+        let text = call.arguments.to_text();
+        let shape = match &call.arguments {
             Arguments::Json(_) => Shape::Json,
             Arguments::Text(_) => Shape::Plain,
             Arguments::Malformed { why, .. } => return Err((*why).to_owned()),
         };
-        let place = &ruling.place;
-        let redacted = self.taken_out(flow, standing, place, text.as_bytes(), shape, &any);
+        let goes = |finding: &Finding| {
+            self.redacts(flow, standing, &ruling.place, Some(facts), finding)
+                .is_some()
+        };
+        let wanted = |_: &[u8], finding: &Finding| goes(finding);
+        let redacted = self.redactor.redact(text.as_bytes(), shape, &wanted);
         whole(&redacted)?;
-        match shape {
+        let arguments = match shape {
             Shape::Json => serde_json::from_slice(&redacted.text)
                 .map(Arguments::Json)
-                .map_err(|error| error.to_string()),
+                .map_err(|error| error.to_string())?,
             _ => String::from_utf8(redacted.text)
                 .map(Arguments::Text)
-                .map_err(|error| error.to_string()),
+                .map_err(|error| error.to_string())?,
+        };
+        let changed = ToolCall {
+            arguments,
+            ..call.clone()
+        };
+        // What a shell makes of the arguments stands nowhere in them.
+        match self.commands_in(&changed).iter().find(|one| goes(one)) {
+            Some(left) => Err(cant_be_cut_out(left)),
+            None => Ok(changed.arguments),
         }
     }
 
@@ -145,14 +158,15 @@ impl Screen {
         counts: &dyn Fn(&[u8], &Finding) -> bool,
     ) -> Redacted {
         self.redactor.redact(text, shape, &|text, finding| {
-            counts(text, finding) && self.redacts(flow, standing, place, finding).is_some()
+            counts(text, finding) && self.redacts(flow, standing, place, None, finding).is_some()
         })
     }
 
     /// Remembers what is to be put back.
     pub(super) fn keep(&self, flow: &Flow, round: &mut Round, place: &Place, redacted: &Redacted) {
         for one in &redacted.replaced {
-            if self.redacts(flow, &round.standing, place, &one.finding) == Some(true) {
+            let restores = self.redacts(flow, &round.standing, place, None, &one.finding);
+            if restores == Some(true) {
                 round.originals.remember(one);
             }
         }
@@ -209,9 +223,13 @@ fn whole(redacted: &Redacted) -> Result<(), String> {
         return Ok(());
     };
     Err(match left.via.is_empty() {
-        true => format!("{} can't be cut out of the text around it", left.rule),
+        true => cant_be_cut_out(left),
         false => format!("{} stands only behind {}", left.rule, left.via.join(", ")),
     })
+}
+
+fn cant_be_cut_out(left: &Finding) -> String {
+    format!("{} can't be cut out of the text around it", left.rule)
 }
 
 fn shape(content_type: &[u8], text: &[u8]) -> Shape {

@@ -177,19 +177,24 @@ impl Screen {
         }
     }
 
-    /// Whether what was found is to be taken out, by itself.
+    /// Whether what was found is to be taken out, by itself, and put back in the answer. `call`: what it stands in, as in
+    /// [`weigh`](Self::weigh).
     pub(super) fn redacts(
         &self,
         flow: &Flow,
         standing: &Standing,
         place: &Place,
+        call: Option<&CallFacts>,
         finding: &Finding,
     ) -> Option<bool> {
         let one = std::slice::from_ref(finding);
-        let subject = Subject::new(place)
+        let mut subject = Subject::new(place)
             .findings(one)
             .flow(flow)
             .tainted(standing.tainted);
+        if let Some(call) = call {
+            subject = subject.call(call);
+        }
         match standing.policy.judge(&subject).findings.first()?.action {
             Action::Redact { restore } => Some(restore),
             _ => None,
