@@ -269,6 +269,14 @@ pub struct Screen {
     tainted: Arc<Mutex<Lately>>,
 }
 
+/// A call that a person is to be asked about.
+struct Asks {
+    call: CallId,
+    ruling: Ruling,
+    /// What follows if it may go on.
+    allowed: Decision,
+}
+
 /// What is kept of a flow while it passes.
 struct Watch {
     dialect: Option<Dialect>,
@@ -363,8 +371,7 @@ impl Screen {
             Act::Pass => None,
             Act::Refuse(reason) => Some(reason),
             Act::Redact(ruling) => {
-                let why = Err("what streams is not written anew".to_owned());
-                self.redacted(flow, &ruling, why).err()
+                Some(self.not_redacted(flow, &ruling, "what streams is not written anew"))
             }
             Act::Ask(ruling) => {
                 let reason = format!("{}, and nobody can be asked here", ruling.reason());
@@ -485,8 +492,11 @@ impl Screen {
                     Ok(text) => (text, Ok(())),
                     Err(why) => (Vec::new(), Err(why)),
                 };
-                match self.redacted(flow, &ruling, done) {
-                    Ok(()) => Ok(Some(text)),
+                match self.redacted(flow, ruling, done) {
+                    Ok(ask) => {
+                        round.asks.extend(ask);
+                        Ok(Some(text))
+                    }
                     Err(reason) => Err(refusal(flow, &reason)),
                 }
             }
@@ -578,11 +588,7 @@ impl Screen {
                 }
                 Act::Refuse(reason) => reason,
                 Act::Redact(ruling) => {
-                    let why = Err("a command is not cut out of a request".to_owned());
-                    match self.redacted(flow, &ruling, why) {
-                        Ok(()) => continue,
-                        Err(reason) => reason,
-                    }
+                    self.not_redacted(flow, &ruling, "a command is not cut out of a request")
                 }
             };
             let is_call = alone && request.call.is_some();
@@ -613,22 +619,29 @@ impl Screen {
         found
     }
 
-    /// Decides about a tool call; or whom to ask.
+    /// Decides about a tool call; or what a person is to be asked, and what follows if it may go on.
     fn decide(
         &self,
         flow: &mut Flow,
         standing: &Standing,
         originals: &Originals,
         call: &ToolCall,
-    ) -> Result<Decision, Box<Ruling>> {
+    ) -> Result<Decision, Box<Asks>> {
         let arguments = call.arguments.to_text();
         let mut found = self.scanner.scan(Kind::Outbound, arguments.as_bytes());
         found.retain(|finding| !self.redactor.is_ours(arguments.as_bytes(), finding));
         found.extend(self.commands_in(call));
-        let block = |reason: String| -> Result<Decision, Box<Ruling>> {
+        let block = |reason: String| {
             Ok(Decision::block(format!(
                 "Tollgate refused this tool call: {reason}."
             )))
+        };
+        let ask = |ruling, allowed| {
+            Err(Box::new(Asks {
+                call: call.call,
+                ruling,
+                allowed,
+            }))
         };
         let facts = CallFacts::of(call);
         let place = Place::ToolCall(call.name.clone());
@@ -644,16 +657,17 @@ impl Screen {
         match self.act(flow, ruling, &mut Vec::new()) {
             Act::Pass => Ok(Decision::Allow),
             Act::Refuse(reason) => block(reason),
-            Act::Ask(ruling) => Err(Box::new(ruling)),
+            Act::Ask(ruling) => ask(ruling, Decision::Allow),
             Act::Redact(ruling) => match self.redact_call(flow, standing, &ruling, call, &facts) {
                 Ok(arguments) => {
-                    self.report(flow, &ruling, Fate::Passed, &ruling.what());
-                    Ok(Decision::Redact { arguments })
+                    let allowed = Decision::Redact { arguments };
+                    match self.redacted(flow, ruling, Ok(())) {
+                        Ok(Some(ruling)) => ask(ruling, allowed),
+                        Ok(None) => Ok(allowed),
+                        Err(reason) => block(reason),
+                    }
                 }
-                Err(why) => match self.redacted(flow, &ruling, Err(why)) {
-                    Ok(()) => Ok(Decision::Allow),
-                    Err(reason) => block(reason),
-                },
+                Err(why) => block(self.not_redacted(flow, &ruling, &why)),
             },
         }
     }
@@ -708,9 +722,9 @@ impl Screen {
             gate, queue, out, ..
         } = &mut **gated;
         if let Some(gate) = gate
-            && let Some((call, ruling)) = self.settle(flow, standing, originals, gate, queue, out)
+            && let Some(asks) = self.settle(flow, standing, originals, gate, queue, out)
         {
-            return self.ask_about_call(flow, call, ruling);
+            return self.ask_about_call(flow, *asks);
         }
         let mut out = std::mem::take(&mut gated.out);
         if let Some(restorer) = &mut gated.restorer {
@@ -728,7 +742,12 @@ impl Screen {
     }
 
     /// Makes an answer wait for a person.
-    fn ask_about_call(&self, flow: &mut Flow, call: CallId, ruling: Ruling) -> Step {
+    fn ask_about_call(&self, flow: &mut Flow, asks: Asks) -> Step {
+        let Asks {
+            call,
+            ruling,
+            allowed,
+        } = asks;
         self.report(flow, &ruling, Fate::Passed, &ruling.what());
         let Some((question, ruling)) = question(&[ruling], Direction::Response) else {
             return Step::close("nobody can be asked");
@@ -736,21 +755,27 @@ impl Screen {
         let screen = self.clone();
         let answer: Answer = Arc::new(move |resume| {
             let (screen, ruling) = (screen.clone(), ruling.clone());
-            Step::edit(move |flow| screen.answered(flow, call, &ruling, resume))
+            let allowed = resume.then(|| allowed.clone());
+            Step::edit(move |flow| screen.answered(flow, call, &ruling, allowed))
         });
         self.person.ask(flow, question, answer)
     }
 
-    /// A person has decided about a call, or the deadline.
-    fn answered(&self, flow: &mut Flow, call: CallId, ruling: &Ruling, resume: bool) -> Step {
+    /// A person has decided about a call, or the deadline. `allowed`: that it goes on, and how.
+    fn answered(
+        &self,
+        flow: &mut Flow,
+        call: CallId,
+        ruling: &Ruling,
+        allowed: Option<Decision>,
+    ) -> Step {
         let Some(watch) = self.watch(flow.id) else {
             return Step::close("what was held is gone");
         };
-        let reason = self.report_answer(flow, ruling, resume);
-        let decision = match resume {
-            true => Decision::Allow,
-            false => Decision::block(format!("Tollgate refused this tool call: {reason}.")),
-        };
+        let reason = self.report_answer(flow, ruling, allowed.is_some());
+        let decision = allowed.unwrap_or_else(|| {
+            Decision::block(format!("Tollgate refused this tool call: {reason}."))
+        });
         let mut watch = lock(&watch);
         let mut events = Vec::new();
         if let Some(gated) = &mut watch.gate {
@@ -777,13 +802,13 @@ impl Screen {
         gate: &mut Gate,
         queue: &mut VecDeque<GateEvent>,
         out: &mut impl Output,
-    ) -> Option<(CallId, Ruling)> {
+    ) -> Option<Box<Asks>> {
         while let Some(event) = queue.pop_front() {
             match event {
                 GateEvent::Decide(call) => {
                     let decision = match self.decide(flow, standing, originals, &call) {
                         Ok(decision) => decision,
-                        Err(ruling) => return Some((call.call, *ruling)),
+                        Err(asks) => return Some(asks),
                     };
                     let mut more = Vec::new();
                     gate.resolve(call.call, decision, out, &mut more);
@@ -842,8 +867,9 @@ impl Screen {
                 Act::Ask(ruling) => round.asks.push(ruling),
                 Act::Redact(ruling) => {
                     let done = self.redact_field(flow, round, &ruling, at);
-                    if let Err(reason) = self.redacted(flow, &ruling, done) {
-                        return Err(refusal(flow, &reason));
+                    match self.redacted(flow, ruling, done) {
+                        Ok(ask) => round.asks.extend(ask),
+                        Err(reason) => return Err(refusal(flow, &reason)),
                     }
                 }
             }
@@ -869,8 +895,13 @@ impl Screen {
             }
             Act::Redact(ruling) => {
                 let done = self.redact_url(flow, round, &ruling);
-                self.redacted(flow, &ruling, done)
-                    .map_err(|reason| refusal(flow, &reason))
+                match self.redacted(flow, ruling, done) {
+                    Ok(ask) => {
+                        round.asks.extend(ask);
+                        Ok(())
+                    }
+                    Err(reason) => Err(refusal(flow, &reason)),
+                }
             }
         }
     }
@@ -908,8 +939,9 @@ impl Screen {
                 round.originals = watch.originals.clone();
                 let text = self.redact_body(flow, &mut round, &ruling, dialect, message.data);
                 let done = text.map(|text| changed = Some(text));
-                if let Err(reason) = self.redacted(flow, &ruling, done) {
-                    return Step::close(format!("refused: {reason}"));
+                match self.redacted(flow, ruling, done) {
+                    Ok(asked) => ask = asked,
+                    Err(reason) => return Step::close(format!("refused: {reason}")),
                 }
                 watch.originals = round.originals;
             }
@@ -994,8 +1026,8 @@ impl Screen {
         let Socket {
             gate, queue, out, ..
         } = &mut **socket;
-        if let Some((call, ruling)) = self.settle(flow, standing, originals, gate, queue, out) {
-            return self.ask_about_call(flow, call, ruling);
+        if let Some(asks) = self.settle(flow, standing, originals, gate, queue, out) {
+            return self.ask_about_call(flow, *asks);
         }
         let mut out = std::mem::take(&mut socket.out.0);
         if !originals.is_empty() {
@@ -1099,13 +1131,7 @@ impl Screen {
                 return Ok(());
             }
             Act::Refuse(reason) => reason,
-            Act::Redact(ruling) => {
-                let why = Err("it stands in the host's name".to_owned());
-                match self.redacted(flow, &ruling, why) {
-                    Ok(()) => return Ok(()),
-                    Err(reason) => reason,
-                }
-            }
+            Act::Redact(ruling) => self.not_redacted(flow, &ruling, "it stands in the host's name"),
         };
         Err(refusal(flow, &reason))
     }

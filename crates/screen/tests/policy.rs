@@ -581,6 +581,51 @@ fn a_person_decides_about_requests_and_calls() {
     }
 }
 
+/// Who lets something pass doesn't let pass what another rule takes out of it.
+#[test]
+fn what_is_taken_out_is_taken_out_whatever_a_person_says_of_the_rest() {
+    let policy = r#"
+        [[rule]]
+        category = "secret"
+        action = "redact"
+        [[rule]]
+        finding = "payment-card"
+        action = "hold"
+        [[rule]]
+        tool = "deploy"
+        action = "hold"
+    "#;
+    let card = format!("411111111111{}", 1111);
+    for says in [true, false] {
+        let run = run_with(policy, Enforcement::Enforce, says);
+        let text = format!("{} {card}", key());
+        let mut upload = flow(&format!("/a?q={}&c={card}", key()), "text/plain", b"");
+        let headers = upload.request.headers_mut();
+        headers.append(b"X-Note", text.as_bytes()).unwrap();
+        let step = run.request(&mut upload, text.as_bytes());
+        assert_eq!(status(&step), if says { 0 } else { 403 });
+        let note = upload.request.headers().get("x-note").unwrap();
+        let path = upload.request.path();
+        for left in [path, note, body(&upload).as_bytes()] {
+            let left = String::from_utf8_lossy(left);
+            assert!(!left.contains(&key()) && left.contains(&card), "{left}");
+            assert!(left.contains("aws-access-key-id"), "{left}");
+        }
+        // One question for all of it.
+        assert_eq!(run.asked.lock().unwrap().len(), 1);
+
+        let request = chat_request("ok");
+        let mut chat = flow(CHAT, "application/json", &request);
+        assert!(matches!(run.request(&mut chat, &request), Step::Continue));
+        let stream = chat_call("deploy", &json!({ "with": key() }));
+        let out = run.answer(&mut chat, "text/event-stream", &[&stream]);
+        let out = String::from_utf8(out).unwrap();
+        assert!(!out.contains(&key()), "{out}");
+        assert_eq!(out.contains("[tollgate:aws-access-key-id:"), says, "{out}");
+        assert_eq!(run.asked.lock().unwrap().len(), 2);
+    }
+}
+
 #[test]
 fn a_client_that_leaves_while_a_person_is_asked_gets_nothing() {
     let run = run_with(

@@ -172,24 +172,29 @@ impl Screen {
         }
     }
 
-    /// Tells that something was taken out, or refuses it because that can't be.
+    /// Tells that something was taken out, or refuses it because that can't be. `Some`: a person is to be asked about
+    /// the rest.
     pub(super) fn redacted(
         &self,
         flow: &mut Flow,
-        ruling: &Ruling,
+        ruling: Ruling,
         done: Result<(), String>,
-    ) -> Result<(), String> {
+    ) -> Result<Option<Ruling>, String> {
         match done {
+            Ok(()) if ruling.asks() => Ok(Some(ruling)),
             Ok(()) => {
-                self.report(flow, ruling, Fate::Passed, &ruling.what());
-                Ok(())
+                self.report(flow, &ruling, Fate::Passed, &ruling.what());
+                Ok(None)
             }
-            Err(why) => {
-                let reason = format!("{}, and it can't be redacted: {why}", ruling.reason());
-                self.report(flow, ruling, Fate::Refused, &reason);
-                Err(reason)
-            }
+            Err(why) => Err(self.not_redacted(flow, &ruling, &why)),
         }
+    }
+
+    /// Refuses what should have been taken out.
+    pub(super) fn not_redacted(&self, flow: &mut Flow, ruling: &Ruling, why: &str) -> String {
+        let reason = format!("{}, and it can't be redacted: {why}", ruling.reason());
+        self.report(flow, ruling, Fate::Refused, &reason);
+        reason
     }
 
     /// The hosts that a call with a placeholder would send the secret to; empty if it has none.

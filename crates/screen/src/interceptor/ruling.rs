@@ -75,7 +75,7 @@ pub(super) enum Act {
     Pass,
     /// It is refused, and that was told.
     Refuse(String),
-    /// What was found is to be taken out, and then told.
+    /// What was found is to be taken out, and then told, or a person is to be asked about the rest.
     Redact(Ruling),
     /// A person is to be asked.
     Ask(Ruling),
@@ -84,6 +84,17 @@ pub(super) enum Act {
 impl Ruling {
     pub fn decision(&self) -> &Decision {
         &self.judgement.decision
+    }
+
+    /// Whether something is to be taken out: also where a person decides about the rest.
+    fn takes_out(&self) -> bool {
+        let mut decisions = self.judgement.findings.iter();
+        decisions.any(|one| matches!(one.action, Action::Redact { .. }))
+    }
+
+    /// Whether a person is to be asked.
+    pub fn asks(&self) -> bool {
+        matches!(self.decision().action, Action::Hold(_))
     }
 
     /// In one line: what counts, where, behind what, and by which rule.
@@ -211,6 +222,8 @@ impl Screen {
                 Act::Refuse(reason)
             }
             Action::Redact { .. } if enforces => Act::Redact(ruling),
+            // Nobody is asked about what another rule takes out.
+            Action::Hold(_) if enforces && ruling.takes_out() => Act::Redact(ruling),
             Action::Hold(_) if enforces => Act::Ask(ruling),
             Action::Allow => {
                 self.report_what_passes(flow, ruling);
