@@ -9,7 +9,7 @@ use super::{Place, Screen, credential};
 use crate::llm::{Arguments, Dialect, ToolCall};
 use crate::policy::CallFacts;
 use crate::redact::{Originals, Redacted, Shape, signed_by};
-use crate::scan::Finding;
+use crate::scan::{Category, Finding};
 
 impl Screen {
     /// Takes what was found out of the URL.
@@ -100,10 +100,13 @@ impl Screen {
         }
         let content_type = flow.request.headers().get("content-type");
         let shape = shape(content_type.unwrap_or_default(), text);
-        let any = |_: &[u8], _: &Finding| true;
-        let redacted = self.taken_out(flow, &round.standing, &ruling.place, text, shape, &any);
+        // Commands in a conversation were decided about when they were called.
+        let counts =
+            |_: &[u8], one: &Finding| dialect.is_none() || one.category != Category::Command;
+        let place = &ruling.place;
+        let redacted = self.taken_out(flow, &round.standing, place, text, shape, &counts);
         whole(&redacted)?;
-        self.keep(flow, round, &ruling.place, &redacted);
+        self.keep(flow, round, place, &redacted);
         Ok(redacted.text)
     }
 
