@@ -48,7 +48,8 @@ use crate::gate::{
     BlockedCalls, Decision, Gate, GateEvent, GateOptions, Messages, Output, STALE_HEADERS,
     repair_request,
 };
-use crate::llm::{CallId, Dialect, Event, ToolCall, mcp, skim};
+use crate::llm::json::Tape;
+use crate::llm::{Arguments, CallId, Dialect, Event, ToolCall, mcp, skim};
 use crate::policy::{Action, CallFacts, Policy};
 use crate::redact::{Originals, Redactor, Restorer};
 use crate::scan::{Category, Finding, Kind, Scanner, Severity};
@@ -565,10 +566,21 @@ impl Screen {
 
     /// What a client asks of an MCP server.
     fn asked_of_server(&self, flow: &mut Flow, round: &mut Round, text: &[u8]) -> Result<(), Step> {
+        if let Some(why) = why_unread(flow, text)
+            && let Some(reason) = self.unread(flow, Place::RequestBody, &why)
+        {
+            return Err(refusal(flow, &reason));
+        }
         let requests = mcp::read_requests(text);
         let alone = requests.len() == 1;
         for request in requests {
             let facts = request.call.as_ref().map(CallFacts::of);
+            if let Some(call) = &request.call
+                && let Arguments::Malformed { why, .. } = &call.arguments
+                && let Some(reason) = self.unread(flow, Place::ToolCall(call.name.clone()), why)
+            {
+                return Err(refusal(flow, &reason));
+            }
             let found = match &request.call {
                 // Secrets in it were found in the body.
                 Some(call) => self.commands_in(call),
@@ -1399,6 +1411,24 @@ impl Interceptor for Screen {
 fn is_websocket(flow: &Flow) -> bool {
     flow.request.head.upgrade().is_some()
         && flow.request.headers().has_token("upgrade", "websocket")
+}
+
+/// Why an MCP server may read something else in a body than is seen here; `None` for what is no MCP (the registration of
+/// a client, say).
+fn why_unread(flow: &Flow, text: &[u8]) -> Option<String> {
+    let mut tape = Tape::default();
+    match tape.read(text) {
+        Ok(root) => {
+            let twice = crate::mcp::is_rpc(root) && crate::mcp::reads_in_two_ways(root);
+            twice.then(|| "a member stands in it twice, or nearly".to_owned())
+        }
+        Err(error) => {
+            let content_type = flow.request.headers().get("content-type");
+            let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
+            let is_json = content_type.windows(4).any(|word| word == b"json");
+            is_json.then(|| error.to_string())
+        }
+    }
 }
 
 /// Whether the origin may answer each message before it is sent the next one.

@@ -919,21 +919,32 @@ fn read<'t>(body: &'t [u8], tape: &'t mut Tape) -> Result<Value<'t>, Unread> {
         if !known.iter().any(|name| message.get(name).is_some()) {
             return Err(Unread::NotRpc);
         }
-        let params = message.get("params");
-        let result = message.get("result");
-        if is_ambiguous(
-            message,
-            &["jsonrpc", "id", "method", "params", "result", "error"],
-        ) || params.is_some_and(|params| is_ambiguous(params, &["name", "arguments", "cursor"]))
-            || result.is_some_and(|result| is_ambiguous(result, &["tools", "content"]))
-        {
-            return Err(Unread::Twice);
-        }
     }
-    if root.has_duplicate_keys() {
+    if reads_in_two_ways(root) {
         return Err(Unread::Twice);
     }
     Ok(root)
+}
+
+/// Whether programs would take something else out of a message of JSON-RPC, or of a batch of them: a member that stands
+/// there twice, or one that only some take for another.
+pub(crate) fn reads_in_two_ways(root: Value<'_>) -> bool {
+    let of_rpc = ["jsonrpc", "id", "method", "params", "result", "error"];
+    messages(root).any(|message| {
+        let params = message.get("params");
+        let result = message.get("result");
+        is_ambiguous(message, &of_rpc)
+            || params.is_some_and(|params| is_ambiguous(params, &["name", "arguments", "cursor"]))
+            || result.is_some_and(|result| is_ambiguous(result, &["tools", "content"]))
+    }) || root.has_duplicate_keys()
+}
+
+/// Whether some program takes this for JSON-RPC.
+pub(crate) fn is_rpc(root: Value<'_>) -> bool {
+    messages(root).any(|message| {
+        let mut members = message.members();
+        members.any(|(key, _)| folded(&key.str().unwrap_or_default()) == "jsonrpc")
+    })
 }
 
 /// Whether an object has a member that a reader without regard to case (Go's) takes for one of these, and others don't.

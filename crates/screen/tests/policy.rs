@@ -789,6 +789,63 @@ fn mcp_calls_over_http_are_decided_and_refused_in_their_shape() {
     assert_eq!(status(&ask("tools/call", shell)), 200);
 }
 
+/// A server that reads otherwise than we do would run what a rule forbids.
+#[test]
+fn mcp_over_http_that_can_be_read_in_two_ways_is_refused() {
+    let policy = "[[rule]]\ntool = \"delete_*\"\naction = \"block\"\n";
+    let deep = "[".repeat(300) + &"]".repeat(300);
+    let call = |name: &str, arguments: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{"name":"{name}","arguments":{arguments}}}}}"#
+        )
+    };
+    let whole = call("delete_all", "{}");
+    let utf16: Vec<u8> = whole.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let twice = whole.replace(r#""method""#, r#""method":"ping","METHOD""#);
+    for body in [
+        call("delete_all", &deep).into_bytes(),
+        call("list", r#"{"command":"ls","command":"id"}"#).into_bytes(),
+        call("list", r#"{"text":"\ud800"}"#).into_bytes(),
+        call(r#"list","name":"delete_all"#, "{}").into_bytes(),
+        [b"\xef\xbb\xbf", whole.as_bytes()].concat(),
+        utf16,
+        twice.into_bytes(),
+        whole
+            .replace("jsonrpc", "JsonRpc")
+            .replace("method", "Method")
+            .into_bytes(),
+    ] {
+        let shown = String::from_utf8_lossy(&body).into_owned();
+        let enforcing = run(policy);
+        let mut mcp = flow("/mcp", "application/json", &body);
+        let step = enforcing.request(&mut mcp, &body);
+        assert!(matches!(step, Step::Respond(_)), "{shown}: {step:?}");
+        let watching = run_with(policy, Enforcement::Monitor, false);
+        let mut mcp = flow("/mcp", "application/json", &body);
+        assert!(matches!(watching.request(&mut mcp, &body), Step::Continue));
+        assert!(!watching.verdicts().is_empty(), "{shown}");
+    }
+    // What else is sent there is none of it.
+    for (content_type, body) in [
+        (
+            "application/json",
+            r#"{"client_name":"x","client_name":"y"}"#,
+        ),
+        (
+            "application/x-www-form-urlencoded",
+            "grant_type=refresh_token",
+        ),
+    ] {
+        let run = run(policy);
+        let mut other = flow("/mcp", content_type, body.as_bytes());
+        assert!(matches!(
+            run.request(&mut other, body.as_bytes()),
+            Step::Continue
+        ));
+        assert!(run.verdicts().is_empty());
+    }
+}
+
 #[test]
 fn a_flow_keeps_the_policy_that_it_began_with() {
     let run = run("[[rule]]\ntool = \"deploy\"\naction = \"block\"\n");
