@@ -10,6 +10,7 @@
 //! | a request of known length up to [`ScreenConfig::collect`], JSON of unknown length, or one to a language model up to [`MODEL_COLLECT`] | whole, before it is sent | 403, nothing reaches the origin |
 //! | any other request | in pieces; up to 3 KiB wait until they are judged | the connection is cut; what was judged before has left |
 //! | the same, of gRPC or Connect | in pieces, each judged as it comes | the same |
+//! | a request for another host than its connection is to | its names | 421: a browser asks again in another connection |
 //! | a message of a WebSocket, towards the origin | whole | both sides are closed with code 1008 |
 //! | a tool call in a model's answer, or on a WebSocket | whole, while it is held | a text in its place; the answer goes on |
 //!
@@ -1145,7 +1146,9 @@ impl Screen {
             Act::Refuse(reason) => reason,
             Act::Redact(ruling) => self.not_redacted(flow, &ruling, "it stands in the host's name"),
         };
-        Err(refusal(flow, &reason))
+        // A browser that uses a connection for another host of the same certificate tries again in one of its own (RFC
+        // 9113 section 9.1.2).
+        Err(refusal_with(421, flow, &reason))
     }
 
     /// The whole of a request, but for a body that streams.
@@ -1467,6 +1470,10 @@ fn decode(headers: &HeaderList, body: &[u8], limit: u64) -> Result<Option<Vec<u8
 
 /// The answer to a refused request: for a program JSON, which says what was seen and what to do.
 fn refusal(flow: &Flow, reason: &str) -> Step {
+    refusal_with(403, flow, reason)
+}
+
+fn refusal_with(status: u16, flow: &Flow, reason: &str) -> Step {
     let body = serde_json::json!({
         "error": {
             "type": "tollgate_refused",
@@ -1474,14 +1481,14 @@ fn refusal(flow: &Flow, reason: &str) -> Step {
             "flow": flow.id.to_string(),
         }
     });
-    let reply = Reply::new(403).body(body.to_string());
+    let reply = Reply::new(status).body(body.to_string());
     // Constants that are valid headers.
     let reply = reply
         .header("Content-Type", "application/json")
         .and_then(|reply| reply.header("Proxy-Status", "tollgate; error=http_request_denied"));
     match reply {
         Ok(reply) => Step::respond(reply),
-        Err(_) => Step::respond(Reply::new(403)),
+        Err(_) => Step::respond(Reply::new(status)),
     }
 }
 
