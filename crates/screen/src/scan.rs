@@ -27,6 +27,7 @@ pub use finding::{Category, Confidence, Finding, Kind, Range64, Severity};
 pub use gitleaks::{MAX_PACK_BYTES, MAX_PACK_RULES, PackError, RulePack};
 pub use known::{KnownError, KnownSecrets, MAX_KNOWN, MAX_KNOWN_LEN, MIN_KNOWN_LEN};
 pub use rule::{PatternError, RuleInfo};
+pub(crate) use scanner::{AHEAD, BACK, BLOCK};
 pub use scanner::{BuildError, ScanState, Scanner, ScannerBuilder};
 pub use tollgate_wire::address::{Unsafe, unsafe_address};
 pub(crate) use url::loose_ipv4;

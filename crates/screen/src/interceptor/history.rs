@@ -10,9 +10,11 @@
 //! * The scanner judges blocks at fixed offsets, each by a stretch of text around it ([`Scanner`]). A block whose
 //!   stretch ends before the mark had the same text around it the last time: its findings are those that were kept.
 //!   Every other block is judged again, with its whole stretch, though part of that lies before the mark. So a finding
-//!   that crosses a mark, or the border between two messages, is found as if all had been read.
+//!   that crosses a mark, or the border between two messages, is found as if all had been read. What may be unpacked of
+//!   compressed stretches is at least as much as if all had been read. (Of orders to a model close to one another one is
+//!   told, which may be another one; they are looked for in the answers of tools, each of which is read whole.)
 //! * Findings are kept, not a judgement: what follows from them is decided anew for each request.
-//! * Only a request that passed, and could be read to its end, is remembered.
+//! * Only a request that was not refused, and could be read to its end, is remembered.
 //! * A text is found again by its beginning, from its first byte on: pieces can't be put together in another order.
 //!   Digests are SipHash with a random key, and who sends requests is never shown one.
 
@@ -25,16 +27,17 @@ use std::sync::{Arc, Mutex};
 use super::lock;
 use super::ruling::is_injection;
 use crate::llm::{Dialect, Part, read_request, skim};
-use crate::scan::{Finding, Kind, Scanner};
+use crate::scan::{AHEAD, BACK, BLOCK, Finding, Kind, Scanner};
 
 /// A mark is set each so many bytes.
 const STEP: usize = 16 << 10;
-/// Before the mark by this much, blocks have their whole stretch before it: a block of 1 KiB and 1.5 KiB behind it.
-const UNSETTLED: usize = 3 << 10;
-/// A finding of a block may begin this much before it.
-const BACK: usize = 512;
-/// Two blocks: of the first one that is judged again, the text before it is missing.
-const LEAD: usize = 2 << 10;
+/// What was found is settled up to this much before the mark: what begins before that stands in a stretch that ends
+/// before the mark.
+const UNSETTLED: usize = AHEAD.next_multiple_of(BLOCK) + BACK;
+/// From this much before that on, blocks are judged again: all whose stretch reaches beyond it, and the first of these
+/// needs the text before it.
+const LEAD: usize = (BLOCK + AHEAD + BACK).next_multiple_of(BLOCK) - BACK;
+const _: () = assert!((STEP - UNSETTLED - LEAD).is_multiple_of(BLOCK));
 /// Marks of each of two generations; when the younger one is full, the older one goes.
 const MAX_MARKS: usize = 16_384;
 /// A mark with more findings than this before it is not kept.
@@ -126,18 +129,16 @@ impl History {
                 self.known.fetch_add(1, Ordering::Relaxed);
                 self.known_bytes.fetch_add(*mark as u64, Ordering::Relaxed);
                 behind = *mark;
-                let border = mark - UNSETTLED;
-                let from = border - LEAD;
+                let settled = mark - UNSETTLED;
+                let again = scanner.scan_from(Kind::Outbound, text, settled - LEAD);
+                let reaches_on = |one: &Finding| {
+                    let end = one.range.end.max(one.range.start + 1);
+                    end > settled as u64
+                };
                 looked.leaving.extend(known.leaving.iter().cloned());
-                let again = scanner.scan(Kind::Outbound, text.get(from..).unwrap_or_default());
-                let again = again.into_iter().map(|mut finding| {
-                    finding.range.start += from as u64;
-                    finding.range.end += from as u64;
-                    finding
-                });
-                looked
-                    .leaving
-                    .extend(again.filter(|f| f.range.start >= (border - BACK) as u64));
+                looked.leaving.extend(again.into_iter().filter(reaches_on));
+                looked.leaving.sort();
+                looked.leaving.dedup();
                 looked.answered.extend(known.answered.iter().cloned());
             }
             None => looked.leaving = scanner.scan(Kind::Outbound, text),
@@ -179,9 +180,10 @@ impl History {
             };
             let settled = (mark.1 - UNSETTLED) as u64;
             let leaving = fresh.leaving.iter().filter(|f| f.range.start < settled);
-            let leaving: Vec<Finding> = leaving.cloned().collect();
+            let leaving: Vec<Finding> = leaving.take(MAX_FOUND + 1).cloned().collect();
             let answered = fresh.placed.iter().filter(|(at, _)| *at < resume);
-            let answered: Vec<Finding> = answered.map(|(_, finding)| finding.clone()).collect();
+            let answered = answered.map(|(_, finding)| finding).take(MAX_FOUND + 1);
+            let answered: Vec<Finding> = answered.cloned().collect();
             if leaving.len().max(answered.len()) > MAX_FOUND {
                 return;
             }
@@ -408,6 +410,48 @@ mod tests {
                 assert_eq!(leaving.len(), 1, "{place} {before}");
             }
         }
+    }
+
+    #[test]
+    fn what_stands_before_a_mark_is_found_once() {
+        for before in [2000, 2500, 2559, 2560, 2561, 3072, 3300, 3584, 5200] {
+            let mut text = body(&[tool(&prose(1, 40_000))]);
+            let at = 2 * STEP - before;
+            text.splice(at..at + 22, format!(" {} ", key()).into_bytes());
+            let history = History::default();
+            for _ in 0..3 {
+                let looked = look(&history, &text);
+                assert_eq!(looked.leaving.len(), 1, "{before}");
+                history.remember(looked);
+                // It goes on, and more of it is known.
+                let end = text.len() - r#"],"tools":[{"name":"f"}]}"#.len();
+                let more = format!(", {}", tool(&prose(2, 20_000)));
+                text.splice(end..end, more.into_bytes());
+            }
+            assert_eq!(history.stats().known, 2);
+        }
+    }
+
+    /// What may be unpacked grows with the text: a secret behind others that use it up is found as in a first look.
+    #[test]
+    fn compressed_stretches_are_opened_as_in_a_first_look() {
+        use base64::Engine as _;
+        use std::io::Write as _;
+        let packed = |text: &[u8]| {
+            let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            packer.write_all(text).unwrap();
+            base64::engine::general_purpose::STANDARD.encode(packer.finish().unwrap())
+        };
+        let zeros = packed(&[0; 40 << 10]);
+        let secret = packed(format!("the key is {} as it was", key()).as_bytes());
+        let old = tool(&prose(1, 60_000));
+        let history = History::default();
+        history.remember(look(&history, &body(std::slice::from_ref(&old))));
+        let text = body(&[old, user(&format!("{zeros} {zeros} {zeros} {secret}"))]);
+        let looked = look(&history, &text);
+        assert_eq!(found(&looked), found(&look(&History::default(), &text)));
+        assert!(!looked.leaving.is_empty());
+        assert!(history.stats().known > 0);
     }
 
     #[test]

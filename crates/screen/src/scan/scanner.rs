@@ -21,11 +21,11 @@ use super::verify::Verdict;
 use crate::shell::{MAX_SCRIPT, Script};
 
 /// Text is judged in blocks of this many bytes, at fixed offsets of the stream.
-const BLOCK: usize = 1024;
+pub(crate) const BLOCK: usize = 1024;
 /// A block is judged with this many bytes before it …
-const BACK: usize = 512;
+pub(crate) const BACK: usize = 512;
 /// … and this many after it, or with what there is when the stream ends.
-const AHEAD: usize = 1536;
+pub(crate) const AHEAD: usize = 1536;
 /// How many recent findings are remembered so that none is told twice.
 const RECENT: usize = 24;
 /// How deep encodings are opened.
@@ -465,8 +465,16 @@ impl Scanner {
     /// Scans a whole text.
     #[must_use]
     pub fn scan(&self, kind: Kind, text: &[u8]) -> Vec<Finding> {
+        self.scan_from(kind, text, 0)
+    }
+
+    /// Scans a text from this offset on, a multiple of [`BLOCK`]: blocks that have their whole surroundings behind it are
+    /// judged as if all had been scanned, and places are those of the whole text.
+    pub(crate) fn scan_from(&self, kind: Kind, text: &[u8], from: usize) -> Vec<Finding> {
         let mut state = self.start(kind);
+        (state.fed, state.judged) = (from as u64, from as u64);
         let mut out = Vec::new();
+        let text = text.get(from..).unwrap_or_default();
         self.feed(&mut state, text, &mut out);
         self.finish(&mut state, &mut out);
         out.sort();
