@@ -919,13 +919,18 @@ impl Screen {
         }
     }
 
-    fn gate_options(&self) -> GateOptions {
+    /// `restores`: what was taken out comes back in the answer. Then every call is looked at: one that only reads can
+    /// send it, too.
+    fn gate_options(&self, restores: bool) -> GateOptions {
         GateOptions {
             on_failure: match self.closed() {
                 true => crate::gate::OnFailure::Closed,
                 false => crate::gate::OnFailure::Open,
             },
-            stream_at_once: self.config.stream_at_once.clone(),
+            stream_at_once: match restores {
+                true => Vec::new(),
+                false => self.config.stream_at_once.clone(),
+            },
             ..GateOptions::default()
         }
     }
@@ -1004,10 +1009,13 @@ impl Screen {
             dialect,
             socket,
             bill,
+            standing,
             ..
         } = watch;
         let socket = socket.get_or_insert_with(|| {
-            let gate = Gate::for_websocket(*dialect, self.gate_options());
+            // It stands there before it is known what later messages have taken out of them.
+            let restores = standing.policy.restores();
+            let gate = Gate::for_websocket(*dialect, self.gate_options(restores));
             Box::new(Socket::new(gate))
         });
         if message.injected {
@@ -1277,7 +1285,7 @@ impl Interceptor for Screen {
         }
         // A gateway has paths of its own: any JSON may turn out to be a request to a model. What is
         // none keeps its answer's framing.
-        let restores = policy.any_action(|action| action == Action::Redact { restore: true });
+        let restores = policy.restores();
         let answer = if dialect.is_some() || (is_json && length != Some(0)) || restores {
             Interest::RESPONSE | Interest::EDIT_RESPONSE_DATA
         } else if policy.any_action(|action| action == Action::Warn) {
@@ -1327,7 +1335,7 @@ impl Interceptor for Screen {
         let content_type = response.headers().get("content-type");
         let content_type = content_type.map(|v| String::from_utf8_lossy(v).into_owned());
         let status = response.status();
-        let options = self.gate_options();
+        let options = self.gate_options(!watch.originals.is_empty());
         let gate = Gate::for_response(watch.dialect, status, content_type.as_deref(), options);
         let switches = status == 101 || status == 204 || status == 304;
         let restorer = (!watch.originals.is_empty() && !switches).then(|| {

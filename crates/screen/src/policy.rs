@@ -364,6 +364,11 @@ impl Policy {
         self.rules.iter().any(|rule| is(rule.action))
     }
 
+    /// Whether some rule puts back what it takes out.
+    pub(crate) fn restores(&self) -> bool {
+        self.any_action(|action| action == Action::Redact { restore: true })
+    }
+
     fn of_case(&self, subject: &Subject<'_>, finding: Option<(usize, &Finding)>) -> Decision {
         let at = finding.map(|(at, _)| at);
         let mut warned: Option<&Rule> = None;
