@@ -1,6 +1,7 @@
 //! What a tool call would touch, in canonical form: the commands as a shell would run them, paths without `.` and `..`,
 //! hosts in lower case, addresses in one spelling.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 
 use serde_json::Value as Json;
@@ -143,8 +144,9 @@ impl CallFacts {
             self.paths.extend(facts.paths.iter().cloned());
             self.hosts.extend(facts.hosts.iter().cloned());
             for word in &facts.words {
+                let word = as_address(after_assignment(word));
                 if word.contains("://") {
-                    self.urls.extend(canonical_url(after_assignment(word)));
+                    self.urls.extend(canonical_urls(&word));
                 }
             }
             if !facts.line.is_empty() || facts.more {
@@ -154,10 +156,9 @@ impl CallFacts {
     }
 
     fn url(&mut self, text: &str) {
-        if let Some(url) = canonical_url(text) {
-            self.urls.push(url);
-        }
-        self.hosts.extend(host_of(text));
+        let text = as_address(text);
+        self.urls.extend(canonical_urls(&text));
+        self.hosts.extend(hosts_of(&text));
     }
 }
 
@@ -193,14 +194,16 @@ fn command_facts(command: &Command, folder: Option<&str>) -> CommandFacts {
         let word = match arg.starts_with('-') {
             false => after_assignment(arg),
             true => match arg.find(['/', '~']) {
-                Some(at) if !arg.contains("://") => arg.get(at..).unwrap_or_default(),
-                _ if arg.contains('=') => after_assignment(arg),
-                _ => continue,
+                _ if as_address(after_assignment(arg)).contains("://") => after_assignment(arg),
+                Some(at) => arg.get(at..).unwrap_or_default(),
+                None if arg.contains('=') => after_assignment(arg),
+                None => continue,
             },
         };
         let word = word.strip_prefix('@').unwrap_or(word);
-        if word.contains("://") {
-            facts.hosts.extend(host_of(word));
+        let address = as_address(word);
+        if address.contains("://") {
+            facts.hosts.extend(hosts_of(&address));
             continue;
         }
         if word.is_empty() {
@@ -209,7 +212,7 @@ fn command_facts(command: &Command, folder: Option<&str>) -> CommandFacts {
         facts.paths.push(forms(word, folder));
         // A short number is a port.
         if network && word.parse::<u16>().is_err() {
-            facts.hosts.extend(host_of(word));
+            facts.hosts.extend(hosts_of(word));
         }
         socket(word, &mut facts.hosts);
     }
@@ -296,12 +299,40 @@ pub(super) fn canonical_path(path: &str) -> String {
     }
 }
 
-/// The host of a URL, of `user@host:path`, `host:port`, or a host.
-fn host_of(text: &str) -> Option<String> {
-    let authority = match text.split_once("://") {
-        Some((_, rest)) => rest.split(['/', '?', '#', '\\']).next()?,
-        None => text.split(['/', '?', '#']).next()?,
+/// An address with `://` where browsers and curl take it for one: any number of slashes, of either kind, stands between a
+/// scheme of the web and its host. Line breaks and tabs in it count for nothing.
+fn as_address(text: &str) -> Cow<'_, str> {
+    const SCHEMES: [&str; 5] = ["http", "https", "ws", "wss", "ftp"];
+    let Some((scheme, rest)) = text.split_once(':') else {
+        return Cow::Borrowed(text);
     };
+    let nothing = ['\t', '\r', '\n'];
+    let scheme = scheme.trim_start().replace(nothing, "");
+    if !SCHEMES.iter().any(|one| scheme.eq_ignore_ascii_case(one)) {
+        return Cow::Borrowed(text);
+    }
+    let rest = rest.replace(nothing, "");
+    let rest = rest.trim_start_matches(['/', '\\']).trim_end();
+    Cow::Owned(format!("{scheme}://{rest}"))
+}
+
+/// What may follow the host and port of an address. Browsers end them at a backslash, curl and Python's library don't.
+const ENDS: [&[char]; 2] = [&['/', '?', '#', '\\'], &['/', '?', '#']];
+
+/// The hosts that a URL, `user@host:path`, `host:port` or a host may name, as programs read it.
+fn hosts_of(text: &str) -> Vec<String> {
+    let Some((_, rest)) = text.split_once("://") else {
+        let authority = text.split(['/', '?', '#']).next();
+        return authority.and_then(host_of).into_iter().collect();
+    };
+    let authorities = ENDS.map(|ends| rest.split(ends).next().unwrap_or_default());
+    let mut hosts: Vec<String> = authorities.into_iter().filter_map(host_of).collect();
+    hosts.dedup();
+    hosts
+}
+
+/// The host of `user@host:port`.
+fn host_of(authority: &str) -> Option<String> {
     let host = authority.rsplit('@').next()?;
     let host = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next()?,
@@ -335,13 +366,21 @@ pub(super) fn canonical_host(host: &str) -> Option<String> {
     (!ascii.is_empty() && ascii.bytes().all(legal)).then_some(ascii)
 }
 
+/// A URL as programs read it.
+fn canonical_urls(text: &str) -> Vec<String> {
+    let urls = ENDS.map(|ends| canonical_url(text, ends));
+    let mut urls: Vec<String> = urls.into_iter().flatten().collect();
+    urls.dedup();
+    urls
+}
+
 /// A URL in the one form that is compared: no user, no default port, no fragment, no dot segments.
-pub(super) fn canonical_url(text: &str) -> Option<String> {
+fn canonical_url(text: &str, ends: &[char]) -> Option<String> {
     let (scheme, rest) = text.split_once("://")?;
     let scheme = scheme.to_ascii_lowercase();
-    let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+    let end = rest.find(ends).unwrap_or(rest.len());
     let (authority, rest) = rest.split_at_checked(end)?;
-    let host = host_of(&format!("x://{authority}"))?;
+    let host = host_of(authority)?;
     let host = match host.contains(':') {
         true => format!("[{host}]"),
         false => host,
@@ -460,7 +499,36 @@ mod tests {
             ("http://0x7f.1:8080/x/", "http://127.0.0.1:8080/x/"),
             ("http://[::1]/", "http://[::1]/"),
         ] {
-            assert_eq!(canonical_url(url).as_deref(), Some(expected), "{url}");
+            assert_eq!(canonical_urls(url), [expected], "{url}");
+        }
+    }
+
+    /// curl, browsers and Python's library connect to these.
+    #[test]
+    fn an_address_names_every_host_that_programs_take_it_for() {
+        for (url, expected) in [
+            ("https:/evil.example/x", &["evil.example"][..]),
+            ("https:///evil.example/x", &["evil.example"]),
+            ("HTTPS:evil.example", &["evil.example"]),
+            ("https:\\\\evil.example\\x", &["evil.example"]),
+            ("https://evil.exa\tmple\n/x", &["evil.example"]),
+            (
+                "https://good.example\\@evil.example/x",
+                &["evil.example", "good.example"],
+            ),
+            ("https://good.example/@evil.example", &["good.example"]),
+            ("https://evil.example#@good.example", &["evil.example"]),
+        ] {
+            let by_tool = facts("fetch", serde_json::json!({ "url": url }));
+            assert_eq!(by_tool.hosts(), expected, "{url}");
+            assert_eq!(by_tool.urls.len(), expected.len(), "{url}");
+            if url.contains(['\t', '\n']) {
+                continue;
+            }
+            for command in [format!("curl '{url}'"), format!("x --url='{url}'")] {
+                let by_shell = facts("bash", serde_json::json!({ "command": command }));
+                assert_eq!(by_shell.hosts(), expected, "{command}");
+            }
         }
     }
 
