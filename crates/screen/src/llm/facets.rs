@@ -18,6 +18,8 @@ pub struct Facets {
     pub urls: Vec<String>,
     /// Every other string.
     pub texts: Vec<String>,
+    /// There are more strings than were looked at.
+    pub truncated: bool,
 }
 
 /// Strings looked at in one call; more are left out of the facets (not of [`Arguments::to_text`]).
@@ -52,6 +54,7 @@ impl ToolCall {
                 let mut stack = vec![("", value)];
                 while let Some((key, value)) = stack.pop() {
                     if left == 0 {
+                        facets.truncated = true;
                         break;
                     }
                     match value {

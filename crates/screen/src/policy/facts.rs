@@ -92,7 +92,7 @@ impl CallFacts {
         let mut facts = Self {
             name: call.name.clone(),
             arguments: Some(call.arguments.clone()),
-            partial: matches!(call.arguments, Arguments::Malformed { .. }),
+            partial: facets.truncated || matches!(call.arguments, Arguments::Malformed { .. }),
             ..Self::default()
         };
         let folder = match &call.arguments {

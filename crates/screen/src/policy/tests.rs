@@ -210,6 +210,11 @@ fn to_allow_needs_all_of_a_call_and_to_block_any() {
         let decision = of_call(&policy, &call("read_file", paths.clone()));
         assert_eq!(decision.action.as_str(), expected, "{paths}");
     }
+    // More than is looked at is never all of it.
+    let filler = vec!["x"; 5000];
+    let many = json!({"path": "src/a.rs", "text": filler, "with": {"path": "/etc/passwd"}});
+    let decision = of_call(&policy, &call("read_file", many));
+    assert_eq!(decision.action, Action::Block);
     // What can't be read is never all of it.
     let malformed = CallFacts::of(&ToolCall {
         call: CallId(0),
