@@ -39,6 +39,7 @@ use tollgate_wire::coding::{Decoder, OutputLimit};
 
 use self::answer::{Gated, Socket};
 use self::bill::Bill;
+pub(crate) use self::fronting::goes_to;
 pub use self::history::HistoryStats;
 use self::history::{History, Looked};
 use self::outbound::{Holding, Stream};
@@ -429,7 +430,7 @@ impl Screen {
             }
         };
         let text = decoded.as_deref().unwrap_or(&body);
-        let host = flow.request.target.host.clone();
+        let host = goes_to(flow).to_owned();
         let path = String::from_utf8_lossy(flow.request.path()).into_owned();
         let known = lock(watch).dialect;
         let dialect = known.or_else(|| Dialect::of_request(&host, &path, text));
@@ -894,9 +895,9 @@ impl Screen {
     fn url(&self, flow: &mut Flow, round: &mut Round) -> Result<(), Step> {
         let line = request_line(flow);
         let mut found = self.scanner.scan(Kind::Outbound, &line);
-        let host = Arc::clone(&flow.request.target.host);
+        let host = goes_to(flow);
         found.retain(|finding| {
-            !credential::belongs(&line, &host, finding) && !self.redactor.is_ours(&line, finding)
+            !credential::belongs(&line, host, finding) && !self.redactor.is_ours(&line, finding)
         });
         let ruling = self.weigh(flow, &round.standing, Place::Url, found, None, None);
         match self.act(flow, ruling, &mut round.warnings) {

@@ -60,7 +60,7 @@ pub use self::config::PolicyError;
 pub use self::facts::CallFacts;
 use self::facts::{CommandFacts, canonical_host};
 use self::glob::{Globs, Pattern};
-use crate::interceptor::Place;
+use crate::interceptor::{Place, goes_to};
 use crate::llm::Arguments;
 use crate::scan::{Category, Confidence, Finding, Severity};
 
@@ -201,7 +201,7 @@ impl<'a> Subject<'a> {
     pub fn flow(self, flow: &'a Flow) -> Self {
         Self {
             flow: Some(flow),
-            destination: Some(&flow.request.target.host),
+            destination: Some(goes_to(flow)),
             ..self
         }
     }

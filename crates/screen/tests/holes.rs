@@ -793,6 +793,56 @@ fn inside(asked: &str, sni: Option<&str>, host: &str) -> Flow {
     flow
 }
 
+/// Where a client asks for an address (mode transparent), the host is the one that the origin has to show a certificate
+/// for.
+#[test]
+fn a_host_has_its_name_where_an_address_was_asked_for() {
+    use tollgate_screen::PolicyInForce;
+    use tollgate_screen::policy::Policy;
+    let google = "generativelanguage.googleapis.com";
+    let key = format!("AI{}", "zaSyB4k9Xq2Lw7Rt5Vn8Zp3Mc6Jd1Hf0Gs2Ke");
+    let path = format!("/v1beta/models/g:generateContent?key={key}");
+    for (asked, sni, passes) in [
+        (google, Some(google), true),
+        ("203.0.113.7", Some(google), true),
+        ("203.0.113.7", Some("evil.example"), false),
+        ("203.0.113.7", None, false),
+    ] {
+        let run = Run::new(Enforcement::Enforce);
+        let mut flow = inside(asked, sni, sni.unwrap_or(asked));
+        let head = RequestHead::build(b"POST", path.as_bytes(), Version::Http11);
+        flow.request.head = head.unwrap();
+        let passed = !refused(&run.request(&mut flow, b""));
+        assert_eq!(passed, passes, "{asked} {sni:?}");
+    }
+    let policy =
+        "[[rule]]\ncategory = \"secret\"\ndestination = \"*.vault.example\"\naction = \"allow\"\n";
+    for (asked, sni, target, passes) in [
+        ("203.0.113.7", Some("a.vault.example"), None, true),
+        ("203.0.113.7", Some("b.example"), None, false),
+        // What a rule sends elsewhere goes elsewhere.
+        (
+            "203.0.113.7",
+            Some("a.vault.example"),
+            Some("203.0.113.8"),
+            false,
+        ),
+    ] {
+        let policy = Policy::parse(policy, "policy.toml").unwrap();
+        let screen = Screen::new(Scanner::builtin(), ScreenConfig::default())
+            .policy(PolicyInForce::new(policy));
+        let mut flow = inside(asked, sni, sni.unwrap());
+        if let Some(target) = target {
+            flow.request.target = Target::new(target, 443);
+        }
+        let _ = screen.interest(&flow);
+        flow.request
+            .put_collected_body(self::key().into_bytes().into());
+        let passed = !refused(&screen.request(&mut flow));
+        assert_eq!(passed, passes, "{asked} {sni:?} {target:?}");
+    }
+}
+
 #[test]
 fn a_host_behind_another_one_is_refused() {
     let cases = [

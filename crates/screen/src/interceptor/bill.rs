@@ -8,7 +8,7 @@ use serde_json::json;
 use tollgate_flow::record::USAGE;
 use tollgate_flow::{Direction, Flow, Reply, Step};
 
-use super::{Place, Screen, Watch, lock};
+use super::{Place, Screen, Watch, goes_to, lock};
 use crate::gate::GateEvent;
 use crate::llm::{Dialect, Event, Usage, skim};
 use crate::usage::{Asker, Exhausted, Spent};
@@ -218,7 +218,7 @@ fn asker(flow: &Flow, body: &[u8]) -> Asker {
     let model = skim::text_of(body, "model").or_else(inner).or_else(path);
     Asker {
         model: Asker::short(model.unwrap_or_default()),
-        host: flow.request.target.host.clone(),
+        host: goes_to(flow).into(),
         process: flow
             .connection
             .process()

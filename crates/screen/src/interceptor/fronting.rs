@@ -8,25 +8,38 @@ use crate::scan::{Category, Confidence, Finding, Range64, Severity};
 /// The rule's id.
 pub(super) const RULE: &str = "domain-fronting";
 
-/// The finding, if SNI, `:authority` or `Host` name another host than the one that the client asked to be connected to.
-///
-/// Where it asked for an address, the SNI stands for the name. Where the configuration says where to go (a reverse
-/// proxy, a rule that sends a request elsewhere), names may differ.
-pub(super) fn fronted(flow: &Flow) -> Option<Finding> {
+/// The host that a request goes to, by its name: where the client asked for an address (mode `transparent`), that of the
+/// SNI, for which the origin has to show a certificate.
+pub(crate) fn goes_to(flow: &Flow) -> &str {
+    asked_for(flow).unwrap_or(&flow.request.target.host)
+}
+
+/// The name of the host that a client asked to be connected to; `None` where it has said none, and where the
+/// configuration says where to go (a reverse proxy, a rule that sends a request elsewhere).
+fn asked_for(flow: &Flow) -> Option<&str> {
     let connection = &flow.connection;
     let asked = connection.target()?;
     if connection.mode().starts_with("reverse") || flow.request.target.host != asked.host {
         return None;
     }
-    let sni = connection
-        .tls()
-        .and_then(|tls| tls.hello.server_name.as_deref());
-    let expected = match asked.ip() {
-        Some(_) => sni?,
-        None => &*asked.host,
-    };
+    match asked.ip() {
+        Some(_) => sni(flow),
+        None => Some(&asked.host),
+    }
+}
+
+fn sni(flow: &Flow) -> Option<&str> {
+    let tls = flow.connection.tls()?;
+    tls.hello.server_name.as_deref()
+}
+
+/// The finding, if SNI, `:authority` or `Host` name another host than the one that the client asked to be connected to.
+/// Where the configuration says where to go, names may differ.
+pub(super) fn fronted(flow: &Flow) -> Option<Finding> {
+    let expected = asked_for(flow)?;
+    let asked = flow.connection.target()?;
     let named = [
-        sni.map(str::as_bytes),
+        sni(flow).map(str::as_bytes),
         flow.request.authority.as_deref(),
         flow.request.headers().get("host"),
     ];

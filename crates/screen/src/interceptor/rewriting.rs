@@ -1,11 +1,9 @@
 //! Takes what was found out of a request, or says why that can't be.
 
-use std::sync::Arc;
-
 use tollgate_flow::Flow;
 
 use super::ruling::{Fate, Round, Ruling, Standing};
-use super::{Place, Screen, credential};
+use super::{Place, Screen, credential, goes_to};
 use crate::llm::{Arguments, Dialect, ToolCall};
 use crate::policy::CallFacts;
 use crate::redact::{Originals, Redacted, Shape, signed_by};
@@ -23,14 +21,14 @@ impl Screen {
         let line = request_line(flow);
         let path = flow.request.path().to_vec();
         let before = line.len().saturating_sub(path.len());
-        let host = Arc::clone(&flow.request.target.host);
+        let host = goes_to(flow);
         let redacted = self.taken_out(
             flow,
             &round.standing,
             &ruling.place,
             &line,
             Shape::Form,
-            &|line, finding| !credential::belongs(line, &host, finding),
+            &|line, finding| !credential::belongs(line, host, finding),
         );
         let same_host = redacted.text.get(..before) == line.get(..before) && line.ends_with(&path);
         let new = redacted.text.get(before..).filter(|_| same_host);
