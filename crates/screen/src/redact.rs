@@ -3,7 +3,8 @@
 //! A secret leaves as `[tollgate:RULE:DIGEST]`. The digest is keyed, with a key that lives as long as the process: the
 //! same secret has the same placeholder in every request, and nothing can be learnt from it. What stands in JSON or in
 //! a form stays JSON or a form, whatever was escaped. What was seen only behind an encoding (base64, hexadecimal …)
-//! can't be taken out; [`Redacted::left`] says so.
+//! can't be taken out; [`Redacted::left`] says so. So it does of a long secret that was found by its beginning and has an
+//! end that can't be told.
 
 mod restore;
 mod text;
@@ -21,7 +22,7 @@ pub use self::restore::{MAX_RESTORED, Originals, Restorer};
 pub use self::text::Shape;
 use crate::gate::Splice;
 use crate::llm::json::quoted;
-use crate::scan::{Finding, Kind, Scanner};
+use crate::scan::{Category, Finding, Kind, MAX_KNOWN_LEN, Scanner};
 
 /// How a placeholder begins.
 pub(crate) const OPENING: &str = "[tollgate:";
@@ -29,6 +30,10 @@ pub(crate) const OPENING: &str = "[tollgate:";
 const MAX_RULE: usize = 64;
 /// How many digits a digest has.
 const DIGITS: usize = 8;
+/// A longer secret than this may go on behind what was found of it.
+const LONG: usize = 200;
+/// A shorter line than this is none of wrapped base64, but for the last one.
+const WRAPPED: usize = 16;
 /// How deep JSON in strings of JSON is opened.
 const MAX_NESTED: usize = 3;
 
@@ -91,12 +96,20 @@ pub struct Redacted {
     pub text: Vec<u8>,
     /// What was taken out.
     pub replaced: Vec<Replaced>,
-    /// What is still in it, and shouldn't be: found only behind an encoding. Such a text is not to be sent.
+    /// What is still in it, and shouldn't be: found only behind an encoding, or without its end. Such a text is not to be
+    /// sent.
     pub left: Vec<Finding>,
 }
 
 /// Whether something that was found in a text is to be taken out.
 pub type Wanted<'a> = &'a dyn Fn(&[u8], &Finding) -> bool;
+
+/// What was taken out of a text, and what couldn't be.
+#[derive(Default)]
+struct Taken {
+    replaced: Vec<Replaced>,
+    left: Vec<Finding>,
+}
 
 /// Something to be taken out: where, and as what it was found.
 #[derive(Clone, Debug)]
@@ -142,14 +155,15 @@ impl Redactor {
     #[must_use]
     pub fn redact(&self, text: &[u8], shape: Shape, wanted: Wanted<'_>) -> Redacted {
         let spans = self.spans(text, wanted);
-        let mut replaced = Vec::new();
-        let changed = self.rewrite(text, shape, &spans, wanted, MAX_NESTED, &mut replaced);
+        let mut taken = Taken::default();
+        let changed = self.rewrite(text, shape, &spans, wanted, MAX_NESTED, &mut taken);
         let text = changed.unwrap_or_else(|| text.to_vec());
         let mut left = self.scanner.scan(Kind::Outbound, &text);
         left.retain(|finding| wanted(&text, finding) && !self.is_ours(&text, finding));
+        left.append(&mut taken.left);
         Redacted {
             text,
-            replaced,
+            replaced: taken.replaced,
             left,
         }
     }
@@ -240,7 +254,7 @@ impl Redactor {
         spans: &[Span],
         wanted: Wanted<'_>,
         depth: usize,
-        replaced: &mut Vec<Replaced>,
+        taken: &mut Taken,
     ) -> Option<Vec<u8>> {
         let mut edits = Splice::default();
         text::leaves(text, shape, |leaf| {
@@ -262,8 +276,7 @@ impl Redactor {
             }
             if leaf.is_nested() && depth > 0 {
                 let logical = leaf.logical();
-                let inner =
-                    self.rewrite(logical, Shape::Json, &inside, wanted, depth - 1, replaced);
+                let inner = self.rewrite(logical, Shape::Json, &inside, wanted, depth - 1, taken);
                 if let Some(inner) = inner {
                     let inner = String::from_utf8_lossy(&inner);
                     let written = quoted(&inner);
@@ -273,13 +286,19 @@ impl Redactor {
                 }
                 return;
             }
+            for span in &mut inside {
+                match end_of(leaf.logical(), span) {
+                    Some(end) => span.range.end = end.max(span.range.end),
+                    None => taken.left.push(span.finding.clone()),
+                }
+            }
             for span in merged(inside) {
                 let secret = leaf.logical().get(span.range.clone()).unwrap_or_default();
                 let placeholder = self.placeholder(&span.finding.rule, secret);
                 edits.replace(leaf.to_raw(span.range.clone()), leaf.written(&placeholder));
-                let known = replaced.iter().any(|one| one.placeholder == placeholder);
-                if !known {
-                    replaced.push(Replaced {
+                let mut all = taken.replaced.iter();
+                if !all.any(|one| one.placeholder == placeholder) {
+                    taken.replaced.push(Replaced {
                         placeholder,
                         finding: span.finding,
                         secret: secret.into(),
@@ -289,6 +308,47 @@ impl Redactor {
         });
         (!edits.is_empty()).then(|| edits.apply(text))
     }
+}
+
+/// Where a secret ends that was found at a span: of long ones, scanners see the beginning. `None` if that can't be told.
+fn end_of(text: &[u8], span: &Span) -> Option<usize> {
+    let rest = text.get(span.range.start..)?;
+    let behind = |from: usize, marker: &[u8]| {
+        let at = memchr::memmem::find(rest.get(from..)?, marker)?;
+        Some(from + at + marker.len())
+    };
+    let count = |from: usize, is: fn(&u8) -> bool| {
+        let rest = text.get(from..).unwrap_or_default();
+        from + rest.iter().take_while(|byte| is(byte)).count()
+    };
+    if rest.starts_with(b"-----BEGIN ") {
+        let end = behind(0, b"-----END ").and_then(|end| behind(end, b"-----"))?;
+        return Some(span.range.start + end);
+    }
+    if rest.starts_with(b"PuTTY-User-Key-File-") {
+        let mac = behind(0, b"Private-MAC: ")?;
+        return Some(count(span.range.start + mac, u8::is_ascii_hexdigit));
+    }
+    if span.finding.category == Category::KnownSecret && span.range.len() >= MAX_KNOWN_LEN {
+        return None;
+    }
+    let is_token: fn(&u8) -> bool = |b| {
+        b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=' | b'_' | b'-' | b'.' | b'~')
+    };
+    let wraps = &*span.finding.rule == "private-key-base64";
+    if !wraps && span.range.len() < LONG {
+        return Some(span.range.end);
+    }
+    let mut end = count(span.range.end, is_token);
+    while wraps && matches!(text.get(end), Some(b'\r' | b'\n')) {
+        let next = count(end, u8::is_ascii_whitespace);
+        let line = count(next, is_token);
+        if line < next + WRAPPED {
+            break;
+        }
+        end = line;
+    }
+    Some(end)
 }
 
 /// Spans that overlap or touch become one, as what the first was found.

@@ -374,3 +374,87 @@ fn keys_of_several_lines_and_known_values_are_taken_out_and_come_back() {
         json!({ "file": pem })
     );
 }
+
+/// Text that looks like a key's, of this many lines.
+fn lines(count: u32) -> String {
+    (0..count)
+        .map(|line| {
+            let letters =
+                |at: u32| char::from_u32(65 + (line * 7 + at * (line % 23 + 3)) % 26).unwrap();
+            (0..64).map(letters).collect::<String>() + "\n"
+        })
+        .collect()
+}
+
+/// Scanners see the beginning of what is long; what leaves is nothing of it.
+#[test]
+fn a_long_secret_is_taken_out_to_its_end_or_the_text_is_not_sent() {
+    use base64::Engine as _;
+    let engine = base64::engine::general_purpose::STANDARD;
+    let url_safe = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let body = lines(60);
+    let word = "PRIVATE";
+    let pem = format!("-----BEGIN RSA {word} KEY-----\n{body}-----END RSA {word} KEY-----");
+    let putty = format!(
+        "PuTTY-User-Key-File-2: ssh-rsa\nEncryption: none\nPublic-Lines: 9\n{}Private-Lines: 60\n\
+         {body}Private-MAC: {}",
+        lines(9),
+        "0f".repeat(20)
+    );
+    let token = [
+        url_safe.encode(json!({"alg": "HS256", "typ": "JWT"}).to_string()),
+        url_safe.encode(json!({"sub": body, "iat": 1}).to_string()),
+        url_safe.encode(lines(1)),
+    ]
+    .join(".");
+    let wrapped: String = engine
+        .encode(&pem)
+        .as_bytes()
+        .chunks(76)
+        .map(|line| format!("{}\n", String::from_utf8_lossy(line)))
+        .collect();
+    let wanted = |_: &[u8], f: &Finding| f.category == Category::Secret;
+    let redactor = redactor();
+    for secret in [&pem, &putty, &token, wrapped.trim_end()] {
+        let said = format!("here: {secret}\nand that was it");
+        for (text, shape) in [
+            (said.clone(), Shape::Plain),
+            (json!({ "content": said }).to_string(), Shape::Json),
+        ] {
+            let redacted = redactor.redact(text.as_bytes(), shape, &wanted);
+            let sent = String::from_utf8(redacted.text.clone()).unwrap();
+            assert!(redacted.left.is_empty(), "{:?}", redacted.left);
+            assert!(
+                sent.len() < 120 && sent.contains("and that was it"),
+                "{sent}"
+            );
+            let content_type = match shape {
+                Shape::Json => "application/json",
+                _ => "text/plain",
+            };
+            let mut restorer = Restorer::new(originals(&redacted), Some(content_type), None);
+            let back = fed(&mut restorer, &redacted.text, 9);
+            assert_eq!(String::from_utf8(back).unwrap(), text);
+        }
+    }
+    // Where the end can't be told, the text is not to be sent.
+    let (head, tail) = pem.split_at(pem.len() / 2);
+    let (file, _) = putty.split_at(putty.len() / 2);
+    let long = lines(9).replace('\n', " ");
+    let mut known = crate::scan::KnownSecrets::new();
+    known.add("long", long.as_bytes()).unwrap();
+    let scanner = Scanner::builder().known(known).build().unwrap();
+    let redactor = Redactor::new(scanner);
+    let apart = json!([head, tail]).to_string();
+    for (text, shape) in [
+        (head, Shape::Plain),
+        (file, Shape::Plain),
+        (&*long, Shape::Plain),
+        (&*apart, Shape::Json),
+    ] {
+        let all =
+            |_: &[u8], f: &Finding| matches!(f.category, Category::Secret | Category::KnownSecret);
+        let redacted = redactor.redact(text.as_bytes(), shape, &all);
+        assert!(!redacted.left.is_empty(), "{text:.60}");
+    }
+}
