@@ -18,9 +18,9 @@
 //! * A text is found again by its beginning, from its first byte on: pieces can't be put together in another order.
 //!   Digests are SipHash with a random key, and who sends requests is never shown one.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -44,6 +44,10 @@ const MAX_MARKS: usize = 16_384;
 const MAX_FOUND: usize = 16;
 /// Names of the list of messages.
 const LISTS: [&str; 3] = ["messages", "contents", "input"];
+/// More members than this no request to a model has.
+const MAX_NAMES: usize = 256;
+/// Names of objects that some wrap a request in.
+const WRAPPERS: [&str; 2] = ["request", "response"];
 
 /// What is known of what was seen before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,8 +148,10 @@ impl History {
             None => looked.leaving = scanner.scan(Kind::Outbound, text),
         }
         let known = known.map(|(_, known)| known);
-        let placed = injections(scanner, dialect, text, known.as_ref());
-        let Some(placed) = placed else {
+        let Some(rest) = Rest::of(text, known.as_ref()) else {
+            return looked;
+        };
+        let Some(placed) = injections(scanner, dialect, &rest) else {
             return looked;
         };
         let old = known.as_ref().map_or(&[][..], |known| &known.answered);
@@ -153,8 +159,9 @@ impl History {
         looked.answered = old.iter().cloned().chain(new).collect();
         let fresh: Vec<Mark> = marks.into_iter().filter(|(_, at)| *at > behind).collect();
         if !fresh.is_empty()
-            && let Some((list, resume)) = places(text, known.as_ref(), &fresh)
+            && let Some((list, at)) = only_list(&rest.text)
         {
+            let resume = places(text, rest.place(at + 1), &fresh);
             // Those before it come first.
             let earlier = old.iter().map(|finding| (0, finding.clone()));
             looked.fresh = Some(Fresh {
@@ -243,28 +250,50 @@ fn keep(generations: &mut [HashMap<Mark, Known>; 2], mark: Mark, known: Known) {
     young.insert(mark, known);
 }
 
-/// Injection in what tools answered, in the messages that aren't known, with the place of each answer; `None` if the
-/// text can't be read.
+/// What isn't known of a request, as a request by itself.
+struct Rest<'t> {
+    text: Cow<'t, [u8]>,
+    /// How long its beginning is, which was made up.
+    made_up: usize,
+    /// Where in the request what follows that stands.
+    at: usize,
+}
+
+impl<'t> Rest<'t> {
+    fn of(text: &'t [u8], known: Option<&Known>) -> Option<Self> {
+        let Some(known) = known else {
+            return Some(Self {
+                text: text.into(),
+                made_up: 0,
+                at: 0,
+            });
+        };
+        let start = format!("{{\"{}\":[", known.list);
+        let rest = text.get(known.resume..)?;
+        Some(Self {
+            text: [start.as_bytes(), rest].concat().into(),
+            made_up: start.len(),
+            at: known.resume,
+        })
+    }
+
+    /// Where something that stands here stands in the request.
+    fn place(&self, here: usize) -> usize {
+        here.saturating_sub(self.made_up) + self.at
+    }
+}
+
+/// Injection in what tools answered, with the place of each answer; `None` if the text can't be read.
 fn injections(
     scanner: &Scanner,
     dialect: Dialect,
-    text: &[u8],
-    known: Option<&Known>,
+    rest: &Rest<'_>,
 ) -> Option<Vec<(usize, Finding)>> {
-    let (conversation, before, after) = match known {
-        None => (read_request(dialect, text).ok()?, 0, 0),
-        Some(known) => {
-            let start = format!("{{\"{}\":[", known.list);
-            let rest = text.get(known.resume..)?;
-            let rest = [start.as_bytes(), rest].concat();
-            let conversation = read_request(dialect, &rest).ok()?;
-            (conversation, start.len(), known.resume)
-        }
-    };
+    let conversation = read_request(dialect, &rest.text).ok()?;
     let mut placed = Vec::new();
     for part in &conversation.parts {
         if let Part::Result(result) = part {
-            let at = result.span.start.saturating_sub(before) + after;
+            let at = rest.place(result.span.start);
             let found = scanner.scan(Kind::Inbound, result.text.as_bytes());
             let orders = found.into_iter().filter(is_injection);
             placed.extend(orders.map(|finding| (at, finding)));
@@ -273,28 +302,31 @@ fn injections(
     Some(placed)
 }
 
-/// For each mark, where to go on reading: at the last message that begins before it. What follows that message isn't
-/// the same in every text that begins alike, so it is never the one after it.
-fn places(
-    text: &[u8],
-    known: Option<&Known>,
-    marks: &[Mark],
-) -> Option<(&'static str, Vec<Option<usize>>)> {
-    let (list, first) = match known {
-        Some(known) => (known.list, known.resume),
-        None => {
-            let mut lists = skim::members(text).filter_map(|(name, at)| {
-                let list = LISTS.iter().find(|list| list.as_bytes() == name)?;
-                Some((*list, at))
-            });
-            let (list, at): (&str, Range<usize>) = lists.next()?;
-            // With two of them, who knows which one counts.
-            if lists.next().is_some() || text.get(at.start) != Some(&b'[') {
-                return None;
-            }
-            (list, at.start + 1)
+/// Which list the messages are in, and where it stands. `None` where something else in the text may decide whether they
+/// count: another list, an object that the request is wrapped in, a member twice, a name that is written otherwise. Behind a
+/// mark that may be missing, so that what was found before it would be another.
+fn only_list(text: &[u8]) -> Option<(&'static str, usize)> {
+    let mut only = None;
+    let mut names: Vec<&[u8]> = Vec::new();
+    for (name, at) in skim::members(text) {
+        let wraps = WRAPPERS.iter().any(|one| one.as_bytes() == name);
+        if wraps || name.contains(&b'\\') || names.contains(&name) || names.len() > MAX_NAMES {
+            return None;
         }
-    };
+        names.push(name);
+        if let Some(list) = LISTS.iter().find(|list| list.as_bytes() == name)
+            && only.replace((*list, at.start)).is_some()
+        {
+            return None;
+        }
+    }
+    only.filter(|(_, at)| text.get(*at) == Some(&b'['))
+}
+
+/// For each mark, where to go on reading: at the last message that begins before it, of a list whose first one begins at
+/// `first`; `None` for marks before that. What follows that message isn't the same in every text that begins alike, so it
+/// is never the one after it.
+fn places(text: &[u8], first: usize, marks: &[Mark]) -> Vec<Option<usize>> {
     let mut marks = marks.iter().map(|(_, at)| *at).peekable();
     let mut places = Vec::new();
     while marks.next_if(|mark| *mark < first).is_some() {
@@ -308,7 +340,7 @@ fn places(
         place = element.start;
     }
     places.extend(marks.map(|_| Some(place)));
-    Some((list, places))
+    places
 }
 
 #[cfg(test)]
@@ -517,6 +549,50 @@ mod tests {
             let history = History::default();
             history.remember(look(&history, text));
             assert_eq!(history.stats().marks, 0);
+        }
+    }
+
+    /// What stands behind the messages may say that they don't count; where it is missing, they do.
+    #[test]
+    fn what_follows_the_messages_makes_none_of_them_known_for_nothing() {
+        let scanner = Scanner::builtin();
+        let answer = |dialect: Dialect, text: &str| {
+            match dialect {
+                Dialect::Gemini => serde_json::json!({"role": "user", "parts": [
+                    {"functionResponse": {"name": "f", "response": {"x": text}}}]}),
+                _ => serde_json::json!({"type": "function_call_output", "call_id": "c", "output": text}),
+            }
+            .to_string()
+        };
+        for (dialect, list, tail) in [
+            (Dialect::OpenAiResponses, "input", r#","input":[]"#),
+            (Dialect::OpenAiResponses, "input", r#","inp\u0075t":[]"#),
+            (Dialect::OpenAiResponses, "input", r#","response":{}"#),
+            (Dialect::Gemini, "contents", r#","request":{"contents":[]}"#),
+        ] {
+            let body = |messages: &[String], tail: &str| {
+                let messages = messages.join(",");
+                format!(r#"{{"model":"m","{list}":[{messages}]{tail}}}"#).into_bytes()
+            };
+            let clean = answer(dialect, &prose(1, 20_000));
+            let orders = answer(dialect, &format!("{} {ORDER}", prose(2, 9_000)));
+            let more = answer(dialect, &prose(3, 40_000));
+            let last = answer(dialect, "ok");
+            let first = body(std::slice::from_ref(&clean), "");
+            let messages = [clean, orders, more];
+            let whole = body(&[&messages[..], &[last]].concat(), "");
+            for before in [None, Some(first)] {
+                let history = History::default();
+                if let Some(before) = before {
+                    history.remember(history.look(&scanner, Some(dialect), &before));
+                }
+                let text = body(&messages, tail);
+                history.remember(history.look(&scanner, Some(dialect), &text));
+                let looked = history.look(&scanner, Some(dialect), &whole);
+                let anew = History::default().look(&scanner, Some(dialect), &whole);
+                assert_eq!(found(&looked), found(&anew), "{tail}");
+                assert!(!looked.answered.is_empty(), "{tail}");
+            }
         }
     }
 
