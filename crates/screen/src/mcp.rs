@@ -16,8 +16,8 @@
 //! | a notification | text that leaves or comes in | it is dropped |
 //! | a batch | each of its messages | from a client: all of it; from a server: that message |
 //!
-//! What can't be read (no JSON, no UTF-8, a name twice in an object, nested too deep, too long) is refused where failure
-//! is closed: two programs would read it differently, or only the other one would.
+//! What can't be read (no JSON, no UTF-8, a name twice in an object, a request that is an answer as well, nested too deep,
+//! too long) is refused where failure is closed: two programs would read it differently, or only the other one would.
 
 mod lines;
 mod pins;
@@ -592,7 +592,8 @@ impl Session {
             let last_page = next.is_none_or(Value::is_null);
             return self.tool_list(message, tools, first_page, last_page);
         }
-        let Some(body) = message.get("result").or_else(|| message.get("error")) else {
+        let body = |name| message.get(name).filter(|body| !body.is_null());
+        let Some(body) = body("result").or_else(|| body("error")) else {
             return Fate::Pass;
         };
         let is_call = match &asked {
@@ -912,11 +913,7 @@ fn read<'t>(body: &'t [u8], tape: &'t mut Tape) -> Result<Value<'t>, Unread> {
         return Err(Unread::NotRpc);
     }
     for message in messages(root) {
-        if !message.is_object() || !message.get("jsonrpc").is_some_and(|v| v.is("2.0")) {
-            return Err(Unread::NotRpc);
-        }
-        let known = ["method", "result", "error"];
-        if !known.iter().any(|name| message.get(name).is_some()) {
+        if !message.get("jsonrpc").is_some_and(|v| v.is("2.0")) || !is_one_thing(message) {
             return Err(Unread::NotRpc);
         }
     }
@@ -945,6 +942,21 @@ pub(crate) fn is_rpc(root: Value<'_>) -> bool {
         let mut members = message.members();
         members.any(|(key, _)| folded(&key.str().unwrap_or_default()) == "jsonrpc")
     })
+}
+
+/// Whether a message either asks or answers, and that in one way. One that does both is a request for some programs and
+/// an answer for others. What is null is not there.
+fn is_one_thing(message: Value<'_>) -> bool {
+    let is_there = |name| message.get(name).is_some_and(|member| !member.is_null());
+    match message.get("method") {
+        Some(method) => {
+            method.kind() == JsonKind::String && !is_there("result") && !is_there("error")
+        }
+        None => {
+            let answers = message.get("result").is_some() || message.get("error").is_some();
+            answers && !(is_there("result") && is_there("error"))
+        }
+    }
 }
 
 /// Whether an object has a member that a reader without regard to case (Go's) takes for one of these, and others don't.
@@ -977,14 +989,22 @@ fn id_of(message: Value<'_>) -> Option<String> {
 }
 
 fn tool_call(params: Value<'_>) -> ToolCall {
+    use crate::llm::Arguments;
     use crate::llm::assembler::{text_arguments, value_arguments};
+    let arguments = match params.get("arguments") {
+        // By position, say: what is the name, and what is a command, only the server knows.
+        _ if !params.is_object() => Arguments::Malformed {
+            text: String::from_utf8_lossy(params.raw()).into_owned(),
+            why: "its parameters are no object",
+        },
+        Some(arguments) => value_arguments(arguments),
+        None => text_arguments(String::new()),
+    };
     ToolCall {
         call: CallId(0),
         id: String::new(),
         name: params.get("name").map(Value::string).unwrap_or_default(),
-        arguments: params
-            .get("arguments")
-            .map_or_else(|| text_arguments(String::new()), value_arguments),
+        arguments,
         runs_at: RunsAt::Client,
     }
 }

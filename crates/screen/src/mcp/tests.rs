@@ -405,6 +405,11 @@ fn what_two_programs_read_differently_is_refused() {
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":{"x":1,"x":2}}}"#,
         // A line for who ends lines at a carriage return.
         "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"params\":\r{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"tools/call\"}\r}",
+        // A request for some, an answer for others: Python's client takes the second for a result.
+        r#"{"jsonrpc":"2.0","id":1,"method":"ping","result":{"tools":[]}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":null,"result":{"content":[]}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":7,"params":{}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"ping","error":{"code":1,"message":"x"}}"#,
         // No JSON-RPC.
         r#"{"id":1,"method":"ping"}"#,
         r#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#,
@@ -432,6 +437,59 @@ fn what_two_programs_read_differently_is_refused() {
         assert_eq!(open.client(line).0, format!("{line}\n"));
         assert_eq!(open.server(line).1, format!("{line}\n"));
     }
+}
+
+#[test]
+fn a_member_that_is_null_is_not_there() {
+    let mut bench = enforcing();
+    // As libraries write that know no member that is left out.
+    let fine = r#"{"jsonrpc":"2.0","id":1,"result":{},"error":null}"#;
+    assert_eq!(bench.server(fine).1, format!("{fine}\n"));
+    let nothing = r#"{"jsonrpc":"2.0","id":1,"result":null}"#;
+    assert_eq!(bench.server(nothing).1, format!("{nothing}\n"));
+    let failed = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"result":null,"error":{{"code":1,"message":"{}"}}}}"#,
+        token()
+    );
+    let (_, to_client) = bench.server(&failed);
+    assert!(!to_client.contains(&token()), "{to_client}");
+    assert_eq!(parsed(&to_client)["id"], 1);
+}
+
+#[test]
+fn an_answer_that_says_yes_and_no_is_answered_for() {
+    let both = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"result":{{}},"error":{{"code":1,"message":"{}"}}}}"#,
+        token()
+    );
+    for from_client in [true, false] {
+        let mut bench = enforcing();
+        let (to_server, to_client) = match from_client {
+            true => bench.client(&both),
+            false => bench.server(&both),
+        };
+        let (told, silent) = match from_client {
+            true => (to_server, to_client),
+            false => (to_client, to_server),
+        };
+        assert_eq!(silent, "");
+        assert!(!told.contains(&token()), "{told}");
+        let told = parsed(&told);
+        assert_eq!(
+            (&told["id"], &told["error"]["code"]),
+            (&json!(1), &json!(REFUSED))
+        );
+    }
+}
+
+#[test]
+fn a_call_with_parameters_by_position_is_refused() {
+    let mut bench = enforcing();
+    let line = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":["bash",{"command":"rm -rf ~"}]}"#;
+    let (to_server, to_client) = bench.client(line);
+    assert_eq!(to_server, "");
+    assert_eq!(parsed(&to_client)["result"]["isError"], true);
+    assert_eq!(bench.told()[0].2, "its parameters are no object");
 }
 
 #[test]
