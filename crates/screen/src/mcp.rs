@@ -471,7 +471,7 @@ impl Session {
             if let Some(id) = id_of(message) {
                 asked.push((id, Asked::call(&call.name)));
             }
-            return self.call(&call, params);
+            return self.call(&call, message);
         }
         let name = method.clone().unwrap_or_else(|| "answer".to_owned());
         if let (Some(method), Some(id)) = (method, id_of(message)) {
@@ -485,16 +485,12 @@ impl Session {
             asked.push((id, one));
         }
         let mut found = Vec::new();
-        for part in ["params", "result", "error"] {
-            if let Some(value) = message.get(part) {
-                self.scan_sent(value, &mut found);
-            }
-        }
+        self.scan_message(message, &mut found);
         let reason = self.judge(Place::McpSent(name), found)?;
         Some(format!("Tollgate refused this message: {reason}."))
     }
 
-    fn call(&mut self, call: &ToolCall, params: Value<'_>) -> Option<String> {
+    fn call(&mut self, call: &ToolCall, message: Value<'_>) -> Option<String> {
         let refusal = |reason: &str| format!("Tollgate refused this tool call: {reason}.");
         let place = || Place::ToolCall(call.name.clone());
         if let crate::llm::Arguments::Malformed { why, .. } = &call.arguments {
@@ -513,9 +509,24 @@ impl Session {
         for command in &facets.commands {
             found.extend(self.scanner.scan(Kind::Command, command.as_bytes()));
         }
-        self.scan_sent(params, &mut found);
+        self.scan_message(message, &mut found);
         let reason = self.judge(place(), found)?;
         Some(refusal(&reason))
+    }
+
+    /// Scans all of a message that leaves, also what the protocol doesn't know, but its id: a number that was drawn looks
+    /// like many things.
+    fn scan_message(&self, message: Value<'_>, found: &mut Vec<Finding>) {
+        for (name, member) in message.members() {
+            let name = name.string();
+            if matches!(name.as_str(), "jsonrpc" | "id") {
+                continue;
+            }
+            self.scan_sent(member, found);
+            if !matches!(name.as_str(), "method" | "params" | "result" | "error") {
+                found.extend(self.scanner.scan(Kind::Outbound, name.as_bytes()));
+            }
+        }
     }
 
     /// Scans what leaves in its canonical form: no escape, no white space that isn't needed.

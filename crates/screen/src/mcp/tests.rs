@@ -165,6 +165,19 @@ fn a_secret_does_not_leave_in_any_message() {
     );
     assert!(!to_server.contains(&secret));
     assert_eq!(bench.told().len(), 4);
+
+    // Beside what the protocol knows, and in names.
+    for odd in [
+        json!({"jsonrpc":"2.0","id":3,"method":"ping","note":secret}),
+        json!({"jsonrpc":"2.0","id":3,"method":secret}),
+        json!({"jsonrpc":"2.0","id":3,"method":"ping",secret.as_str():1}),
+        json!({"jsonrpc":"2.0","id":3,"method":"ping","params":{secret.as_str():1}}),
+        json!({"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"x"},"note":secret}),
+    ] {
+        let (to_server, to_client) = bench.client(&odd.to_string());
+        assert_eq!(to_server, "", "{odd}");
+        assert_eq!(parsed(&to_client)["id"], 3, "{odd}");
+    }
 }
 
 #[test]
