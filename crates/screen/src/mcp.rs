@@ -43,6 +43,8 @@ pub const MAX_TOOLS: usize = 10_000;
 const MAX_PENDING: usize = 4096;
 /// A longer id is not remembered.
 const MAX_ID: usize = 256;
+/// Characters of a name in a verdict.
+const MAX_SHOWN: usize = 256;
 /// The code of our JSON-RPC errors: the first of those that are the implementation's.
 const REFUSED: i32 = -32000;
 /// What JSON-RPC has for text that is no JSON.
@@ -846,6 +848,27 @@ impl Session {
             .any(|f| matches!(f.category, Category::Injection | Category::HiddenText));
     }
 
+    /// What somebody else named is as long as he likes, and may be the secret itself. A verdict is for logs.
+    fn make_showable(&self, place: &mut Place) {
+        let (Place::ToolCall(name)
+        | Place::McpSent(name)
+        | Place::McpReceived(name)
+        | Place::McpResult(name)
+        | Place::ToolDescription(name)) = place
+        else {
+            return;
+        };
+        let found = self.scanner.scan(Kind::Outbound, name.as_bytes());
+        let is_secret =
+            |f: &Finding| matches!(f.category, Category::Secret | Category::KnownSecret);
+        if found.iter().any(is_secret) {
+            *name = "(a secret)".to_owned();
+        } else if let Some((end, _)) = name.char_indices().nth(MAX_SHOWN) {
+            name.truncate(end);
+            name.push('…');
+        }
+    }
+
     fn settle(&mut self, place: Place, found: Vec<Finding>, worst: &Finding) -> Option<String> {
         let refused = self.config.enforcement == Enforcement::Enforce;
         let mut reason = format!("{} in {place}", worst.rule);
@@ -856,8 +879,9 @@ impl Session {
         refused.then_some(reason)
     }
 
-    fn tell(&self, place: Place, findings: Vec<Finding>, refused: bool, reason: &str) {
+    fn tell(&self, mut place: Place, findings: Vec<Finding>, refused: bool, reason: &str) {
         if let Some(on_verdict) = &self.on_verdict {
+            self.make_showable(&mut place);
             on_verdict(&Verdict {
                 flow: self.flow,
                 target: self.target.clone(),

@@ -181,6 +181,29 @@ fn a_secret_does_not_leave_in_any_message() {
 }
 
 #[test]
+fn a_name_that_is_a_secret_or_endless_does_not_stand_in_a_verdict() {
+    let secret = token();
+    let mut bench = enforcing();
+    bench.client(&call(json!(1), &secret, json!({})));
+    bench.client(&json!({"jsonrpc":"2.0","id":2,"method":secret}).to_string());
+    bench.server(&list(json!([tool(&secret, "Adds.")])));
+    bench.client(&call(
+        json!(3),
+        &"x".repeat(100_000),
+        json!({"key": secret}),
+    ));
+    let told = bench.told();
+    assert_eq!(told.len(), 4, "{told:?}");
+    for (place, refused, reason) in told {
+        assert!(refused && place.len() < 1000, "{place}");
+        assert!(
+            !place.contains(&secret) && !reason.contains(&secret),
+            "{place}"
+        );
+    }
+}
+
+#[test]
 fn a_watcher_reports_and_changes_nothing() {
     let mut bench = monitoring();
     let line = call(json!(1), "bash", json!({"command": "rm -rf ~"}));
