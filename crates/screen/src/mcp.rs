@@ -32,7 +32,7 @@ use self::pins::{Print, changed_members, print_of};
 use crate::interceptor::{Enforcement, OnVerdict, Place, Verdict};
 use crate::llm::json::{JsonError, Kind as JsonKind, Tape, Value, quote};
 use crate::llm::mcp::refusal;
-use crate::llm::request::{all_text, definition};
+use crate::llm::request::{definition, free_text};
 use crate::llm::{CallId, RunsAt, ToolCall};
 use crate::policy::Action;
 use crate::scan::{Category, Confidence, Finding, Kind, Scanner, Severity};
@@ -541,7 +541,7 @@ impl Session {
             // A lone half of a pair, say: what lenient parsers read, and as it came.
             Err(_) => {
                 found.extend(self.scanner.scan(Kind::Outbound, value.raw()));
-                let text = all_text(value);
+                let text = free_text(value);
                 found.extend(self.scanner.scan(Kind::Outbound, text.as_bytes()));
             }
         }
@@ -586,7 +586,7 @@ impl Session {
                 return Fate::Pass;
             };
             let place = Place::McpReceived(name);
-            let Some(reason) = self.judge_received(place, &all_text(params)) else {
+            let Some(reason) = self.judge_received(place, &free_text(params)) else {
                 return Fate::Pass;
             };
             if let Some(id) = id_of(message) {
@@ -621,7 +621,7 @@ impl Session {
             None if is_call => Place::ToolResult,
             None => Place::McpReceived("answer".to_owned()),
         };
-        let Some(reason) = self.judge_received(place, &all_text(body)) else {
+        let Some(reason) = self.judge_received(place, &free_text(body)) else {
             return Fate::Pass;
         };
         let text = format!("Tollgate withheld this answer: {reason}.");
@@ -657,7 +657,7 @@ impl Session {
         let result = message.get("result");
         for (key, member) in result.into_iter().flat_map(Value::members) {
             if !key.is("tools") {
-                beside.push_str(&all_text(member));
+                beside.push_str(&free_text(member));
                 beside.push('\n');
             }
         }

@@ -314,17 +314,24 @@ fn media(value: Value<'_>) -> Option<Media> {
 pub(crate) fn definition(value: Value<'_>, name: String) -> ToolDefinition {
     ToolDefinition {
         name,
-        text: gather(value, true),
+        text: gather(value, true, true),
         span: value.span(),
     }
 }
 
 /// Every text in a value, in order, joined by LF. Media in base64 and signatures are left out.
 pub(crate) fn all_text(value: Value<'_>) -> String {
-    gather(value, false)
+    gather(value, false, false)
 }
 
-fn gather(value: Value<'_>, keys: bool) -> String {
+/// Every text in a value whose form is its sender's own, such as what a tool answered: names of members included, and
+/// nothing left out but media in base64.
+pub(crate) fn free_text(value: Value<'_>) -> String {
+    gather(value, true, false)
+}
+
+/// `keys`: names of members, and the members in which an API of a model has no text.
+fn gather(value: Value<'_>, keys: bool, with_media: bool) -> String {
     let mut text = String::new();
     // The media data found last.
     let mut opaque = None;
@@ -344,7 +351,7 @@ fn gather(value: Value<'_>, keys: bool) -> String {
                 stack.get_mut(from..).unwrap_or_default().reverse();
             }
             Kind::Object => {
-                if !keys && let Some(media) = media(value) {
+                if !with_media && let Some(media) = media(value) {
                     opaque = Some(media.span);
                 }
                 let from = stack.len();

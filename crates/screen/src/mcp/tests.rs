@@ -319,6 +319,26 @@ fn questions_of_the_server_are_refused_towards_the_server() {
     assert_eq!(parsed(&to_server)["error"]["code"], REFUSED);
 }
 
+#[test]
+fn a_result_has_no_member_that_is_not_read() {
+    let picture = json!({"type":"image","data":token(),"mimeType":"image/png"});
+    for (structured, passes) in [
+        (json!({"type": token()}), false),
+        (json!({"rows": [{"signature": token(), "by": "anna"}]}), false),
+        (json!({"encrypted_content": token()}), false),
+        (json!({ token(): "anna" }), false),
+        (json!({"type": "row", "signature": "none"}), true),
+        (picture, true),
+    ] {
+        let mut bench = enforcing();
+        let line =
+            json!({"jsonrpc":"2.0","id":1,"result":{"content":[],"structuredContent":structured}})
+                .to_string();
+        let (_, to_client) = bench.server(&line);
+        assert_eq!(to_client == format!("{line}\n"), passes, "{to_client}");
+    }
+}
+
 fn list(tools: Json) -> String {
     json!({"jsonrpc":"2.0","id":5,"result":{"tools":tools}}).to_string()
 }
