@@ -28,8 +28,9 @@ use crate::trail::Trail;
 const PIECE: usize = 64 << 10;
 /// What may wait to be written before its writer is not read any more.
 const WAITING: usize = 256 << 10;
-/// What our own answers may add to it.
-const WAITING_ANSWERS: usize = 4 << 20;
+/// What may wait to be written before the other direction, whose refusals add to it, is not read any more. It is more than
+/// a message: a server that reads nothing before it has written must not stand still because a long one waits for it.
+const WAITING_ANSWERS: usize = 36 << 20;
 /// How long a server that has ended may have others write for it.
 const AFTERMATH: Duration = Duration::from_millis(250);
 /// How long a server may take to end when its output has, or when nobody reads what it says.

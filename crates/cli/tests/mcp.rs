@@ -150,6 +150,18 @@ fn what_passes_is_byte_for_byte_the_same_also_where_it_is_long() {
 }
 
 #[test]
+fn a_long_message_does_not_stop_what_comes_the_other_way() {
+    // A server that reads no more before it has written, and a client that doesn't wait for that.
+    let script = "read -r line; yes \"$(printf '%4000s' '')\" | head -c 16777216; cat > /dev/null";
+    let mut input = b"{\"jsonrpc\":\"2.0\",\"method\":\"begin\"}\n{\"jsonrpc\":\"2.0\",".to_vec();
+    input.resize(input.len() + (6 << 20), b' ');
+    input.extend_from_slice(b"\"method\":\"long\"}\n");
+    let output = with_input(&[], script, &input);
+    assert_eq!(output.stdout.len(), 16 << 20);
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
 fn the_exit_code_is_the_servers() {
     let code = |script: &str| with_input(&[], script, b"").status.code();
     assert_eq!(code("exit 7"), Some(7));
