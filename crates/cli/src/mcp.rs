@@ -258,6 +258,8 @@ impl Pump {
                     // Nobody else sends there: where there was room, there is.
                     if !open || self.answers.as_ref().is_none_or(|answers| answers.try_send(bytes).is_err()) {
                         self.client_gone();
+                    } else if has_ended && !read_server {
+                        self.deadline = Some(Instant::now() + AFTERMATH);
                     }
                 },
                 status = self.child.wait(), if !has_ended => {
@@ -266,7 +268,8 @@ impl Pump {
                     self.patience(AFTERMATH);
                 }
                 number = self.signals.next() => self.signals.pass(&self.child, number),
-                () = until(self.deadline) => self.patience_ends(),
+                // A server that has ended is not kept waiting by its client: what it said last is still in the pipe.
+                () = until(self.deadline), if !has_ended || read_server => self.patience_ends(),
             }
         }
     }
@@ -459,5 +462,67 @@ impl Signals {
 
     fn terminate(&self, child: &mut Child) {
         let _ = child.start_kill();
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use tollgate_screen::scan::Scanner;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_server_said_last_reaches_a_client_that_is_slow() {
+        // Our buffer is full when a part of it is still in the pipe, and small enough for that.
+        let all = WAITING + PIECE;
+        let script = format!("head -c {all} /dev/zero | tr '\\0' '\\n'");
+        let mut child = Command::new("sh")
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let running = PathBuf::from(format!("/proc/{}", child.id().unwrap()));
+        let (_open, client) = channel(1);
+        let (answers, mut queue) = channel(1);
+        let (tell, written) = oneshot::channel();
+        // The client has not read something earlier.
+        answers.try_send(Vec::new()).unwrap();
+        let session = Session::new(
+            Scanner::builtin(),
+            McpConfig::default(),
+            "mcp:test",
+            FlowId(1),
+        );
+        let pump = Pump {
+            input: child.stdin.take(),
+            output: child.stdout.take(),
+            client,
+            answers: Some(answers),
+            written,
+            child,
+            signals: Signals::listen().unwrap(),
+            session,
+            audit: None,
+            pin: None,
+            status: None,
+            deadline: None,
+            asked_to_end: false,
+        };
+        let client = async {
+            // Until the pump knows that the server has ended; then for longer than it has patience.
+            while running.exists() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            tokio::time::sleep(AFTERMATH * 4).await;
+            let mut got = 0;
+            while let Some(bytes) = queue.recv().await {
+                got += bytes.len();
+            }
+            let _ = tell.send(());
+            got
+        };
+        let (status, got) = tokio::join!(pump.run(), client);
+        assert!(status.unwrap().success());
+        assert_eq!(got, all);
     }
 }
