@@ -267,7 +267,11 @@ impl Pump {
                     self.input = None;
                     self.patience(AFTERMATH);
                 }
-                number = self.signals.next() => self.signals.pass(&self.child, number),
+                number = self.signals.next() => match has_ended {
+                    false => self.signals.pass(&self.child, number),
+                    // It says that nobody listens.
+                    true => (self.answers, self.output) = (None, None),
+                },
                 // A server that has ended is not kept waiting by its client: what it said last is still in the pipe.
                 () = until(self.deadline), if !has_ended || read_server => self.patience_ends(),
             }

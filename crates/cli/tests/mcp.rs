@@ -193,6 +193,29 @@ fn signals_reach_the_server() {
     assert_eq!(session.child.wait().unwrap().code(), Some(5));
 }
 
+#[test]
+fn a_signal_ends_what_a_client_does_not_read() {
+    // More than pipes hold, and no more than we take.
+    let script = "head -c 300000 /dev/zero | tr '\\0' '\\n'; : > \"$OUT\"";
+    let mut session = Session::start(&[], script);
+    let pid = session.child.id().to_string();
+    let written = session.home.path().join("received");
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    while session.child.try_wait().unwrap().is_none() {
+        assert!(std::time::Instant::now() < deadline);
+        if !written.exists() {
+            std::thread::yield_now();
+            continue;
+        }
+        // One may come when the server is still there, which gets it then.
+        Command::new("kill")
+            .args(["-s", "TERM", &pid])
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_server_ends_with_us_however_we_end() {
