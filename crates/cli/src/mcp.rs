@@ -22,7 +22,7 @@ use crate::output::{Printer, Stream, Style, Text, Verbosity, install_log};
 use crate::proxy::report;
 use crate::run::{complain, exit_code, start_failure};
 use crate::scan;
-use crate::trail::Trail;
+use crate::trail::{self, Trail};
 
 /// One read.
 const PIECE: usize = 64 << 10;
@@ -141,6 +141,8 @@ async fn run(args: &McpArgs, session: Session, audit: Option<Trail>) -> anyhow::
         .args(rest)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        // What proves that a verdict is ours is not for whom it is about.
+        .env_remove(trail::SECRET)
         .kill_on_drop(true);
     crate::os::end_with_us(&mut command);
     let mut child = match command.spawn() {

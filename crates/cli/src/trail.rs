@@ -20,7 +20,7 @@ use self::webhook::{Webhook, WebhookUrl};
 use crate::args::{AuditArgs, AuditFormatArg, AuditFullArg};
 
 /// Where the secret of a webhook is looked for without a flag.
-const SECRET: &str = "TOLLGATE_AUDIT_WEBHOOK_SECRET";
+pub const SECRET: &str = "TOLLGATE_AUDIT_WEBHOOK_SECRET";
 
 /// Takes verdicts. Cloning gives the same one.
 #[derive(Clone)]

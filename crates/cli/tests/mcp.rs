@@ -240,6 +240,21 @@ fn a_server_ends_with_us_however_we_end() {
 }
 
 #[test]
+fn a_server_does_not_get_the_secret_that_signs_verdicts() {
+    let home = tempfile::tempdir().unwrap();
+    let script = "printf '%s,%s' \"${TOLLGATE_AUDIT_WEBHOOK_SECRET-none}\" \"$OTHER\" > \"$OUT\"";
+    let status = command(home.path(), &[], script)
+        .env("TOLLGATE_AUDIT_WEBHOOK_SECRET", "secret")
+        .env("OTHER", "kept")
+        .stdin(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let seen = std::fs::read_to_string(home.path().join("received")).unwrap();
+    assert_eq!(seen, "none,kept");
+}
+
+#[test]
 fn lines_that_are_no_messages_stay_away_from_the_client() {
     let script = "echo 'INFO: ready'; echo '{\"jsonrpc\":\"2.0\",\"method\":\"hello\"}'; printf '{\"jsonrpc\":\"2.0\",'";
     let output = with_input(&[], script, b"");
