@@ -1,9 +1,10 @@
 //! Takes verdicts elsewhere, beside whoever decides: a bounded queue, a thread, and patience with an end.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 /// What waits; more is dropped and counted.
@@ -44,15 +45,31 @@ pub enum Failure {
 /// The way to one place. Dropping it delivers what waits, for three seconds at most.
 #[derive(Debug)]
 pub struct Remote<E> {
+    name: String,
     sender: Mutex<Option<SyncSender<E>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    worker: Mutex<Option<Worker>>,
     shared: Arc<Shared>,
+}
+
+/// The thread that delivers.
+#[derive(Debug)]
+struct Worker {
+    thread: Thread,
+    /// Closed when it ends.
+    ended: Receiver<Infallible>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     dropped: AtomicU64,
-    closing: AtomicBool,
+    /// When deliveries end, because the program does.
+    until: OnceLock<Instant>,
+}
+
+impl Shared {
+    fn is_over(&self) -> bool {
+        self.until.get().is_some_and(|&until| Instant::now() >= until)
+    }
 }
 
 impl<E: Send + 'static> Remote<E> {
@@ -62,14 +79,24 @@ impl<E: Send + 'static> Remote<E> {
     /// When the system gives none.
     pub fn start(deliver: impl Deliver<Event = E>) -> std::io::Result<Self> {
         let (sender, queue) = sync_channel(QUEUE);
+        let (ends, ended) = sync_channel(0);
         let shared = Arc::new(Shared::default());
         let own = Arc::clone(&shared);
+        let name = deliver.name();
         let thread = std::thread::Builder::new()
             .name("tollgate-verdicts".to_owned())
-            .spawn(move || run(deliver, &queue, &own))?;
+            .spawn(move || {
+                let _ends: SyncSender<Infallible> = ends;
+                run(deliver, &queue, &own);
+            })?;
+        let worker = Worker {
+            thread: thread.thread().clone(),
+            ended,
+        };
         Ok(Self {
+            name,
             sender: Mutex::new(Some(sender)),
-            thread: Mutex::new(Some(thread)),
+            worker: Mutex::new(Some(worker)),
             shared,
         })
     }
@@ -85,29 +112,41 @@ impl<E: Send + 'static> Remote<E> {
         }
     }
 
-    /// Takes no more, and delivers what waits.
+    /// Takes no more, and delivers what waits, for three seconds.
     pub fn close(&self) {
-        self.shared.closing.store(true, Ordering::Release);
+        self.close_within(LAST);
+    }
+
+    fn close_within(&self, patience: Duration) {
+        let _ = self.shared.until.set(Instant::now() + patience);
         let sender = &self.sender;
         drop(sender.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let thread = &self.thread;
-        let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            thread.thread().unpark();
-            let _ = thread.join();
+        let worker = &self.worker;
+        let worker = worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(worker) = worker else {
+            return;
+        };
+        worker.thread.unpark();
+        // It ends by itself, unless somebody lets it wait for an answer.
+        let ended = worker.ended.recv_timeout(patience + 2 * PAUSE);
+        if ended == Err(RecvTimeoutError::Timeout) {
+            tracing::error!(
+                "{}: verdicts are lost: it does not answer, and the program ends",
+                self.name
+            );
         }
     }
 }
 
 impl<E> Drop for Remote<E> {
     fn drop(&mut self) {
-        self.shared.closing.store(true, Ordering::Release);
-        let thread = self
-            .thread
+        let _ = self.shared.until.set(Instant::now() + LAST);
+        let worker = self
+            .worker
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = thread {
-            thread.thread().unpark();
+        if let Some(worker) = worker {
+            worker.thread.unpark();
         }
     }
 }
@@ -115,7 +154,6 @@ impl<E> Drop for Remote<E> {
 fn run<D: Deliver>(mut to: D, queue: &Receiver<D::Event>, shared: &Shared) {
     let (most, window) = to.batch();
     let mut failing = false;
-    let mut give_up = None;
     while let Ok(first) = queue.recv() {
         let mut events = vec![first];
         let until = Instant::now() + window;
@@ -128,7 +166,7 @@ fn run<D: Deliver>(mut to: D, queue: &Receiver<D::Event>, shared: &Shared) {
         let mut pause = PAUSE;
         let dropped = shared.dropped.swap(0, Ordering::Relaxed);
         let lost = loop {
-            if give_up.is_some_and(|until| Instant::now() >= until) {
+            if shared.is_over() {
                 break Some("the program ends".to_owned());
             }
             let why = match to.deliver(&events, dropped) {
@@ -139,8 +177,7 @@ fn run<D: Deliver>(mut to: D, queue: &Receiver<D::Event>, shared: &Shared) {
             if !std::mem::replace(&mut failing, true) {
                 tracing::error!("{}: verdicts wait: {why}", to.name());
             }
-            if shared.closing.load(Ordering::Acquire) {
-                give_up.get_or_insert_with(|| Instant::now() + LAST);
+            if shared.until.get().is_some() {
                 pause = PAUSE;
             }
             std::thread::park_timeout(pause);
@@ -151,7 +188,10 @@ fn run<D: Deliver>(mut to: D, queue: &Receiver<D::Event>, shared: &Shared) {
             Some(why) => {
                 let lost = events.len() as u64;
                 shared.dropped.fetch_add(dropped + lost, Ordering::Relaxed);
-                tracing::error!("{}: verdicts are lost: {why}", to.name());
+                // What the end has cost is said once.
+                if !shared.is_over() {
+                    tracing::error!("{}: verdicts are lost: {why}", to.name());
+                }
             }
         }
     }
@@ -209,6 +249,37 @@ mod tests {
         let rest: Vec<_> = seen.iter().collect();
         assert!(rest.is_empty() || rest == [(vec![2], 1)], "{rest:?}");
         assert!(remote.shared.dropped.load(Ordering::Relaxed) >= 1);
+    }
+
+    #[test]
+    fn who_does_not_answer_does_not_keep_the_program() {
+        struct Slow(Sender<Vec<u32>>, Receiver<()>);
+        impl Deliver for Slow {
+            type Event = u32;
+            fn name(&self) -> String {
+                "slow".to_owned()
+            }
+            fn batch(&self) -> (usize, Duration) {
+                (1, Duration::ZERO)
+            }
+            fn deliver(&mut self, events: &[u32], _: u64) -> Result<(), Failure> {
+                self.0.send(events.to_vec()).unwrap();
+                let _ = self.1.recv();
+                Ok(())
+            }
+        }
+        let (began, begun) = channel();
+        let (go, wait) = channel();
+        let remote = Remote::start(Slow(began, wait)).unwrap();
+        remote.send(1);
+        remote.send(2);
+        assert_eq!(begun.recv().unwrap(), [1]);
+        // The first delivery goes on for as long as it likes.
+        remote.close_within(Duration::ZERO);
+        drop(go);
+        // And there is no time for a second one.
+        assert_eq!(begun.iter().count(), 0);
+        assert_eq!(remote.shared.dropped.load(Ordering::Relaxed), 1);
     }
 
     #[test]
