@@ -1,6 +1,7 @@
 //! Takes verdicts elsewhere, beside whoever decides: a bounded queue, a thread, and patience with an end.
 
 use std::convert::Infallible;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -151,6 +152,24 @@ impl<E> Drop for Remote<E> {
     }
 }
 
+/// Connects to the first address of a name that takes it.
+///
+/// # Errors
+/// That of the last address, or of the name.
+pub fn connect_any<T>(
+    name: impl ToSocketAddrs,
+    mut connect: impl FnMut(SocketAddr) -> std::io::Result<T>,
+) -> std::io::Result<T> {
+    let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
+    for address in name.to_socket_addrs()? {
+        match connect(address) {
+            Ok(connection) => return Ok(connection),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 fn run<D: Deliver>(mut to: D, queue: &Receiver<D::Event>, shared: &Shared) {
     let (most, window) = to.batch();
     let mut failing = false;
@@ -249,6 +268,18 @@ mod tests {
         let rest: Vec<_> = seen.iter().collect();
         assert!(rest.is_empty() || rest == [(vec![2], 1)], "{rest:?}");
         assert!(remote.shared.dropped.load(Ordering::Relaxed) >= 1);
+    }
+
+    #[test]
+    fn an_address_that_takes_no_connection_is_not_the_only_one() {
+        use std::net::{TcpListener, TcpStream};
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = server.local_addr().unwrap();
+        let stream = connect_any(&[closed.unwrap(), open][..], TcpStream::connect).unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), open);
+        let nowhere: &[SocketAddr] = &[];
+        assert!(connect_any(nowhere, TcpStream::connect).is_err());
     }
 
     #[test]

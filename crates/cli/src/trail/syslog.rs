@@ -1,7 +1,7 @@
 //! Verdicts to a syslog server (RFC 5424): over UDP (RFC 5426), TCP (RFC 6587, octets counted), or a Unix socket.
 
 use std::io::Write as _;
-use std::net::{TcpStream, ToSocketAddrs as _, UdpSocket};
+use std::net::{TcpStream, UdpSocket};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use tollgate_screen::Verdict;
 
 use super::format::{Format, syslog};
-use super::remote::{Deliver, Failure};
+use super::remote::{Deliver, Failure, connect_any};
 
 /// How long a connection, or a write, may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -96,8 +96,7 @@ impl Syslog {
 
     fn connect(&self) -> std::io::Result<Open> {
         match &self.at {
-            SyslogAt::Udp(address) => {
-                let to = resolve(address)?;
+            SyslogAt::Udp(address) => connect_any(address, |to| {
                 let from = match to.is_ipv4() {
                     true => "0.0.0.0:0",
                     false => "[::]:0",
@@ -105,12 +104,12 @@ impl Syslog {
                 let socket = UdpSocket::bind(from)?;
                 socket.connect(to)?;
                 Ok(Open::Udp(socket))
-            }
-            SyslogAt::Tcp(address) => {
-                let stream = TcpStream::connect_timeout(&resolve(address)?, PATIENCE)?;
+            }),
+            SyslogAt::Tcp(address) => connect_any(address, |to| {
+                let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
                 stream.set_write_timeout(Some(PATIENCE))?;
                 Ok(Open::Tcp(stream))
-            }
+            }),
             #[cfg(unix)]
             SyslogAt::Unix(path) => {
                 let socket = std::os::unix::net::UnixDatagram::unbound()?;
@@ -126,13 +125,6 @@ impl Syslog {
             SyslogAt::Unix(_) => Err(std::io::ErrorKind::Unsupported.into()),
         }
     }
-}
-
-fn resolve(address: &str) -> std::io::Result<std::net::SocketAddr> {
-    let mut found = address.to_socket_addrs()?;
-    found
-        .next()
-        .ok_or_else(|| std::io::ErrorKind::NotFound.into())
 }
 
 impl Open {

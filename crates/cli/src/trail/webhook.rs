@@ -1,7 +1,7 @@
 //! Verdicts to a web service: `POST` with JSON, signed with a shared secret.
 
 use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::net::TcpStream;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
 
 use super::format::escaped;
-use super::remote::{Deliver, Failure};
+use super::remote::{Deliver, Failure, connect_any};
 
 /// Verdicts of one request.
 const MOST: usize = 100;
@@ -134,18 +134,12 @@ impl Webhook {
         let head = self.head(body, time.unwrap_or_default().as_secs());
         let request = [head.as_bytes(), body].concat();
         let deadline = Instant::now() + PATIENCE;
-        let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
-        for address in (self.url.host.as_str(), self.url.port).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, PATIENCE) {
-                Ok(stream) => {
-                    stream.set_write_timeout(Some(PATIENCE))?;
-                    stream.set_read_timeout(Some(PATIENCE))?;
-                    return self.exchange(stream, &request, deadline);
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+        let stream = connect_any((self.url.host.as_str(), self.url.port), |to| {
+            TcpStream::connect_timeout(&to, PATIENCE)
+        })?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        self.exchange(stream, &request, deadline)
     }
 
     fn exchange(
