@@ -58,8 +58,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let result = runtime.block_on(while_reloading(reload, proxy));
     // What was recorded last is written before the process ends.
     drop(store);
-    printer.flush();
     proxy::close_audit(&settings);
+    printer.flush();
     // Nothing is printed beside the command's own output but what was lost; the exit code is the command's.
     save::close(saves, true)?;
     result

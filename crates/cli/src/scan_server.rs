@@ -88,10 +88,10 @@ pub fn scan_server(args: &ScanServerArgs) -> anyhow::Result<ExitCode> {
         .build()
         .context("can't start")?;
     let result = runtime.block_on(until_stopped(args, &settings, &printer));
-    printer.flush();
     if let Some(audit) = &settings.audit {
         audit.close();
     }
+    printer.flush();
     result.map(|()| ExitCode::SUCCESS)
 }
 

@@ -38,8 +38,8 @@ pub fn serve(args: &ProxyArgs) -> anyhow::Result<ExitCode> {
         .context("can't start")?;
     let (sinks, saves) = save::open(&settings.files.save)?;
     let result = work(&settings, &authority, &printer, &runtime, sinks);
-    printer.flush();
     proxy::close_audit(&settings);
+    printer.flush();
     let quiet = settings.output.verbosity == Verbosity::Error;
     // What ended last is written before the process ends, whatever came of it.
     let whole = save::close(saves, quiet)?;

@@ -291,6 +291,28 @@ fn a_web_service_is_verified() {
 }
 
 #[test]
+fn a_proxy_says_at_its_end_what_was_not_delivered() {
+    if !has("curl") {
+        return;
+    }
+    let files = Files::new();
+    // Nobody listens there any more.
+    let service = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let hook = format!("http://{service}/");
+    let url = format!("http://origin.invalid/?key=AKIA{}", "Y3T6DKCNFLR2QWZ4");
+    let output = tollgate(files.home.path())
+        .args(["run", "--screen", "enforce", "--audit-webhook", &hook])
+        .args(["--", "curl", "-s", "-o", "/dev/null", &url])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("1 verdicts were not delivered"), "{text}");
+}
+
+#[test]
 fn places_that_make_no_sense_are_errors() {
     let files = Files::new();
     for (arguments, why) in [
