@@ -166,19 +166,21 @@ impl AuditLog {
         };
         let lock = lock(path)?;
         let mut file = owned().truncate(false).open(path).map_err(io)?;
-        let end = set_torn_line_aside(&mut file, path).map_err(io)?;
+        let end = end_of_lines(&file).map_err(io)?;
         file.seek(SeekFrom::Start(0)).map_err(io)?;
         let mut chain = Chain::default();
+        // Before anything is changed: it may be no log at all.
         chain
-            .read(&mut BufReader::new(&file))
+            .read(&mut BufReader::new(io::Read::take(&file, end)))
             .map_err(|broken| AuditError::Broken {
                 path: path.to_owned(),
                 broken,
             })?;
         if chain.verified.lines == 0 {
             // An empty file goes on where the newest one that was set aside ends.
-            chain = newest_aside(path).unwrap_or_default();
+            chain = newest_aside(path)?.unwrap_or_default();
         }
+        set_torn_line_aside(&mut file, end, path).map_err(io)?;
         file.seek(SeekFrom::Start(end)).map_err(io)?;
         let mut writer = Writer {
             path: path.to_owned(),
@@ -476,7 +478,7 @@ impl Writer {
         line.push('\n');
         match self.write(line.as_bytes()) {
             Ok(()) => {
-                self.next += 1;
+                self.next = self.next.saturating_add(1);
                 self.prev = hash;
                 self.unsigned += 1;
                 self.failing = false;
@@ -596,46 +598,67 @@ pub fn set_aside(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn newest_aside(path: &Path) -> Option<Chain> {
-    let newest = set_aside(path).pop()?;
+fn newest_aside(path: &Path) -> Result<Option<Chain>, AuditError> {
+    let Some(newest) = set_aside(path).pop() else {
+        return Ok(None);
+    };
+    let file = match File::open(&newest) {
+        Ok(file) => file,
+        Err(error) => {
+            return Err(AuditError::Io {
+                path: newest,
+                error,
+            });
+        }
+    };
     let mut chain = Chain::default();
-    chain
-        .read(&mut BufReader::new(File::open(newest).ok()?))
-        .ok()?;
-    Some(chain)
+    match chain.read(&mut BufReader::new(file)) {
+        Ok(()) => Ok(Some(chain)),
+        Err(broken) => Err(AuditError::Broken {
+            path: newest,
+            broken,
+        }),
+    }
 }
 
-/// Cuts off a last line without an end, and keeps it beside the file. Answers where the file ends then.
-fn set_torn_line_aside(file: &mut File, path: &Path) -> io::Result<u64> {
-    let length = file.metadata()?.len();
-    let mut reader = BufReader::new(&*file);
-    let mut end = 0;
-    let mut line = Vec::new();
+/// Where the last line with an end ends.
+fn end_of_lines(file: &File) -> io::Result<u64> {
+    let mut reader = BufReader::new(file);
+    let (mut at, mut end) = (0, 0);
     loop {
-        line.clear();
-        let n = reader.read_until(b'\n', &mut line)?;
-        if n == 0 || line.last() != Some(&b'\n') {
-            break;
+        let piece = reader.fill_buf()?;
+        if piece.is_empty() {
+            return Ok(end);
         }
-        end += n as u64;
+        if let Some(last) = memchr::memrchr(b'\n', piece) {
+            end = at + last as u64 + 1;
+        }
+        let length = piece.len();
+        at += length as u64;
+        reader.consume(length);
     }
-    if end < length {
-        let torn = with_suffix(path, "torn");
-        tracing::warn!(
-            "{}: its last line was cut off; it is now {}",
-            path.display(),
-            torn.display()
-        );
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).append(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut aside = options.open(torn)?;
-        line.push(b'\n');
-        aside.write_all(&line)?;
-        file.set_len(end)?;
+}
+
+/// Cuts off what stands behind the last whole line, and keeps it beside the file.
+fn set_torn_line_aside(file: &mut File, end: u64, path: &Path) -> io::Result<()> {
+    if file.metadata()?.len() <= end {
+        return Ok(());
     }
-    Ok(end)
+    let torn = with_suffix(path, "torn");
+    tracing::warn!(
+        "{}: its last line was cut off; it is now {}",
+        path.display(),
+        torn.display()
+    );
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut aside = options.open(torn)?;
+    file.seek(SeekFrom::Start(end))?;
+    io::copy(file, &mut aside)?;
+    aside.write_all(b"\n")?;
+    file.set_len(end)
 }
 
 fn now_ms() -> u64 {
@@ -677,7 +700,7 @@ impl Chain {
     }
 
     fn next(&self) -> u64 {
-        self.last_seq + 1
+        self.last_seq.saturating_add(1)
     }
 
     fn read(&mut self, input: &mut impl BufRead) -> Result<(), Broken> {
@@ -714,7 +737,7 @@ impl Chain {
                 return Err(broken(
                     "does not follow: the line before it was changed, taken out or put in",
                 ));
-            } else if seq != self.last_seq + 1 {
+            } else if seq != self.next() {
                 return Err(broken("has another number than the next"));
             }
             if let Some(checkpoint) = value.get("checkpoint") {
@@ -732,7 +755,8 @@ impl Chain {
             } else {
                 self.verified.unsigned += 1;
             }
-            self.verified.dropped += value.get("dropped").and_then(Value::as_u64).unwrap_or(0);
+            let dropped = value.get("dropped").and_then(Value::as_u64).unwrap_or(0);
+            self.verified.dropped = self.verified.dropped.saturating_add(dropped);
             self.verified.lines = at;
             self.verified.last_hash = hash_of(text);
             self.last_seq = seq;
@@ -892,6 +916,49 @@ mod tests {
         assert_eq!(verified.lines, 3);
         // The newer one alone begins later.
         assert_eq!(check(&path).unwrap().first, 2);
+    }
+
+    #[test]
+    fn a_file_that_is_no_log_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notes.txt");
+        let notes = "first things\nand the last without a line break";
+        fs::write(&path, notes).unwrap();
+        let error = AuditLog::open(&path).unwrap_err();
+        assert!(matches!(error, AuditError::Broken { .. }), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), notes);
+        assert!(!dir.path().join("notes.txt.torn").exists());
+    }
+
+    #[test]
+    fn a_chain_does_not_begin_again_behind_a_file_that_is_broken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let aside = dir.path().join("audit.jsonl.000000000001");
+        fs::write(&aside, "{}\n").unwrap();
+        let error = AuditLog::open(&path).unwrap_err();
+        assert!(
+            error.to_string().contains("audit.jsonl.000000000001: line 1"),
+            "{error}"
+        );
+        fs::remove_file(&aside).unwrap();
+        fs::create_dir(&aside).unwrap();
+        let error = AuditLog::open(&path).unwrap_err();
+        assert!(error.to_string().contains("audit.jsonl.0000000"), "{error}");
+    }
+
+    #[test]
+    fn numbers_as_large_as_can_be_are_no_trouble() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let line = |seq: u64, prev: &str| json!({"seq": seq, "prev": prev, "dropped": u64::MAX});
+        let first = line(u64::MAX - 1, "x").to_string();
+        let second = line(u64::MAX, &hash_of(first.as_bytes())).to_string();
+        let third = line(0, &hash_of(second.as_bytes())).to_string();
+        fs::write(&path, format!("{first}\n{second}\n")).unwrap();
+        assert_eq!(check(&path).unwrap().dropped, u64::MAX);
+        fs::write(&path, format!("{first}\n{second}\n{third}\n")).unwrap();
+        assert_eq!(check(&path).unwrap_err().line, 3);
     }
 
     #[test]
