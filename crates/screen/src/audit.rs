@@ -216,10 +216,12 @@ impl AuditLog {
     /// Writes a verdict, beside whoever calls. It never waits: where too many wait already, or the disk is full, the
     /// verdict is dropped and counted, and the next line says so.
     pub fn record(&self, verdict: &Verdict) {
+        // Made before the lock, where others wait.
+        let entry = verdict.to_json();
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = sender
             .as_ref()
-            .is_some_and(|sender| sender.try_send(verdict.to_json()).is_ok());
+            .is_some_and(|sender| sender.try_send(entry).is_ok());
         if !sent {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -230,7 +232,8 @@ impl AuditLog {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Refuses requests with 503 for as long as [`is_stopped`](Self::is_stopped), and cuts what streams.
+    /// Refuses requests with 503 for as long as [`is_stopped`](Self::is_stopped), and cuts what clients go on sending.
+    /// Answers that are under way arrive.
     pub fn guard(&self) -> AuditGuard {
         AuditGuard {
             stopped: Arc::clone(&self.stopped),
@@ -308,7 +311,7 @@ fn cut(text: &str) -> String {
     }
 }
 
-/// An interceptor that lets no traffic pass whose verdicts can't be written. See [`AuditLog::guard`].
+/// An interceptor that lets nothing leave whose verdicts can't be written. See [`AuditLog::guard`].
 #[derive(Clone, Debug)]
 pub struct AuditGuard {
     stopped: Arc<AtomicBool>,
@@ -428,6 +431,11 @@ impl Writer {
             }
         }
         self.checkpoint();
+        let lost = self.dropped.load(Ordering::Relaxed);
+        if lost > 0 {
+            // No line follows that could say it.
+            tracing::error!("{}: {lost} verdicts are missing at its end", self.path.display());
+        }
         // A machine that loses power keeps what was written up to here.
         let _ = self.file.sync_data();
     }
