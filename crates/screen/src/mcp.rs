@@ -389,7 +389,7 @@ impl Session {
             // An answer that doesn't arrive: who has asked gets another one.
             (Side::Client, false, Some(id)) => self.send(Side::Server, &error(id, REFUSED, &text)),
             (Side::Server, true, Some(id)) => self.send(Side::Server, &error(id, REFUSED, &text)),
-            (Side::Server, false, Some(id)) => {
+            (Side::Server, false, Some(id)) if outline.is_answer() => {
                 let of_tool = self
                     .asked
                     .remove(id)

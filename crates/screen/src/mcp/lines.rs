@@ -121,6 +121,8 @@ pub(super) struct Outline {
     id: Option<Vec<u8>>,
     ids: u32,
     method: Option<Vec<u8>>,
+    /// There is a result, or an error.
+    answers: bool,
 }
 
 impl Outline {
@@ -170,6 +172,7 @@ impl Outline {
             }
             b':' if self.depth == 1 => {
                 self.key = std::mem::take(&mut self.token).trim_ascii().to_vec();
+                self.answers |= matches!(self.key.as_slice(), b"\"result\"" | b"\"error\"");
                 self.in_value = true;
             }
             b',' if self.depth == 1 => self.member(),
@@ -224,6 +227,11 @@ impl Outline {
         self.method.is_some()
     }
 
+    /// Whether it answers something.
+    pub fn is_answer(&self) -> bool {
+        self.answers && !self.is_request()
+    }
+
     /// Whether it calls a tool.
     pub fn is_tool_call(&self) -> bool {
         let method = self.method.as_deref().unwrap_or_default();
@@ -260,6 +268,8 @@ mod tests {
         let long = format!(r#"{{"id":"{}"}}"#, "x".repeat(300));
         assert_eq!(Outline::of(long.as_bytes()).id(), None);
         assert!(Outline::of(br#"{"method":"tools\/call"}"#).is_tool_call());
-        assert!(!Outline::of(br#"{"result":{"method":"tools/call"}}"#).is_request());
+        let answer = Outline::of(br#"{"result":{"method":"tools/call"}}"#);
+        assert!(answer.is_answer() && !answer.is_request());
+        assert!(!Outline::of(br#"{"params":{"result":1}}"#).is_answer());
     }
 }

@@ -513,6 +513,16 @@ fn a_member_that_is_null_is_not_there() {
 }
 
 #[test]
+fn a_line_of_a_log_in_json_answers_nothing() {
+    let mut bench = enforcing();
+    bench.client(&call(json!(3), "x", json!({})));
+    let log = r#"{"level":30,"id":3,"msg":"request took 5 ms"}"#;
+    assert_eq!(bench.server(log), (String::new(), String::new()));
+    let answer = r#"{"jsonrpc":"2.0","id":3,"result":{"content":[]}}"#;
+    assert_eq!(bench.server(answer).1, format!("{answer}\n"));
+}
+
+#[test]
 fn an_answer_that_says_yes_and_no_is_answered_for() {
     let both = format!(
         r#"{{"jsonrpc":"2.0","id":1,"result":{{}},"error":{{"code":1,"message":"{}"}}}}"#,
