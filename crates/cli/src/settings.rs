@@ -441,7 +441,6 @@ impl Settings {
                 .ok()
                 .context("option 'tcp_timeout' can't be negative")?;
         }
-        config.process_attribution = args.output.process;
         let mut files = FileSettings::new(&args.replay, &set, args.output.json)?;
         if !files.server {
             // Replayed requests have to pass somewhere: a port that nobody else is told of.

@@ -503,6 +503,18 @@ fn a_changed_file_takes_effect_all_or_nothing() {
     assert_eq!(got, "451");
 }
 
+/// Nobody has to ask for the process to be shown.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_rule_is_for_a_process() {
+    let setup = with("[[rule]]\nwhen = '~process curl'\nblock = 451", &[]);
+    let (head, _) = setup.get("/x", &[]);
+    assert!(head.starts_with("HTTP/1.1 451 "), "{head}");
+    let setup = with("[[rule]]\nwhen = '~process wget'\nblock = 451", &[]);
+    let (head, _) = setup.get("/x", &[]);
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+}
+
 #[test]
 fn a_budget_is_used_up() {
     let setup = with(
