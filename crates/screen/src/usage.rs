@@ -285,9 +285,12 @@ enum Each {
 /// |---|---|
 /// | `tokens` | tokens of requests and answers, but for those from the provider's cache: `500k`, `1m` |
 /// | `cost` | in the prices' currency; a model without a price is refused |
-/// | `per` | the time, from the first request on: `90s`, `15min`, `1h`, `1d` |
+/// | `per` | the time, from the first answer on: `90s`, `15min`, `1h`, `1d` |
 /// | `host`, `model`, `process`, `user` | only for these; `*` stands for anything |
 /// | `each` | apart for each `host`, `model`, `process` or `user` |
+///
+/// A request that doesn't say its model, or says it where it can't be read, may be for any: it is held to the budgets of
+/// all.
 ///
 /// ```
 /// use tollgate_screen::usage::Limit;
@@ -339,6 +342,9 @@ impl FromStr for Limit {
                 return error(format!("`{key}` stands there twice"));
             }
             seen.push(key);
+            if value.is_empty() {
+                return error(format!("`{key}` says nothing"));
+            }
             let glob = || Some(Glob::new(value));
             match key {
                 "tokens" => match scaled(value, &[("", 1.0), ("k", 1e3), ("m", 1e6), ("g", 1e9)]) {
@@ -418,7 +424,7 @@ impl Limit {
                 .is_none_or(|glob| name.is_some_and(|name| glob.matches(name)))
         };
         fits(&self.host, Some(&asker.host))
-            && fits(&self.model, Some(&asker.model))
+            && (asker.model.is_empty() || fits(&self.model, Some(&asker.model)))
             && fits(&self.process, asker.process.as_deref())
             && fits(&self.user, asker.user.as_deref())
     }
@@ -491,15 +497,23 @@ impl Budget {
     /// How long until there is something left; `None` if there is now.
     fn wait(&self, asker: &Asker, now: Instant) -> Option<Duration> {
         let mut windows = lock(&self.windows);
-        let key = self.limit.key(asker);
-        if let Some(window) = windows.get(key) {
-            let age = now.saturating_duration_since(window.since);
-            let over = |limit: Option<u64>, used| limit.is_some_and(|limit| used >= limit);
-            let used_up =
-                over(self.limit.tokens, window.tokens) || over(self.limit.nanos, window.nanos);
-            return (used_up && age < self.limit.per).then(|| self.limit.per - age);
+        if self.limit.each == Some(Each::Model) && asker.model.is_empty() {
+            // It may be for the one that has used its own up.
+            return windows.values().filter_map(|w| self.left(w, now)).max();
         }
-        self.make_room(&mut windows, now).then_some(self.limit.per)
+        match windows.get(self.limit.key(asker)) {
+            Some(window) => self.left(window, now),
+            None => self.make_room(&mut windows, now).then_some(self.limit.per),
+        }
+    }
+
+    /// How long a window is used up yet.
+    fn left(&self, window: &Window, now: Instant) -> Option<Duration> {
+        let age = now.saturating_duration_since(window.since);
+        let over = |limit: Option<u64>, used| limit.is_some_and(|limit| used >= limit);
+        let used_up =
+            over(self.limit.tokens, window.tokens) || over(self.limit.nanos, window.nanos);
+        (used_up && age < self.limit.per).then(|| self.limit.per - age)
     }
 
     fn charge(&self, asker: &Asker, spent: &Spent, now: Instant) {
@@ -757,6 +771,7 @@ mod tests {
             ("tokens=1,per=1d,each=day", "each"),
             ("tokens=1,tokens=2,per=1d", "twice"),
             ("token=1,per=1d", "none of"),
+            ("tokens=1,per=1d,host=", "`host` says nothing"),
         ] {
             let error = text.parse::<Limit>().unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");
@@ -815,6 +830,28 @@ mod tests {
         assert_eq!(ledger.check(&asker("unknown", "b"), now), Ok(()));
         let charged = ledger.charge(&asker("unknown", "b"), used(1, 1), now);
         assert_eq!((charged.unpriced, charged.nanos), (1, 0));
+    }
+
+    #[test]
+    fn a_request_that_hides_its_model_is_held_to_the_budgets_of_all() {
+        for limit in [
+            "tokens=10,per=10s,model=dear*",
+            "tokens=10,per=10s,each=model",
+        ] {
+            let ledger = ledger(NO_PRICES, &[limit]);
+            let now = Instant::now();
+            let (hidden, dear, cheap) = (asker("", "a"), asker("dear-1", "a"), asker("cheap", "a"));
+            assert_eq!(ledger.check(&hidden, now), Ok(()));
+            ledger.charge(&dear, used(10, 0), now);
+            let refused = ledger.check(&hidden, now).unwrap_err();
+            assert_eq!(refused.wait, Duration::from_secs(10), "{limit}");
+            assert_eq!(ledger.check(&cheap, now), Ok(()), "{limit}");
+            let later = now + Duration::from_secs(10);
+            assert_eq!(ledger.check(&hidden, later), Ok(()));
+            // An answer that doesn't say it, either, counts.
+            ledger.charge(&hidden, used(10, 0), later);
+            assert!(ledger.check(&hidden, later).is_err(), "{limit}");
+        }
     }
 
     #[test]
