@@ -58,6 +58,7 @@ use tollgate_flow::filter::Filter;
 
 pub use self::config::PolicyError;
 pub use self::facts::CallFacts;
+pub(crate) use self::facts::percent_decoded;
 use self::facts::{CommandFacts, canonical_host};
 use self::glob::{Globs, Pattern};
 use crate::interceptor::{Place, goes_to};

@@ -394,6 +394,24 @@ fn a_budget_of_cost_takes_no_model_without_a_price_however_it_is_written() {
 }
 
 #[test]
+fn where_the_path_says_the_model_the_body_can_not_say_another() {
+    let run = run(Enforcement::Enforce, &["cost=5,per=1d"]);
+    for path in [
+        "/v1beta/models/x:generateContent",
+        "/model/x/converse",
+        "/openai/deployments/x/chat/completions",
+    ] {
+        let (reply, body) = beyond(&run, path, &json!({"model": "m", "messages": []}));
+        assert!(matches!(reply.status, 429 | 400), "{path}");
+        assert!(body.to_string().contains("has no price"), "{path}: {body}");
+    }
+    // Here it is only a part of the path.
+    let mut flow = run.flow("/models/chat/completions");
+    let step = run.request(&mut flow, &json!({"model": "m", "messages": []}));
+    assert!(matches!(step, Step::Continue));
+}
+
+#[test]
 fn answers_on_a_websocket_are_charged_one_by_one() {
     use std::task::{Context, Poll, Waker};
 

@@ -11,6 +11,7 @@ use tollgate_flow::{Direction, Flow, Reply, Step};
 use super::{Place, Screen, Watch, goes_to, lock};
 use crate::gate::GateEvent;
 use crate::llm::{Dialect, Event, Usage, skim};
+use crate::policy::percent_decoded;
 use crate::usage::{Asker, Exhausted, Spent};
 
 /// Where a provider tells nothing, so many bytes of text are a token.
@@ -214,8 +215,13 @@ fn asker(flow: &Flow, body: &[u8]) -> Asker {
         let inner = skim::object_of(body, "response")?;
         skim::text_of(inner, "model")
     };
-    let path = || model_in_path(&String::from_utf8_lossy(flow.request.path()));
-    let model = skim::text_of(body, "model").or_else(inner).or_else(path);
+    let in_path = model_in_path(&String::from_utf8_lossy(flow.request.path()));
+    let model = match in_path {
+        Some((model, true)) => Some(model),
+        in_path => skim::text_of(body, "model")
+            .or_else(inner)
+            .or(in_path.map(|(model, _)| model)),
+    };
     Asker {
         model: Asker::short(model.unwrap_or_default()),
         host: goes_to(flow).into(),
@@ -228,14 +234,26 @@ fn asker(flow: &Flow, body: &[u8]) -> Asker {
     }
 }
 
-/// The model that a path names: Gemini and Vertex AI, Bedrock, deployments of Azure.
-fn model_in_path(path: &str) -> Option<String> {
+/// The model that a path names (Gemini and Vertex AI, Bedrock, deployments of Azure), and whether it is the one that
+/// answers, whatever the body says.
+fn model_in_path(path: &str) -> Option<(String, bool)> {
     let path = path.split('?').next().unwrap_or_default();
-    let mut parts = path.split('/');
-    parts.find(|part| matches!(*part, "models" | "model" | "deployments"))?;
-    let name = parts.next()?.split(':').next()?;
-    let name = name.replace("%3A", ":").replace("%3a", ":");
-    (!name.is_empty()).then_some(name)
+    let parts: Vec<&str> = path.split('/').collect();
+    let (kind, name) = parts.windows(2).rev().find_map(|pair| match pair {
+        [
+            kind @ ("models" | "tunedModels" | "model" | "deployments"),
+            name,
+        ] => Some((*kind, *name)),
+        // Else it is no model's.
+        [kind @ "endpoints", name] if name.contains(':') => Some((*kind, *name)),
+        _ => None,
+    })?;
+    let (name, answers) = match (kind, name.split_once(':')) {
+        ("model" | "deployments", _) => (name, true),
+        (_, Some((name, _method))) => (name, true),
+        (_, None) => (name, false),
+    };
+    (!name.is_empty()).then(|| (percent_decoded(name), answers))
 }
 
 /// The note that a flow carries: an object of JSON.
@@ -320,24 +338,44 @@ mod tests {
 
     #[test]
     fn paths_name_models() {
-        for (path, model) in [
+        for (path, model, answers) in [
             (
                 "/v1beta/models/gemini-2.5-pro:generateContent?key=x",
                 "gemini-2.5-pro",
+                true,
             ),
             (
-                "/v1/projects/p/locations/l/publishers/anthropic/models/claude:rawPredict",
-                "claude",
+                "/v1beta/models/gemini%2D2.5-pro:streamGenerateContent",
+                "gemini-2.5-pro",
+                true,
             ),
+            (
+                "/v1/projects/models/locations/l/publishers/anthropic/models/claude:rawPredict",
+                "claude",
+                true,
+            ),
+            ("/v1beta/tunedModels/own:generateContent", "own", true),
+            ("/v1/locations/l/endpoints/12:generateContent", "12", true),
             (
                 "/model/anthropic.claude-v2%3A1/converse",
                 "anthropic.claude-v2:1",
+                true,
             ),
-            ("/openai/deployments/gpt/chat/completions", "gpt"),
+            (
+                "/model/anthropic.claude-v2:1/invoke",
+                "anthropic.claude-v2:1",
+                true,
+            ),
+            ("/openai/deployments/gpt/chat/completions", "gpt", true),
+            // No more than a hint.
+            ("/models/chat/completions", "chat", false),
         ] {
-            assert_eq!(model_in_path(path).as_deref(), Some(model), "{path}");
+            let found = model_in_path(path);
+            assert_eq!(found, Some((model.to_owned(), answers)), "{path}");
         }
-        assert_eq!(model_in_path("/v1/messages"), None);
+        for path in ["/v1/messages", "/v1/endpoints/openapi/chat/completions"] {
+            assert_eq!(model_in_path(path), None);
+        }
     }
 
     #[test]

@@ -420,7 +420,7 @@ fn canonical_url(text: &str, ends: &[char]) -> Option<String> {
     Some(url)
 }
 
-fn percent_decoded(text: &str) -> String {
+pub(crate) fn percent_decoded(text: &str) -> String {
     if !text.contains('%') {
         return text.to_owned();
     }
