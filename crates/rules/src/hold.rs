@@ -154,14 +154,14 @@ impl Holds {
                 since,
                 until: since + deadline,
             },
-            record,
+            record: Arc::clone(&record),
             answer: sender,
         });
         drop(held);
         self.changed();
         let waiting = Waiting {
             holds: self.clone(),
-            flow: flow.id,
+            record,
         };
         let on_time = answer.clone();
         let future = async move {
@@ -177,17 +177,18 @@ impl Holds {
     }
 }
 
-/// Takes a flow off the table however its wait ends: decided, at the deadline, or because the client went.
+/// Takes a wait off the table however it ends: decided, at the deadline, or because the client went. A flow may wait in
+/// both directions at once, so its record says which wait it is.
 struct Waiting {
     holds: Holds,
-    flow: FlowId,
+    record: Arc<Record>,
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         let mut table = self.holds.lock();
         let before = table.len();
-        table.retain(|entry| entry.held.flow != self.flow);
+        table.retain(|entry| !Arc::ptr_eq(&entry.record, &self.record));
         let is_gone = table.len() < before;
         drop(table);
         if is_gone {
@@ -264,6 +265,21 @@ mod tests {
         assert_eq!(holds.list().len(), 1);
         drop(step);
         assert!(holds.list().is_empty());
+    }
+
+    #[tokio::test]
+    async fn of_a_flow_that_waits_twice_each_wait_ends_by_itself() {
+        let holds = Holds::default();
+        let flow = flow("GET", "http://a.example/socket");
+        let (Step::Hold(first), Step::Hold(second)) =
+            (hold(&holds, &flow, true), hold(&holds, &flow, true))
+        else {
+            panic!("not held")
+        };
+        drop(first);
+        assert_eq!(holds.list().len(), 1);
+        assert!(holds.decide(flow.id, Decision::Resume));
+        assert!(matches!(second.future.await, Step::Edit(_)));
     }
 
     #[test]

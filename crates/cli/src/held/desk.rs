@@ -1,6 +1,6 @@
 //! The socket of a running proxy at which people decide about held flows: one request and its answers, as lines of JSON.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -268,20 +268,18 @@ async fn follow(
     holds: &Holds,
 ) -> anyhow::Result<()> {
     let mut changes = holds.changes();
-    let mut known: HashMap<FlowId, Direction> = HashMap::new();
+    let mut known: HashSet<(FlowId, Direction)> = HashSet::new();
     loop {
         changes.mark_unchanged();
-        let mut answers = Vec::new();
         let held = holds.list();
-        let now: HashMap<FlowId, Direction> = held
-            .iter()
-            .map(|held| (held.flow, held.direction))
+        let now = held.iter().map(|held| (held.flow, held.direction));
+        let now: HashSet<(FlowId, Direction)> = now.collect();
+        let gone = known.difference(&now);
+        let mut answers: Vec<Answer> = gone
+            .map(|(flow, _)| Answer::Gone(flow.to_string()))
             .collect();
-        for flow in known.iter().filter(|(flow, on)| now.get(*flow) != Some(on)) {
-            answers.push(Answer::Gone(flow.0.to_string()));
-        }
         for held in &held {
-            if known.get(&held.flow) != Some(&held.direction) {
+            if !known.contains(&(held.flow, held.direction)) {
                 answers.push(Answer::Held(HeldFlow::new(holds, held)));
             }
         }
@@ -324,8 +322,9 @@ fn one(holds: &Holds, begins: &str) -> anyhow::Result<FlowId> {
     let first = found
         .next()
         .with_context(|| format!("no held flow has the id {begins}"))?;
+    // One that waits in both directions is one.
     ensure!(
-        found.next().is_none(),
+        found.all(|id| id == first),
         "more than one held flow has an id that begins with {begins}"
     );
     Ok(first)
