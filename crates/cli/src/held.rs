@@ -32,11 +32,11 @@ mod client {
     use serde_json::json;
     use tollgate_flow::mitm::FlowReader;
 
-    use super::desk::{Answer, HeldFlow, Request, folder, pid_of};
+    use super::desk::{Answer, HeldFlow, Request, folder, is_ours, pid_of};
     use super::{ExitCode, HeldArgs};
     use crate::args::HeldCommand;
     use crate::files::{finish, plural, say, warn};
-    use crate::output::{Style, record_detail, record_json};
+    use crate::output::{Style, harmless, record_detail, record_json};
 
     /// `tollgate held`.
     ///
@@ -81,7 +81,9 @@ mod client {
                 }
                 Answer::Held(held) => writeln!(out, "{}", in_words(&held))?,
                 Answer::Gone(flow) if args.json => writeln!(out, "{}", json!({ "gone": flow }))?,
-                Answer::Gone(flow) => writeln!(out, "{flow}  is held no longer")?,
+                Answer::Gone(flow) => {
+                    writeln!(out, "{}  is held no longer", harmless(&flow, false))?;
+                }
                 Answer::Listed { not_held } => {
                     if not_held > 0 {
                         let flows = plural(not_held, "flow");
@@ -119,7 +121,7 @@ mod client {
                     }
                     return Ok(());
                 }
-                Answer::Failed(why) => bail!(why),
+                Answer::Failed(why) => bail!("{}", harmless(&why, false)),
             }
             any = true;
             out.flush()?;
@@ -137,20 +139,12 @@ mod client {
             .unwrap_or_default()
             .as_secs_f64();
         let left = (held.until - now).max(0.0);
-        // What came from a network must not steer a terminal.
-        let safe = |text: &str| -> String {
-            text.chars()
-                .map(|c| if c.is_control() { '\u{2421}' } else { c })
-                .collect()
-        };
-        format!(
+        let text = format!(
             "{}  {} for {left:.0} s  {} {}  ({})",
-            held.flow,
-            held.on,
-            safe(&held.method),
-            safe(&held.url),
-            safe(&held.rule)
-        )
+            held.flow, held.on, held.method, held.url, held.rule
+        );
+        // What came from a network must not steer a terminal.
+        harmless(&text, false).into_owned()
     }
 
     /// The one proxy that is meant.
@@ -161,6 +155,10 @@ mod client {
             return Ok((stream, path.clone()));
         }
         let folder = folder();
+        if folder.symlink_metadata().is_ok() {
+            // Where anybody can make it, anybody could answer.
+            is_ours(&folder)?;
+        }
         let mut found: Vec<(UnixStream, PathBuf)> = Vec::new();
         for path in sockets(&folder) {
             if args.pid.is_some_and(|pid| pid_of(&path) != Some(pid)) {

@@ -296,3 +296,64 @@ fn which_proxy_is_meant_has_to_be_clear() {
         "{error}"
     );
 }
+
+/// In a folder that others can write to, others could answer.
+#[test]
+fn nobody_else_answers_in_the_place_of_a_proxy() {
+    let home = tempfile::tempdir().unwrap();
+    let held = || {
+        let mut command = tollgate(home.path());
+        let output = command.arg("held").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        said
+    };
+    let said = held();
+    let (_, folder) = said.split_once("there is no socket in ").unwrap();
+    let folder = Path::new(folder.trim_end().trim_end_matches(')'));
+    fs::create_dir(folder).unwrap();
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
+    let socket = folder.join("held-1.sock");
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let said = held();
+    assert!(
+        said.contains("no folder that only this user can enter"),
+        "{said}"
+    );
+    assert!(socket.exists());
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+    assert!(held().contains("no proxy with rules runs here"));
+    assert!(!socket.exists());
+}
+
+/// What answers may be anything, where somebody names a socket.
+#[test]
+fn what_a_proxy_says_does_not_steer_a_terminal() {
+    let home = tempfile::tempdir().unwrap();
+    let socket = home.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let answers = [
+        r#"{"gone":"\u001b[2J\u202eid"}"#,
+        r#"{"held":{"flow":"\u001b]0;x","on":"\u009b1m","method":"GET","url":"u\u202e","rule":"r","since":0,"until":0}}"#,
+        r#"{"failed":"\u001b[31mno"}"#,
+    ];
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        BufReader::new(&stream).lines().next().unwrap().unwrap();
+        std::io::Write::write_all(&mut stream, (answers.join("\n") + "\n").as_bytes()).unwrap();
+    });
+    let mut command = tollgate(home.path());
+    let output = command
+        .args(["held", "--follow", "--socket"])
+        .arg(&socket)
+        .output()
+        .unwrap();
+    server.join().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    assert!(
+        said.contains("is held no longer") && said.contains("for 0 s") && said.contains("[31mno")
+    );
+    let acts = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    assert!(!said.contains(acts), "{said:?}");
+}

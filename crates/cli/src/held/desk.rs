@@ -194,7 +194,16 @@ fn private(folder: &Path) -> anyhow::Result<()> {
         }
         _ => {}
     }
-    let found = fs::symlink_metadata(folder).with_context(failed)?;
+    is_ours(folder)
+}
+
+/// Makes sure that a folder is ours alone.
+///
+/// # Errors
+/// It isn't.
+pub fn is_ours(folder: &Path) -> anyhow::Result<()> {
+    let found = fs::symlink_metadata(folder)
+        .with_context(|| format!("can't look at the folder {}", folder.display()))?;
     ensure!(
         found.is_dir() && found.uid() == crate::os::user_id() && found.mode() & 0o077 == 0,
         "{} is no folder that only this user can enter",
