@@ -32,6 +32,8 @@ pub struct Held {
     pub flow: FlowId,
     /// What waits of it.
     pub direction: Direction,
+    /// The request's method.
+    pub method: String,
     /// The request's URL.
     pub url: String,
     /// The rule that holds it.
@@ -149,6 +151,7 @@ impl Holds {
             held: Held {
                 flow: flow.id,
                 direction,
+                method: String::from_utf8_lossy(flow.request.method()).into_owned(),
                 url: flow.url(),
                 rule,
                 since,

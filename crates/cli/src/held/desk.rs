@@ -96,24 +96,19 @@ pub struct HeldFlow {
 }
 
 impl HeldFlow {
-    fn new(holds: &Holds, held: &Held) -> Self {
+    fn new(held: &Held) -> Self {
         let seconds = |time: SystemTime| {
             time.duration_since(UNIX_EPOCH)
                 .unwrap_or_default()
                 .as_secs_f64()
         };
-        let record = holds.record(held.flow);
-        let method = record
-            .as_ref()
-            .and_then(|record| record.as_http())
-            .map(|http| String::from_utf8_lossy(&http.request.method).into_owned());
         Self {
             flow: held.flow.to_string(),
             on: match held.direction {
                 Direction::Request => "request".to_owned(),
                 Direction::Response => "response".to_owned(),
             },
-            method: method.unwrap_or_default(),
+            method: held.method.clone(),
             url: held.url.clone(),
             rule: held.rule.clone(),
             since: seconds(held.since),
@@ -265,9 +260,7 @@ async fn visit(stream: UnixStream, holds: &Holds) -> anyhow::Result<()> {
 
 fn list(holds: &Holds) -> Vec<Answer> {
     let held = holds.list();
-    let held = held
-        .iter()
-        .map(|held| Answer::Held(HeldFlow::new(holds, held)));
+    let held = held.iter().map(|held| Answer::Held(HeldFlow::new(held)));
     let not_held = holds.not_held();
     held.chain([Answer::Listed { not_held }]).collect()
 }
@@ -289,7 +282,7 @@ async fn follow(
             .collect();
         for held in &held {
             if !known.contains(&(held.flow, held.direction)) {
-                answers.push(Answer::Held(HeldFlow::new(holds, held)));
+                answers.push(Answer::Held(HeldFlow::new(held)));
             }
         }
         known = now;
