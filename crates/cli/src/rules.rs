@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -95,43 +95,48 @@ impl Reload {
         &self.rules
     }
 
-    fn files(&self) -> Vec<PathBuf> {
-        let mut files = self.rules.current().files().to_vec();
-        files.extend(self.policy.iter().map(|policy| policy.file.clone()));
-        files
-    }
-
-    /// Puts rules and policy in force anew whenever one of their files changes: all of them, or, where one is wrong,
-    /// none.
+    /// Puts rules and policy in force anew when their files change: all that has changed, or, where something is wrong,
+    /// nothing until that changes. What has not changed goes on as it is, with what its budgets have counted.
     pub async fn keep_current(self) -> Infallible {
-        let mut seen = changed_at(&self.files());
+        let policy_file: Vec<PathBuf> = self.policy.iter().map(|p| p.file.clone()).collect();
+        let mut rules_seen = Seen::new(self.rules.current().files());
+        let mut policy_seen = Seen::new(&policy_file);
+        let (mut rules_are_old, mut policy_is_old) = (false, false);
         loop {
             tokio::time::sleep(LOOK).await;
-            let now = changed_at(&self.files());
-            if now == seen {
+            // Looked at before they are read: what changes meanwhile is read the next time.
+            let rules_now = Seen::new(self.rules.current().files());
+            let policy_now = Seen::new(&policy_file);
+            if rules_now == rules_seen && policy_now == policy_seen {
                 continue;
             }
-            let (settings, policy) = (self.settings.clone(), self.policy.clone());
+            rules_are_old |= rules_now != rules_seen;
+            policy_is_old |= policy_now != policy_seen;
+            (rules_seen, policy_seen) = (rules_now, policy_now);
+            let settings = rules_are_old.then(|| self.settings.clone());
+            let policy = self.policy.clone().filter(|_| policy_is_old);
             // Injected credentials may come from a command.
             let loading = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-                let set = RuleSet::load(&settings.files, &settings.options)?;
-                Ok((set, policy.map(|policy| policy.load()).transpose()?))
+                let set = settings.map(|s| RuleSet::load(&s.files, &s.options));
+                Ok((set.transpose()?, policy.map(|p| p.load()).transpose()?))
             });
             match loading.await {
                 Ok(Ok((set, policy))) => {
-                    tracing::info!("rules reloaded: {} in force", set.rules().len());
-                    self.rules.replace(set);
+                    if let Some(set) = set {
+                        tracing::info!("rules reloaded: {} in force", set.rules().len());
+                        rules_seen = rules_seen.of(set.files());
+                        self.rules.replace(set);
+                    }
                     if let (Some(own), Some(policy)) = (&self.policy, policy) {
                         tracing::info!("policy reloaded: {} rules in force", policy.len());
                         own.in_force.replace(policy);
                     }
-                    seen = changed_at(&self.files());
+                    (rules_are_old, policy_is_old) = (false, false);
                 }
                 Ok(Err(error)) => {
                     tracing::error!("rules not reloaded, the old ones stay in force: {error}");
-                    seen = now;
                 }
-                Err(_) => seen = now,
+                Err(_) => {}
             }
         }
     }
@@ -167,14 +172,29 @@ pub async fn while_reloading<T>(reload: Option<Reload>, work: impl Future<Output
 }
 
 /// When each file was changed last, and its length.
-fn changed_at(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
-    files
-        .iter()
-        .map(|file| {
-            let data = std::fs::metadata(file).ok()?;
-            Some((data.modified().ok()?, data.len()))
-        })
-        .collect()
+#[derive(Debug, PartialEq)]
+struct Seen(Vec<(PathBuf, Stamp)>);
+
+type Stamp = Option<(SystemTime, u64)>;
+
+impl Seen {
+    fn new(files: &[PathBuf]) -> Self {
+        Self(Vec::new()).of(files)
+    }
+
+    /// The same of other files; those that were not among these are looked at now.
+    fn of(&self, files: &[PathBuf]) -> Self {
+        let stamp = |file: &PathBuf| {
+            let known = self.0.iter().find(|(known, _)| known == file);
+            known.map_or_else(|| changed_at(file), |(_, stamp)| *stamp)
+        };
+        Self(files.iter().map(|f| (f.clone(), stamp(f))).collect())
+    }
+}
+
+fn changed_at(file: &Path) -> Stamp {
+    let data = std::fs::metadata(file).ok()?;
+    Some((data.modified().ok()?, data.len()))
 }
 
 /// `tollgate rules`.
@@ -294,4 +314,23 @@ fn explained_json(
         "{}",
         json!({ "id": record.id, "flow": title(record), "rules": rules })
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_while_it_is_read_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let [file, other] = ["rules.toml", "answer.json"].map(|name| dir.path().join(name));
+        std::fs::write(&file, "half").unwrap();
+        std::fs::write(&other, "{}").unwrap();
+        let before = Seen::new(std::slice::from_ref(&file));
+        std::fs::write(&file, "half and half").unwrap();
+        let both = [file, other];
+        let after = before.of(&both);
+        assert_ne!(after, Seen::new(&both));
+        assert_eq!(after.0[1], Seen::new(&both).0[1]);
+    }
 }

@@ -547,6 +547,44 @@ fn a_budget_is_used_up() {
 }
 
 #[test]
+fn a_changed_policy_leaves_what_a_budget_has_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policy.toml");
+    let replace = |file: &Path, text: &str| {
+        let new = file.with_extension("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, file).unwrap();
+    };
+    let policy = |text: &str| replace(&file, text);
+    policy("[[rule]]\ncategory = \"secret\"\naction = \"block\"\n");
+    let mut setup = with(
+        "[[rule]]\nbudget = { requests = 1, per = \"1h\" }",
+        &[
+            "--screen",
+            "enforce",
+            "--screen-policy",
+            file.to_str().unwrap(),
+        ],
+    );
+    let (head, _) = setup.get("/x", &[]);
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    policy("# another\n[[rule]]\ncategory = \"secret\"\naction = \"warn\"\n");
+    setup.proxy.wait_for("policy reloaded: 1 rules in force");
+    let (head, _) = setup.get("/x", &[]);
+    assert!(head.starts_with("HTTP/1.1 429 "), "{head}");
+    // Two that have changed, one of them wrong: the other one waits until that is mended.
+    let rules = setup.dir.path().join("rules.toml");
+    let old = fs::read_to_string(&rules).unwrap();
+    replace(&rules, &format!("{old}\n[[rule]]\nblok = 403\n"));
+    setup.proxy.wait_for("rules not reloaded");
+    policy("[[rule]]\ncategory = \"secret\"\naction = \"block\"\n");
+    setup.proxy.wait_for("rules not reloaded");
+    replace(&rules, &format!("{old}\n# as it was\n"));
+    setup.proxy.wait_for("rules reloaded: 1 in force");
+    setup.proxy.wait_for("policy reloaded: 1 rules in force");
+}
+
+#[test]
 fn a_kill_switch_refuses_and_cuts() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("stop");
