@@ -534,6 +534,10 @@ impl Interceptor for Rules {
     }
 
     fn message(&self, flow: &mut Flow, message: Message<'_>) -> Step {
+        if message.injected {
+            // Said by the proxy, or said later and in place of one that has passed here: twice is once too often.
+            return Step::Continue;
+        }
         let is_text = matches!(message.kind, MessageKind::Text);
         if !is_text && !matches!(message.kind, MessageKind::Binary) {
             return Step::Continue;
@@ -845,12 +849,23 @@ mod tests {
         kind: MessageKind<'_>,
         data: &[u8],
     ) -> String {
+        pass_one(rules, flow, from, kind, data, false)
+    }
+
+    fn pass_one(
+        rules: &Rules,
+        flow: &mut Flow,
+        from: Direction,
+        kind: MessageKind<'_>,
+        data: &[u8],
+        injected: bool,
+    ) -> String {
         let message = Message {
             direction: from,
             sequence: 0,
             kind,
             data,
-            injected: false,
+            injected,
         };
         match rules.message(flow, message) {
             Step::Continue => "as it is".to_owned(),
@@ -904,6 +919,9 @@ mod tests {
                 data.as_bytes(),
             );
             assert_eq!(binary, becomes, "{from:?} {data}");
+            let bytes = data.as_bytes();
+            let ours = pass_one(&rules, &mut flow, from, MessageKind::Text, bytes, true);
+            assert_eq!(ours, "as it is");
             for kind in [MessageKind::Ping, MessageKind::Close { code: None }] {
                 let control = pass(&rules, &mut flow, from, kind, data.as_bytes());
                 assert_eq!(control, "as it is");
