@@ -58,7 +58,7 @@ pub use interceptor::{ConnectDecision, Direction, Interceptor, Interest, OnFailu
 pub use message::{Message, MessageKind, UNREAD_MESSAGES};
 pub use outcome::{ErrorClass, FlowError, Outcome, OutcomeKind, Side};
 pub use step::{Edit, EditStep, Hold, PieceMark, Reply, Step};
-pub use suggest::closest;
+pub use suggest::{closest, with_suggestion};
 pub use tls::{CertificateProblem, ClientTls, TlsDecision, TlsFailure, TlsFailureKind, TlsVersion};
 pub use tollgate_wire::headers::{HeaderList, InvalidHeader};
 pub use tollgate_wire::tls::ClientHello;

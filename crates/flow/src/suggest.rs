@@ -10,6 +10,27 @@ pub fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, found)| found)
 }
 
+/// What serde says of a key that it doesn't know, with the one that may have been meant; any other message as it is.
+///
+/// ```
+/// let said = "unknown field `blok`, expected `block` or `allow`";
+/// assert_eq!(tollgate_flow::with_suggestion(said), "unknown key 'blok'; did you mean 'block'?");
+/// assert_eq!(tollgate_flow::with_suggestion("expected `=`"), "expected `=`");
+/// ```
+pub fn with_suggestion(message: &str) -> String {
+    let unknown = message
+        .strip_prefix("unknown field `")
+        .and_then(|rest| rest.split_once('`'));
+    let Some((key, rest)) = unknown else {
+        return message.to_owned();
+    };
+    let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
+    match closest(key, known.iter().copied()) {
+        Some(meant) => format!("unknown key '{key}'; did you mean '{meant}'?"),
+        None => format!("unknown key '{key}'; there are {}", known.join(", ")),
+    }
+}
+
 /// Levenshtein's, over bytes: names are ASCII.
 fn edit_distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tollgate_flow::filter::{Filter, python_regex};
-use tollgate_flow::{Bytes, Direction, HeaderList, Reply, UpstreamProxy, Via};
+use tollgate_flow::{Bytes, Direction, HeaderList, Reply, UpstreamProxy, Via, with_suggestion};
 use toml::Spanned;
 
 use crate::budget::Budget;
-use crate::error::{Place, RuleError, closest};
+use crate::error::{Place, RuleError};
 use crate::inject::{Inject, SecretSource};
 use crate::local::{MAX_FILE, MapLocal};
 use crate::rewrite::Replace;
@@ -263,7 +263,7 @@ pub(crate) fn parse(text: &str, shown: &str, folder: &Path) -> Result<Loaded, Ru
             shown.to_owned(),
             error.span().map_or(0, |span| line_of(span.start)),
         ),
-        message: worded(error.message()),
+        message: with_suggestion(error.message()),
     })?;
     let mut loaded = Loaded {
         rules: Vec::with_capacity(file.rule.len()),
@@ -290,21 +290,6 @@ pub(crate) fn parse(text: &str, shown: &str, folder: &Path) -> Result<Loaded, Ru
         loaded.rules.extend(rule);
     }
     Ok(loaded)
-}
-
-/// serde's words for an unknown key, with a suggestion.
-fn worded(message: &str) -> String {
-    let unknown = message
-        .strip_prefix("unknown field `")
-        .and_then(|rest| rest.split_once('`'));
-    let Some((key, rest)) = unknown else {
-        return message.to_owned();
-    };
-    let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
-    match closest(key, known.iter().copied()) {
-        Some(meant) => format!("unknown key '{key}'; did you mean '{meant}'?"),
-        None => format!("unknown key '{key}'; there are {}", known.join(", ")),
-    }
 }
 
 enum Problem {

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use tollgate_flow::with_suggestion;
 
 use crate::llm::Usage;
 
@@ -178,7 +179,7 @@ impl Prices {
         let file: PriceFile = toml::from_str(text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = before.unwrap_or_default().matches('\n').count() + 1;
-            PricesError(format!("line {line}: {}", error.message()))
+            PricesError(format!("line {line}: {}", with_suggestion(error.message())))
         })?;
         if file.price.len() > MAX_PRICES {
             return Err(PricesError(format!("more than {MAX_PRICES} prices")));
@@ -731,7 +732,7 @@ mod tests {
             ("[[price]]\nmodel = 'x'\ninput = 1\n", "output"),
             (
                 "[[price]]\nmodel = 'x'\ninput = 1\noutput = 1\nouput = 1\n",
-                "ouput",
+                "line 5: unknown key 'ouput'; did you mean 'output'?",
             ),
             (
                 "[[price]]\nmodel = 'x'\ninput = -1\noutput = 1\n",

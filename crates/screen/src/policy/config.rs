@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use tollgate_flow::closest;
 use tollgate_flow::filter::Filter;
+use tollgate_flow::{closest, with_suggestion};
 use toml::Spanned;
 
 use super::glob::{Globs, Over, Pattern};
@@ -262,7 +262,7 @@ pub(super) fn parse(text: &str, shown: &str) -> Result<Vec<Rule>, PolicyError> {
     };
     let file: File = toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(0, |span| line_of(span.start));
-        PolicyError::new(shown, line, worded(error.message()))
+        PolicyError::new(shown, line, with_suggestion(error.message()))
     })?;
     let file_name: Arc<str> = shown.into();
     let mut rules = Vec::with_capacity(file.rule.len());
@@ -275,21 +275,6 @@ pub(super) fn parse(text: &str, shown: &str) -> Result<Vec<Rule>, PolicyError> {
         })?);
     }
     Ok(rules)
-}
-
-/// serde's words for an unknown key, with a suggestion.
-fn worded(message: &str) -> String {
-    let unknown = message
-        .strip_prefix("unknown field `")
-        .and_then(|rest| rest.split_once('`'));
-    let Some((key, rest)) = unknown else {
-        return message.to_owned();
-    };
-    let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
-    match closest(key, known.iter().copied()) {
-        Some(meant) => format!("unknown key '{key}'; did you mean '{meant}'?"),
-        None => format!("unknown key '{key}'; there are {}", known.join(", ")),
-    }
 }
 
 /// What is wrong, and where in the text.
