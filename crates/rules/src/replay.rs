@@ -96,7 +96,7 @@ pub enum ReplayError {
 /// Answers requests from recorded flows.
 ///
 /// A request is answered by a recording with the same method, scheme, host, port, path, query and body; options say
-/// what may differ. Recordings without a response, and flows that are not HTTP, answer nothing.
+/// what may differ. Recordings without a response, WebSockets, and flows that are not HTTP answer nothing.
 ///
 /// ```
 /// use tollgate_flow::record::{HttpExchange, HttpRequest, HttpResponse, Record};
@@ -147,7 +147,8 @@ impl ServerReplay {
         }
     }
 
-    /// Adds a recorded flow. One that is not HTTP, or has no response, is passed over.
+    /// Adds a recorded flow. One that is not HTTP, has no response, or became a WebSocket or some other protocol is passed
+    /// over.
     ///
     /// # Errors
     /// [`ReplayError::TooLarge`].
@@ -158,11 +159,15 @@ impl ServerReplay {
         let HttpExchange {
             request,
             response: Some(response),
+            websocket,
             ..
         } = *http
         else {
             return Ok(());
         };
+        if websocket.is_some() || response.status < 200 {
+            return Ok(());
+        }
         let size = |message: &HttpMessage| {
             message
                 .body
@@ -945,6 +950,25 @@ mod tests {
             "posted"
         );
         assert_eq!(replay.remaining(), 0);
+    }
+
+    #[test]
+    fn what_became_another_protocol_answers_nothing() {
+        let mut socket = record("GET", "/socket", "", "");
+        let mut other = record("GET", "/other", "", "");
+        for (record, status) in [(&mut socket, 200), (&mut other, 101)] {
+            let Content::Http(http) = &mut record.content else {
+                panic!("not HTTP")
+            };
+            http.response.as_mut().unwrap().status = status;
+            http.websocket = (status == 200).then(Default::default);
+        }
+        let replay = replay(ReplayOptions::default(), vec![socket, other]);
+        assert_eq!(replay.remaining(), 0);
+        for path in ["socket", "other"] {
+            let url = format!("https://api.example/{path}");
+            assert_eq!(ask(&replay, "GET", &url, "").unwrap_err(), "Continue");
+        }
     }
 
     #[test]
