@@ -836,7 +836,8 @@ async fn send_in_pieces(
     let Conn { rd, wr } = client;
     let work = async {
         let mut out = Vec::with_capacity(512);
-        reply::write_http1_head(reply, chunked, close, &mut out);
+        let length = (!chunked).then_some(reply.body.len() as u64);
+        reply::write_http1_head(reply, length, close, &mut out);
         write_in_time(wr, &out).await?;
         let started = Instant::now();
         for (piece, at) in reply.cut() {

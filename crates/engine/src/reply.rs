@@ -71,16 +71,27 @@ pub(crate) fn is_bodiless(status: u16) -> bool {
     status == 204 || status == 304
 }
 
+/// The length that a reply has: its body's. One to HEAD, without a body, may say how long that would be.
+pub(crate) fn length(reply: &Reply, head_only: bool) -> u64 {
+    let said = || {
+        let value = reply.headers.get("content-length")?;
+        std::str::from_utf8(value).ok()?.parse::<u64>().ok()
+    };
+    said()
+        .filter(|_| head_only && reply.body.is_empty())
+        .unwrap_or(reply.body.len() as u64)
+}
+
 /// Writes a reply as HTTP/1.1, without a body for HEAD and where the status has none.
 pub(crate) fn write_http1(reply: &Reply, head_only: bool, close: bool, out: &mut Vec<u8>) {
-    write_http1_head(reply, false, close, out);
+    write_http1_head(reply, Some(length(reply, head_only)), close, out);
     if !head_only && !is_bodiless(valid_status(reply.status)) {
         out.extend_from_slice(&reply.body);
     }
 }
 
-/// Writes the head of a reply as HTTP/1.1: with the length of its body, or for one in chunks.
-pub(crate) fn write_http1_head(reply: &Reply, chunked: bool, close: bool, out: &mut Vec<u8>) {
+/// Writes the head of a reply as HTTP/1.1: with a length, or for a body in chunks.
+pub(crate) fn write_http1_head(reply: &Reply, length: Option<u64>, close: bool, out: &mut Vec<u8>) {
     let status = valid_status(reply.status);
     let reason = if reply.reason.is_empty() {
         Cow::Borrowed(http1::standard_reason(status))
@@ -94,10 +105,12 @@ pub(crate) fn write_http1_head(reply: &Reply, chunked: bool, close: bool, out: &
         headers.remove(name);
     }
     headers.write_to(out);
-    if chunked {
-        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
-    } else if !is_bodiless(status) {
-        out.extend_from_slice(format!("Content-Length: {}\r\n", reply.body.len()).as_bytes());
+    match length {
+        None => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Some(length) if !is_bodiless(status) => {
+            out.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes());
+        }
+        Some(_) => {}
     }
     if close {
         out.extend_from_slice(b"Connection: close\r\n");

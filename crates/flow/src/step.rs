@@ -116,7 +116,8 @@ pub struct Reply {
     pub status: u16,
     /// The reason phrase; empty for the standard one.
     pub reason: Cow<'static, str>,
-    /// The headers, without framing (the engine adds `Content-Length`).
+    /// The headers, without framing (the engine adds `Content-Length`). To HEAD, a reply without a body may have a
+    /// `Content-Length`: how long the body would be.
     pub headers: HeaderList,
     /// The body.
     pub body: Bytes,

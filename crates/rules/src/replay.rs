@@ -770,7 +770,14 @@ impl Interceptor for ServerReplay {
         if let Some(recorded) = self.next(&key) {
             debug!(flow = %flow.id, "answered from a recording");
             flow.replay = Some(Replay::Response);
-            let answer = reply(&recorded, &self.options, SystemTime::now());
+            let mut answer = reply(&recorded, &self.options, SystemTime::now());
+            let fields = &recorded.response.message.headers;
+            if flow.request.method() == b"HEAD"
+                && let Some(length) = fields.get("content-length")
+            {
+                // It has no body whose length it could be. What is no header is left out.
+                let _ = answer.headers.set(b"Content-Length", length);
+            }
             if !self.options.timing || recorded.delay.is_zero() {
                 return Step::respond(answer);
             }
@@ -1215,6 +1222,23 @@ mod tests {
             };
             assert_eq!(sent, expected);
             assert_eq!(answer.trailers.unwrap().get("x-sum").unwrap(), b"11");
+        }
+    }
+
+    #[test]
+    fn an_answer_to_head_says_how_long_the_body_would_be() {
+        for (method, length) in [("HEAD", Some(&b"4711"[..])), ("GET", None)] {
+            let mut record = record(method, "/file", "", "");
+            if let Content::Http(http) = &mut record.content {
+                let response = http.response.as_mut().unwrap();
+                response.message.headers.push("content-length", "4711");
+            }
+            let replay = replay(ReplayOptions::default(), vec![record]);
+            let mut flow = flow(method, "https://api.example/file");
+            let Step::Respond(answer) = replay.request(&mut flow) else {
+                panic!("not answered")
+            };
+            assert_eq!(answer.headers.get("content-length"), length);
         }
     }
 

@@ -1141,7 +1141,7 @@ impl Down<'_> {
         }
         parts.headers.remove(header::CONTENT_LENGTH);
         if !bodiless {
-            let length = HeaderValue::from(reply.body.len());
+            let length = HeaderValue::from(reply::length(reply, self.is_head_only()));
             parts.headers.insert(header::CONTENT_LENGTH, length);
         }
         let bodiless = bodiless || reply.body.is_empty();

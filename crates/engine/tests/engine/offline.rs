@@ -220,6 +220,33 @@ fn a_reply_leaves_in_its_pieces_over_http1() {
 }
 
 #[test]
+fn a_reply_to_head_may_say_how_long_a_body_would_be() {
+    let hook = Hook::new(Interest::REQUEST).on_request(|_| {
+        let reply = Reply::new(200).header("Content-Length", "4711");
+        Step::respond(reply.unwrap())
+    });
+    let proxy = start_with(never(config()), [hook.shared()]);
+    let mut client = proxy.plain();
+    for (method, length) in [("HEAD", "4711"), ("GET", "0"), ("HEAD", "4711")] {
+        let request = format!("{method} http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n");
+        let response = client.exchange(request).unwrap();
+        assert_eq!(
+            response.header("content-length").as_deref(),
+            Some(length),
+            "{method}"
+        );
+    }
+    #[cfg(feature = "http2")]
+    crate::support::http2::run(async {
+        let client = proxy.h2("a.example:443").await;
+        for (method, length) in [("HEAD", "4711"), ("GET", "0")] {
+            let answer = client.call(client.request(method, "/"), "").await.unwrap();
+            assert_eq!(answer.header("content-length"), Some(length), "{method}");
+        }
+    });
+}
+
+#[test]
 fn a_client_that_goes_ends_a_slow_reply() {
     let recorder = Recorder::new(Interest::END);
     let proxy = start_with(never(config()), [in_pieces(), recorder.clone()]);
