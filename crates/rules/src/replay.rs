@@ -1,6 +1,7 @@
 //! Answering from recorded flows: mitmproxy's server replay.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -113,7 +114,9 @@ pub enum ReplayError {
 /// ```
 pub struct ServerReplay {
     options: ReplayOptions,
-    recorded: Mutex<HashMap<Vec<u8>, VecDeque<Arc<Recorded>>>>,
+    recorded: Mutex<HashMap<u128, VecDeque<Arc<Recorded>>>>,
+    /// What keys are hashed with.
+    seeds: [RandomState; 2],
     /// All that were recorded, whether or not they have answered: to say what is different.
     requests: Vec<Arc<HttpRequest>>,
     bytes: u64,
@@ -142,6 +145,7 @@ impl ServerReplay {
         Self {
             options,
             recorded: Mutex::default(),
+            seeds: Default::default(),
             requests: Vec::new(),
             bytes: 0,
         }
@@ -205,24 +209,24 @@ impl ServerReplay {
         recorded.values().map(VecDeque::len).sum()
     }
 
-    fn next(&self, key: &[u8]) -> Option<Arc<Recorded>> {
+    fn next(&self, key: u128) -> Option<Arc<Recorded>> {
         let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         if self.options.reuse {
-            return recorded.get(key)?.front().cloned();
+            return recorded.get(&key)?.front().cloned();
         }
-        let list = recorded.get_mut(key)?;
+        let list = recorded.get_mut(&key)?;
         let next = list.pop_front();
         if list.is_empty() {
-            recorded.remove(key);
+            recorded.remove(&key);
         }
         next
     }
 
-    /// What two requests have in common where one answers for the other. Parts have their lengths, so that no two
-    /// requests look the same for being cut at other places.
-    fn key(&self, asked: &Asked<'_>) -> Vec<u8> {
+    /// What two requests have in common where one answers for the other: 128 bits of hashes, since bodies are long, and
+    /// are kept once. Parts have their lengths, so that no two requests look the same for being cut at other places.
+    fn key(&self, asked: &Asked<'_>) -> u128 {
         let options = &self.options;
-        let mut key = Key(Vec::with_capacity(256));
+        let mut key = Key(self.seeds.each_ref().map(BuildHasher::build_hasher));
         key.put(asked.scheme);
         key.put(asked.method);
         let (path, query) = asked.path_and_query();
@@ -251,10 +255,11 @@ impl ServerReplay {
         for name in &options.use_headers {
             match (asked.header)(name) {
                 Some(value) => key.put(&value),
-                None => key.0.push(0xff),
+                // No part is as long.
+                None => key.length(u64::MAX),
             }
         }
-        key.0
+        key.end()
     }
 
     /// The fields of a form, without those that may differ; `None` where the body is to be compared as it is.
@@ -502,12 +507,21 @@ fn differing_json(is: &Value, was: &Value, at: &mut String) -> bool {
     }
 }
 
-struct Key(Vec<u8>);
+struct Key([DefaultHasher; 2]);
 
 impl Key {
     fn put(&mut self, part: &[u8]) {
-        self.0.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        self.0.extend_from_slice(part);
+        self.length(part.len() as u64);
+        self.0.iter_mut().for_each(|hasher| hasher.write(part));
+    }
+
+    fn length(&mut self, length: u64) {
+        self.0.iter_mut().for_each(|h| h.write_u64(length));
+    }
+
+    fn end(self) -> u128 {
+        let [high, low] = self.0.map(|hasher| hasher.finish());
+        u128::from(high) << 64 | u128::from(low)
     }
 }
 
@@ -767,7 +781,7 @@ impl Interceptor for ServerReplay {
 
     fn request(&self, flow: &mut Flow) -> Step {
         let key = self.key(&Asked::of_flow(flow));
-        if let Some(recorded) = self.next(&key) {
+        if let Some(recorded) = self.next(key) {
             debug!(flow = %flow.id, "answered from a recording");
             flow.replay = Some(Replay::Response);
             let mut answer = reply(&recorded, &self.options, SystemTime::now());
