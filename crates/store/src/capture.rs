@@ -891,13 +891,6 @@ mod tests {
             one.response.as_mut().unwrap().body_size = 77;
             flows.push((one, [Vec::new(), Vec::new()], Outcome::COMPLETED));
         }
-        // One that a recording answered.
-        let mut replayed = next(&plain);
-        replayed.request.target = Target::new("a.example", 80);
-        request(&mut replayed, "GET", "/again", &[("Host", "a.example")]);
-        response(&mut replayed, 200, &[]);
-        replayed.replay = Some(Replay::Response);
-        flows.push((replayed, [Vec::new(), text(8)], Outcome::COMPLETED));
         flows
     }
 
@@ -969,6 +962,24 @@ mod tests {
     }
 
     #[test]
+    fn a_flow_that_was_replayed_is_recorded_as_one() {
+        let store = Store::open(StoreConfig::new(Place::Memory)).unwrap();
+        let capture = Capture::new(store.sink(), CaptureLimits::default());
+        let all = [None, Some(Replay::Request), Some(Replay::Response)];
+        for (n, replay) in (1..).zip(all) {
+            let mut one = flow(n);
+            request(&mut one, "GET", "/", &[("Host", "a.example")]);
+            response(&mut one, 200, &[]);
+            one.replay = replay;
+            capture.end(&one, &Outcome::COMPLETED);
+        }
+        let found: Vec<_> = records(&store).iter().map(|r| r.replay).collect();
+        assert_eq!(found, all);
+        let rows = store.flows().list(&Query::all()).unwrap();
+        assert_eq!(rows.iter().map(|row| row.replay).collect::<Vec<_>>(), all);
+    }
+
+    #[test]
     fn heads_count_among_the_bytes_that_wait() {
         let queue = Arc::new(Queue::new(usize::MAX, 1 << 20));
         let sink = FlowSink {
@@ -1000,7 +1011,20 @@ mod tests {
         );
         // Four of 250 000 bytes fill a buffer.
         let fill = 250_000;
-        let sizes = [10, fill, fill, 0, 3 << 20, 20, fill, fill, fill, LARGE, fill, 30];
+        let sizes = [
+            10,
+            fill,
+            fill,
+            0,
+            3 << 20,
+            20,
+            fill,
+            fill,
+            fill,
+            LARGE,
+            fill,
+            30,
+        ];
         for round in 0..3 {
             for (n, size) in (round * 100..).zip(sizes) {
                 let mut one = flow(n);

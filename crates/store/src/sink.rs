@@ -439,7 +439,9 @@ fn weight(record: &Record) -> usize {
         let body = message.body.data.as_ref().map_or(0, |data| data.len());
         let fields = message.trailers.iter().chain([&message.headers]);
         let fields = fields.flat_map(HeaderFields::iter);
-        body + fields.map(|(name, value)| name.len() + value.len()).sum::<usize>()
+        body + fields
+            .map(|(name, value)| name.len() + value.len())
+            .sum::<usize>()
     };
     let bytes = match &record.content {
         Content::Http(http) => {
