@@ -50,8 +50,8 @@ pub enum Command {
     /// that nothing goes past the proxy), and the variables by which curl, OpenSSL, Python, Node.js, Git, Go, Rust, Java,
     /// AWS, gRPC and Deno find authorities. Signals are passed on to it, and its exit code is tollgate's.
     ///
-    /// Nothing is printed beside the command's own output, unless -v, --flow-detail or --json asks for flows: those go to
-    /// standard error.
+    /// Nothing is printed beside the command's own output, unless -v, --flow-detail or --json asks for flows, or --screen
+    /// for what it finds: those go to standard error.
     Run(Box<RunArgs>),
     /// Run an MCP server that is a program, and screen what it and its client say.
     ///

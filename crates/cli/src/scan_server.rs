@@ -21,9 +21,19 @@ use crate::proxy;
 use crate::settings::ScreenSettings;
 use crate::signals::Stop;
 
+/// What `--screen-policy` does here, where nobody reads it again.
+const POLICY_HELP: &str = "Decide by the rules in this file what follows from findings and tool calls: allow, warn, redact, hold, block. \
+     It is read once, at the start";
+
 /// `tollgate scan-server`.
 #[derive(Debug, Args)]
-#[command(mut_arg("screen", |screen| screen.required(true)))]
+#[command(
+    mut_arg("screen", |screen| screen.required(true)),
+    mut_arg("screen_policy", |policy| policy.help(POLICY_HELP)),
+    mut_arg("budget", |budget| budget.hide(true)),
+    mut_arg("prices", |prices| prices.hide(true)),
+    mut_arg("audit_full", |full| full.hide(true))
+)]
 pub struct ScanServerArgs {
     /// Speak ICAP at this address and port (port 0: a free one). ICAP knows no passwords: whoever reaches it may use it.
     #[arg(long, value_name = "ADDR:PORT", required_unless_present = "http")]

@@ -465,7 +465,7 @@ impl Settings {
         Ok(Self {
             config,
             authority: AuthoritySource::new(&args.authority, &set, purpose)?,
-            output: OutputSettings::new(&args.output, &set, purpose)?,
+            output: OutputSettings::new(&args.output, &set, purpose, args.screen.screen.is_some())?,
             rules: RulesSettings::new(&args.rules, &set.rules),
             screen: ScreenSettings::new(&args.screen)?,
             drain: args.listen.drain,
@@ -564,7 +564,13 @@ impl AuthoritySource {
 }
 
 impl OutputSettings {
-    fn new(args: &OutputArgs, set: &MitmOptions, purpose: Purpose) -> anyhow::Result<Self> {
+    /// `screens`: whether something looks at what passes, and has something to say.
+    fn new(
+        args: &OutputArgs,
+        set: &MitmOptions,
+        purpose: Purpose,
+        screens: bool,
+    ) -> anyhow::Result<Self> {
         let from_set = match set.flow_detail {
             None => None,
             Some(detail) => Some(
@@ -596,6 +602,8 @@ impl OutputSettings {
             (true, _) => Verbosity::Error,
             (_, true) => Verbosity::Debug,
             _ => from_set.unwrap_or(match (purpose, flow_detail) {
+                // Who asked for a screen wants to know what it saw.
+                (Purpose::Run, 0) if screens => Verbosity::Warn,
                 (Purpose::Run, 0) => Verbosity::Error,
                 _ => Verbosity::Info,
             }),

@@ -110,6 +110,27 @@ fn curl_goes_through() {
     assert!(err.contains(&format!("GET {url}")), "{err}");
 }
 
+#[test]
+fn what_a_screen_finds_is_told_beside_the_commands_output() {
+    // Put together here, so that nobody takes it for a real one.
+    let key = format!("AK{}", "IAY3T6DKCNFLR2QWZ4");
+    let origin = Origin::start();
+    let (ca, url) = (origin.ca(), origin.url("/x"));
+    for (mode, word, answer) in [
+        ("monitor", "seen", r#"{"path":"/x","received":20}"#),
+        ("enforce", "refused", r#""type":"tollgate_refused""#),
+    ] {
+        let output = run(
+            &["--screen", mode, "--upstream-trusted-ca", &ca],
+            &["curl", "-sS", "--data-binary", &key, &url],
+        );
+        let (out, err) = text(&output);
+        assert!(out.contains(answer), "{out}");
+        let told = format!("{word}: aws-access-key-id in the request body");
+        assert!(err.contains(&told) && !err.contains(&key), "{err}");
+    }
+}
+
 /// Runs a program that gets the URL in `URL`, and expects the origin's answer, and the flow to be seen.
 fn goes_through(program: &[&str], path: &str) {
     let origin = Origin::start();

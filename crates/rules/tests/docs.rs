@@ -33,6 +33,16 @@ fn the_guide_shows_every_action() {
 }
 
 #[test]
+fn the_first_five_minutes_have_rules() {
+    let page = include_str!("../../../docs/guide/agent.md");
+    let mut snippets = snippets(page);
+    // The other one is a policy, which `tollgate-screen` reads.
+    snippets.retain(|snippet| snippet.starts_with("# rules.toml"));
+    assert_eq!(snippets.len(), 1);
+    RuleSet::parse(&snippets[0], "agent.md", ".".as_ref()).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
 fn the_guide_for_agents_has_rules() {
     let page = include_str!("../../../docs/agents.md");
     let snippets = snippets(page);

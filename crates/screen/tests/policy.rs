@@ -933,6 +933,16 @@ fn a_message_of_a_websocket_is_redacted_and_its_answer_restored() {
 }
 
 #[test]
+fn the_first_five_minutes_have_a_policy() {
+    let page = include_str!("../../../docs/guide/agent.md");
+    let (_, rest) = page.split_once("```toml\n# policy.toml").unwrap();
+    let (snippet, _) = rest.split_once("```").unwrap();
+    // Behind the comment's first word.
+    let policy = Policy::parse(&format!("#{snippet}"), "agent.md").unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(policy.len(), 2);
+}
+
+#[test]
 fn the_guide_shows_rules_that_can_be_read() {
     let page = include_str!("../../../docs/screening.md");
     let ids: Vec<String> = Scanner::builtin()

@@ -127,6 +127,10 @@ pub fn compare_over<T: PartialEq + std::fmt::Debug>(
     for transport in transports {
         let theirs = send(&theirs, *transport, origin, requests);
         let ours = send(&ours, *transport, origin, requests);
+        assert!(
+            theirs.iter().any(|came| came.0.is_some()),
+            "{transport:?}: nobody got an answer, so nothing is compared"
+        );
         for ((request, theirs), ours) in requests.iter().zip(&theirs).zip(&ours) {
             assert_eq!(
                 shown(ours),

@@ -1,7 +1,7 @@
 //! A client and an origin that speak HTTP/1.1, the same within TLS, and HTTP/2, and keep what they get in one form.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -351,8 +351,8 @@ fn fields(headers: &HeaderMap) -> Lines {
         .collect()
 }
 
-/// A server that keeps what it gets, and answers with a text, two cookies and headers of its own. What is in the path
-/// says what else:
+/// A server that keeps what it gets, refuses to be a tunnel, and answers everything else with a text, two cookies and
+/// headers of its own. What is in the path says what else:
 ///
 /// * `gzip`: the body is coded;
 /// * `large`: it has 300 KiB;
@@ -362,6 +362,7 @@ pub struct Origin {
     plain: SocketAddr,
     tls: SocketAddr,
     seen: Arc<Mutex<Vec<Lines>>>,
+    peers: Arc<Mutex<Vec<IpAddr>>>,
     pki: Pki,
     _dir: TempDir,
 }
@@ -386,6 +387,8 @@ impl Origin {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (tell, addresses) = mpsc::channel();
         let log = Arc::clone(&seen);
+        let peers = Arc::<Mutex<Vec<IpAddr>>>::default();
+        let came = Arc::clone(&peers);
         // It ends with the test.
         thread::spawn(move || {
             runtime().block_on(async move {
@@ -395,10 +398,12 @@ impl Origin {
                     .unwrap();
                 loop {
                     tokio::select! {
-                        Ok((stream, _)) = plain.accept() => {
+                        Ok((stream, peer)) = plain.accept() => {
+                            came.lock().unwrap().push(peer.ip());
                             tokio::spawn(serve_h1(stream, Arc::clone(&log)));
                         }
-                        Ok((stream, _)) = tls.accept() => {
+                        Ok((stream, peer)) = tls.accept() => {
+                            came.lock().unwrap().push(peer.ip());
                             let (acceptor, log) = (acceptor.clone(), Arc::clone(&log));
                             tokio::spawn(async move {
                                 let stream = acceptor.accept(stream).await.ok()?;
@@ -417,6 +422,7 @@ impl Origin {
             plain,
             tls,
             seen,
+            peers,
             pki,
             _dir: dir,
         }
@@ -448,6 +454,11 @@ impl Origin {
     /// The certificate of the authority that signed the origin's.
     pub fn ca(&self) -> std::path::PathBuf {
         self.pki.ca()
+    }
+
+    /// Where the connections came from that were opened since this was asked last.
+    pub fn peers(&self) -> Vec<IpAddr> {
+        std::mem::take(&mut self.peers.lock().unwrap())
     }
 
     /// The requests that have come since this was asked last.
@@ -542,6 +553,10 @@ async fn serve_stream(
 type Answer = (u16, Vec<(&'static str, String)>, Vec<u8>);
 
 fn answer(method: &str, path: &str) -> Answer {
+    if method == "CONNECT" {
+        // As a proxy that lets nobody through. Behind a 200 the body would be what comes out of the tunnel.
+        return (403, Vec::new(), b"not through here".to_vec());
+    }
     let mut body = format!("one secret at {path}\nand another secret\n").into_bytes();
     let mut fields: Vec<(&'static str, String)> = vec![
         ("Content-Type", "text/plain".into()),
@@ -554,13 +569,7 @@ fn answer(method: &str, path: &str) -> Answer {
         let date = |ago: u64| httpdate(now - Duration::from_secs(ago));
         fields.push(("Date", date(0)));
         fields.push(("Last-Modified", date(86_400)));
-        fields.push((
-            "Expires",
-            match path.contains("never") {
-                true => "Fri, 31 Dec 9999 23:59:59 GMT".to_owned(),
-                false => httpdate(now + Duration::from_secs(7200)),
-            },
-        ));
+        fields.push(("Expires", httpdate(now + Duration::from_secs(7200))));
     }
     fields.push(("Set-Cookie", "a=1; Path=/".into()));
     fields.push(("Set-Cookie", "b=\"x y\"; Path=/deep".into()));

@@ -3,7 +3,7 @@
 use std::fs;
 
 use tempfile::TempDir;
-use tollgate_e2e::{Tollgate, require};
+use tollgate_e2e::{LIMIT, Process, Tollgate, command, require};
 
 use crate::at;
 use crate::pair::{Pair, Theirs, compare_over, sets, tollgate};
@@ -251,6 +251,111 @@ fn proxies_on_the_way_get_the_same() {
                 .any(|line| line.contains("YW5uYTpzZWNyZXQ="))
         );
         assert!(origin.take().is_empty());
+    }
+}
+
+#[test]
+fn origins_are_dialled_when_they_are_needed_or_before() {
+    require!("mitmproxy-venv", "openssl");
+    let origin = Origin::start();
+    for (strategy, is_dialled) in [("eager", true), ("lazy", false)] {
+        let pair = Pair::start(
+            &origin,
+            &sets(&[
+                format!("connection_strategy={strategy}"),
+                "block_list=/~u blocked/403".to_owned(),
+            ]),
+        );
+        for transport in [Transport::Tls, Transport::Http2] {
+            let [theirs, ours] = pair.clients().map(|client| {
+                let came = send(&client, transport, &origin, &[get("/blocked")]);
+                let dialled = !origin.peers().is_empty();
+                // And a request that isn't blocked arrives.
+                let passed = send(&client, transport, &origin, &[get("/")]);
+                origin.peers();
+                (came, dialled, passed)
+            });
+            assert_eq!(
+                ours, theirs,
+                "Tollgate (left) and mitmdump (right), {strategy} {transport:?}"
+            );
+            assert_eq!(theirs.1, is_dialled, "{strategy} {transport:?}");
+        }
+    }
+}
+
+// Elsewhere the loopback interface has one address.
+#[cfg(target_os = "linux")]
+#[test]
+fn connections_come_from_the_address_that_was_asked_for() {
+    require!("mitmproxy-venv", "openssl");
+    let origin = Origin::start();
+    let pair = Pair::start(&origin, &sets(&["connect_addr=127.0.0.2"]));
+    for transport in Transport::ALL {
+        let [theirs, ours] = pair.clients().map(|client| {
+            let came = send(&client, transport, &origin, &[get("/")]);
+            let mut peers = origin.peers();
+            peers.dedup();
+            (came, peers)
+        });
+        assert_eq!(
+            ours, theirs,
+            "Tollgate (left) and mitmdump (right), {transport:?}"
+        );
+        assert_eq!(theirs.1, [std::net::IpAddr::from([127, 0, 0, 2])]);
+    }
+}
+
+#[test]
+fn authorities_in_a_folder_are_trusted() {
+    require!("mitmproxy-venv", "openssl");
+    let origin = Origin::start();
+    let other = Origin::start();
+    for (trusted, status) in [(&origin, " 200"), (&other, " 502")] {
+        let folder = TempDir::new().unwrap();
+        fs::copy(trusted.ca(), folder.path().join("ca.pem")).unwrap();
+        // OpenSSL finds a certificate there by the name that this makes.
+        let mut rehash = command("openssl");
+        rehash.arg("rehash").arg(folder.path());
+        Process::run(rehash, LIMIT).success();
+        let arguments = sets(&[format!(
+            "ssl_verify_upstream_trusted_confdir={}",
+            folder.path().display()
+        )]);
+        let pair = Pair {
+            theirs: Theirs::start(&arguments),
+            ours: tollgate(&arguments),
+        };
+        for transport in [Transport::Tls, Transport::Http2] {
+            let [theirs, ours] = pair
+                .clients()
+                .map(|client| send(&client, transport, &origin, &[get("/")]));
+            let first = theirs[0].0.as_ref().unwrap()[0].clone();
+            assert!(first.contains(status), "{transport:?}: {first}");
+            assert_eq!(
+                without_words(&ours[0]),
+                without_words(&theirs[0]),
+                "Tollgate (left) and mitmdump (right), {transport:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_authority_is_as_large_as_was_asked_for() {
+    require!("mitmproxy-venv", "openssl");
+    let arguments = sets(&["key_size=3072"]);
+    let (theirs, ours) = (Theirs::start(&arguments), tollgate(&arguments));
+    for cert in [theirs.cert(), ours.cert().to_owned()] {
+        let mut openssl = command("openssl");
+        openssl.args(["x509", "-noout", "-text", "-in"]).arg(&cert);
+        let text = Process::run(openssl, LIMIT).success().text();
+        let key = text.lines().find(|line| line.contains("Public-Key: ("));
+        assert!(
+            key.is_some_and(|key| key.contains("(3072 bit)")),
+            "{}: {text}",
+            cert.display()
+        );
     }
 }
 

@@ -153,7 +153,7 @@ const CORPORA: &[Figure] = &[
     },
 ];
 
-/// Scores every figure whose file is there.
+/// Scores every figure. A file that is missing is an error, so that no row is left out.
 pub(super) fn score(
     scanner: &Scanner,
     folder: &Path,
