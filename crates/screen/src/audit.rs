@@ -434,7 +434,10 @@ impl Writer {
         let lost = self.dropped.load(Ordering::Relaxed);
         if lost > 0 {
             // No line follows that could say it.
-            tracing::error!("{}: {lost} verdicts are missing at its end", self.path.display());
+            tracing::error!(
+                "{}: {lost} verdicts are missing at its end",
+                self.path.display()
+            );
         }
         // A machine that loses power keeps what was written up to here.
         let _ = self.file.sync_data();
@@ -946,7 +949,9 @@ mod tests {
         fs::write(&aside, "{}\n").unwrap();
         let error = AuditLog::open(&path).unwrap_err();
         assert!(
-            error.to_string().contains("audit.jsonl.000000000001: line 1"),
+            error
+                .to_string()
+                .contains("audit.jsonl.000000000001: line 1"),
             "{error}"
         );
         fs::remove_file(&aside).unwrap();

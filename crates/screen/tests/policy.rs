@@ -938,7 +938,8 @@ fn the_first_five_minutes_have_a_policy() {
     let (_, rest) = page.split_once("```toml\n# policy.toml").unwrap();
     let (snippet, _) = rest.split_once("```").unwrap();
     // Behind the comment's first word.
-    let policy = Policy::parse(&format!("#{snippet}"), "agent.md").unwrap_or_else(|e| panic!("{e}"));
+    let policy =
+        Policy::parse(&format!("#{snippet}"), "agent.md").unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(policy.len(), 2);
 }
 

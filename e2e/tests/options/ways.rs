@@ -241,7 +241,10 @@ fn proxies_on_the_way_get_the_same() {
     ] {
         let seen = |client: &Client| {
             let answer = client.ask(transport, &origin, &request);
-            (answer.map(|lines| lines[0].contains(" 200 ")), proxy.take())
+            let mut asked = proxy.take();
+            // Where a CONNECT was refused, mitmdump asks once more for the request.
+            asked.dedup();
+            (answer.map(|lines| lines[0].contains(" 200 ")), asked)
         };
         let theirs = seen(&theirs_client);
         assert_eq!(seen(&ours_client), theirs, "{transport:?}: {request:?}");

@@ -69,7 +69,9 @@ struct Shared {
 
 impl Shared {
     fn is_over(&self) -> bool {
-        self.until.get().is_some_and(|&until| Instant::now() >= until)
+        self.until
+            .get()
+            .is_some_and(|&until| Instant::now() >= until)
     }
 }
 

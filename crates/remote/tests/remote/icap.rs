@@ -513,11 +513,19 @@ fn a_body_over_the_limit_has_a_declared_answer() {
             assert_eq!(service.rules(), ["the body is over the limit"]);
             continue;
         }
-        let answer = client.ask(reqmod("Allow: 204\r\n", http.clone(), Some(&chunked(&body))));
+        let answer = client.ask(reqmod(
+            "Allow: 204\r\n",
+            http.clone(),
+            Some(&chunked(&body)),
+        ));
         assert_eq!(answer.head.status(), 204);
         // Where it passes, what it came with is judged all the same, and so is what is behind the limit.
         let url = format!("http://example.com/?k={}", secret());
-        let answer = client.ask(reqmod("Allow: 204\r\n", request("POST", &url, &json), Some(&chunked(&body))));
+        let answer = client.ask(reqmod(
+            "Allow: 204\r\n",
+            request("POST", &url, &json),
+            Some(&chunked(&body)),
+        ));
         assert_eq!(answer.http_status(), 403);
         let body = format!("{body} {}", secret());
         let mut client = service.connect();
@@ -606,8 +614,7 @@ fn a_tool_call_is_gated_in_a_models_answer() {
 
 #[test]
 fn what_a_policy_takes_out_is_taken_out() {
-    let service =
-        Service::ruled_by("[[rule]]\ncategory = [\"secret\"]\naction = \"redact\"\n");
+    let service = Service::ruled_by("[[rule]]\ncategory = [\"secret\"]\naction = \"redact\"\n");
     let mut client = service.connect();
     let length = |headers: &tollgate_flow::HeaderList, body: &[u8]| {
         assert_eq!(
@@ -633,7 +640,9 @@ fn what_a_policy_takes_out_is_taken_out() {
         ("X-Note", secret()),
         ("Content-Length", body.len().to_string()),
     ];
-    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let headers = headers
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
     let answer = client.ask(reqmod(
         "Allow: 204\r\n",
         request("POST", &url, &headers),
@@ -646,10 +655,17 @@ fn what_a_policy_takes_out_is_taken_out() {
     let all = String::from_utf8(all).unwrap();
     assert!(!all.contains(&secret()), "{all}");
     assert!(all.starts_with("POST http://example.com/a?k="), "{all}");
-    assert!(answer.text().starts_with("the key is [tollgate:aws-access-key-id:"));
+    assert!(
+        answer
+            .text()
+            .starts_with("the key is [tollgate:aws-access-key-id:")
+    );
     length(&sent.headers, &answer.body);
     let verdicts = service.verdicts.lock().unwrap();
-    assert!(verdicts.iter().all(|verdict| !verdict.refused), "{verdicts:?}");
+    assert!(
+        verdicts.iter().all(|verdict| !verdict.refused),
+        "{verdicts:?}"
+    );
 }
 
 #[test]
@@ -791,7 +807,11 @@ fn an_ambiguous_request_is_refused_as_the_proxy_would() {
         let text = format!("POST http://a/ HTTP/1.1\r\n{headers}\r\n");
         head.parse(text.as_bytes(), &HeadLimits::default()).unwrap();
         let mut client = service.connect();
-        let answer = client.ask(reqmod("Allow: 204\r\n", head, Some("3\r\nabc\r\n0\r\n\r\n")));
+        let answer = client.ask(reqmod(
+            "Allow: 204\r\n",
+            head,
+            Some("3\r\nabc\r\n0\r\n\r\n"),
+        ));
         assert_eq!(answer.head.status(), 400, "{headers:?}");
         assert!(client.is_closed());
     }

@@ -324,7 +324,10 @@ fn a_result_has_no_member_that_is_not_read() {
     let picture = json!({"type":"image","data":token(),"mimeType":"image/png"});
     for (structured, passes) in [
         (json!({"type": token()}), false),
-        (json!({"rows": [{"signature": token(), "by": "anna"}]}), false),
+        (
+            json!({"rows": [{"signature": token(), "by": "anna"}]}),
+            false,
+        ),
         (json!({"encrypted_content": token()}), false),
         (json!({ token(): "anna" }), false),
         (json!({"type": "row", "signature": "none"}), true),
