@@ -59,14 +59,18 @@ pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, separator: Range<usi
     let (authority, rest) = bytes
         .split_at_checked(authority_len)
         .unwrap_or((bytes, &[]));
-    let host = match authority.iter().rposition(|&b| b == b'@') {
+    let user_ends = authority.iter().rposition(|&b| b == b'@');
+    let host = match user_ends {
         Some(at) => authority.get(at + 1..).unwrap_or_default(),
         None => authority,
     };
     let host = strip_port(host);
     let place = place(window, start);
 
-    destination(pass, window, url.clone(), host, place);
+    // `MODE:http://host@8443`: what listens there, and the address is another one.
+    if user_ends.is_none() || !is_port(host) {
+        destination(pass, window, url.clone(), host, place);
+    }
     if pass.kind != Kind::Command {
         labels(pass, window, url.clone(), host);
         payload(pass, window, url, host, rest, place, template);
@@ -168,6 +172,15 @@ fn strip_port(host: &[u8]) -> &[u8] {
         Some(at) => host.get(..at).unwrap_or_default(),
         None => host,
     }
+}
+
+/// Whether a bare decimal number is a port rather than an address: read as one, it would lie in 0.0.0.0/16, of which
+/// only 0.0.0.0 leads anywhere.
+fn is_port(host: &[u8]) -> bool {
+    let number = std::str::from_utf8(host)
+        .ok()
+        .and_then(|text| text.parse::<u16>().ok());
+    host.first().is_some_and(u8::is_ascii_digit) && number.is_some_and(|number| number > 0)
 }
 
 /// Judges a host as it stands in a URL: a name, an IPv4 address in any spelling that `inet_aton`
@@ -617,6 +630,43 @@ mod tests {
             "[64:ff9b::808:808]",
         ] {
             assert_eq!(unsafe_host(host), None, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_bare_number_is_an_address_only_where_a_host_stands() {
+        let scanner = crate::scan::Scanner::builtin();
+        let told = |kind, text: &str| {
+            let found = scanner.scan(kind, text.as_bytes());
+            found
+                .iter()
+                .any(|one| &*one.rule == "disguised-private-address")
+        };
+        for text in [
+            "http://2130706433/admin",
+            "http://3232235777:8080/",
+            "http://www.example.com@2130706433/",
+            "http://user:pass@167772161/",
+            "http://8443/",
+            "http://user@0/",
+            "http://user@0x7f.1/",
+            "http://user@127.1/",
+        ] {
+            for kind in [Kind::Outbound, Kind::Inbound, Kind::Command] {
+                assert!(told(kind, text), "{kind} {text}");
+            }
+        }
+        for text in [
+            "let spec: ModeSpec = \"reverse:https://example.com@8443\".parse()?;",
+            "--mode reverse:http://localhost:3000@8443",
+            "\"upstream:https://p:1@2\"",
+            "listen = 8443; connect(8443); port: 2130706433",
+            "let url = format!(\"http://{host}:8443\");",
+            "\"http://\" + 8443",
+        ] {
+            for kind in [Kind::Outbound, Kind::Inbound, Kind::Command] {
+                assert!(!told(kind, text), "{kind} {text}");
+            }
         }
     }
 }
