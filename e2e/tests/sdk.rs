@@ -56,6 +56,19 @@ fn official_sdks_raise_their_rate_limit_error_at_the_end_of_a_budget() {
 }
 
 #[test]
+fn a_secret_in_the_text_of_an_answer_is_reported_while_the_text_arrives() {
+    require!("python-sdks");
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut python = command(&python_venv().to_string_lossy());
+    python
+        .arg(tests.join("tests/sdk/answer_text.py"))
+        .arg(binary());
+    let finished = Process::run(python, PATIENCE).success();
+    let text = finished.text();
+    assert_eq!(text.trim(), "ok", "{text}");
+}
+
+#[test]
 fn official_node_sdks_take_gated_answers_for_answers() {
     require!("python3", "node", "node-sdks", "example-gate");
     assert_eq!(node_conversations(example("gate").into_os_string()), 54);

@@ -339,6 +339,12 @@ impl Gate {
         }
     }
 
+    /// The format that the answer is in, as far as it is known.
+    #[must_use]
+    pub fn dialect(&self) -> Option<Dialect> {
+        self.core.dialect
+    }
+
     /// How the body is framed, once its first bytes have shown it.
     #[must_use]
     pub fn framing(&self) -> Option<Framing> {

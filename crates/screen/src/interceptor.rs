@@ -13,6 +13,7 @@
 //! | a request for another host than its connection is to | its names | 421: a browser asks again in another connection |
 //! | a message of a WebSocket, towards the origin | whole | both sides are closed with code 1008 |
 //! | a tool call in a model's answer, or on a WebSocket | whole, while it is held | a text in its place; the answer goes on |
+//! | the text of a model's answer | while it passes | only by a rule that names its place: a refusal in the place of an answer that comes whole, an end of one that streams |
 //!
 //! Texts of tools in requests to a model are looked at for injection. That is reported and marks the
 //! flow; it refuses nothing by itself.
@@ -25,8 +26,9 @@ mod history;
 mod outbound;
 mod rewriting;
 mod ruling;
+mod said;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -37,7 +39,7 @@ use tollgate_flow::{
 };
 use tollgate_wire::coding::{Decoder, OutputLimit};
 
-use self::answer::{Gated, Socket};
+use self::answer::{Gated, Pending, Socket};
 use self::bill::Bill;
 pub(crate) use self::fronting::goes_to;
 pub use self::history::HistoryStats;
@@ -46,12 +48,13 @@ use self::outbound::{Holding, Stream};
 use self::rewriting::request_line;
 pub use self::ruling::PolicyInForce;
 use self::ruling::{Act, Fate, Lately, Round, Ruling, Standing, question};
+use self::said::Said;
 use crate::gate::{
     BlockedCalls, Decision, Gate, GateEvent, GateOptions, Messages, Output, STALE_HEADERS,
-    repair_request,
+    refusal_body, repair_request,
 };
 use crate::llm::json::Tape;
-use crate::llm::{Arguments, CallId, Dialect, Event, ToolCall, mcp, skim};
+use crate::llm::{Arguments, CallId, Dialect, Event, Framing, ToolCall, mcp, skim};
 use crate::policy::{Action, CallFacts, Policy};
 use crate::redact::{Originals, Redactor, Restorer};
 use crate::scan::{Category, Finding, Kind, Scanner, Severity};
@@ -147,6 +150,8 @@ pub enum Place {
     ToolCall(String),
     /// A model's answer.
     Answer,
+    /// The text of a model's answer. It has passed when it is judged, unless the answer comes whole.
+    AnswerText,
     /// What an MCP client sends, by its method.
     McpSent(String),
     /// What an MCP server sends, by its method, or that of the request that it answers.
@@ -159,7 +164,7 @@ pub enum Place {
 
 impl Place {
     /// The kinds of places, as policies name them.
-    pub const KINDS: [&'static str; 8] = [
+    pub const KINDS: [&'static str; 9] = [
         "url",
         "header",
         "request-body",
@@ -168,6 +173,7 @@ impl Place {
         "tool-result",
         "tool-call",
         "answer",
+        "answer-text",
     ];
 
     /// Which of [`KINDS`](Self::KINDS) it is; `request` for budgets, about which no policy is asked.
@@ -186,6 +192,7 @@ impl Place {
             | Self::ToolDescription(_) => "tool-result",
             Self::ToolCall(_) => "tool-call",
             Self::Answer => "answer",
+            Self::AnswerText => "answer-text",
         }
     }
 }
@@ -204,6 +211,7 @@ impl Place {
             Self::ToolResult => "tool-result".to_owned(),
             Self::ToolCall(name) => format!("tool-call/{name}"),
             Self::Answer => "answer".to_owned(),
+            Self::AnswerText => "answer-text".to_owned(),
             Self::McpSent(method) => format!("mcp-sent/{method}"),
             Self::McpReceived(method) => format!("mcp-received/{method}"),
             Self::McpResult(name) => format!("mcp-result/{name}"),
@@ -224,6 +232,7 @@ impl fmt::Display for Place {
             Self::ToolResult => f.write_str("a tool result"),
             Self::ToolCall(name) => write!(f, "a call of the tool {name}"),
             Self::Answer => f.write_str("a model's answer"),
+            Self::AnswerText => f.write_str("the text of a model's answer"),
             Self::McpSent(method) => write!(f, "what the client sends ({method})"),
             Self::McpReceived(method) => write!(f, "what the server sends ({method})"),
             Self::McpResult(name) => write!(f, "a result of the tool {name}"),
@@ -278,6 +287,16 @@ struct Asks {
     ruling: Ruling,
     /// What follows if it may go on.
     allowed: Decision,
+}
+
+/// What came of what a gate said.
+enum Settled {
+    /// All of it was looked at.
+    Done,
+    /// A person is to be asked first.
+    Asks(Box<Asks>),
+    /// The text of the answer is refused.
+    Refused(String),
 }
 
 /// What is kept of a flow while it passes.
@@ -716,7 +735,7 @@ impl Screen {
             None => gated.out.extend_from_slice(&gated.plain),
         }
         self.note_usage(flow, bill, &events, last);
-        gated.queue.extend(events);
+        gated.pending.queue.extend(events);
         gated.last = last;
         self.go_on(flow, watch)
     }
@@ -725,20 +744,41 @@ impl Screen {
     fn go_on(&self, flow: &mut Flow, watch: &mut Watch) -> Step {
         let Watch {
             gate: Some(gated),
+            dialect,
             standing,
             originals,
+            ended,
             ..
         } = watch
         else {
             return Step::Continue;
         };
         let Gated {
-            gate, queue, out, ..
+            gate,
+            pending,
+            out,
+            last,
+            ..
         } = &mut **gated;
-        if let Some(gate) = gate
-            && let Some(asks) = self.settle(flow, standing, originals, gate, queue, out)
-        {
-            return self.ask_about_call(flow, *asks);
+        if let Some(answers) = gate {
+            let mut settled = self.settle(flow, standing, originals, answers, pending, out);
+            if *last && matches!(settled, Settled::Done) {
+                settled = self.said_all(flow, standing, &mut pending.said);
+            }
+            match settled {
+                Settled::Done => {}
+                Settled::Asks(asks) => return self.ask_about_call(flow, *asks),
+                // Nothing of an answer that comes whole has been let go.
+                Settled::Refused(reason) if *last && answers.framing() == Some(Framing::Json) => {
+                    let text = format!("[Tollgate refused this answer: {reason}.]");
+                    *out = refusal_body(answers.dialect().or(*dialect), &text).into_bytes();
+                    *gate = None;
+                }
+                Settled::Refused(reason) => {
+                    *ended = true;
+                    return Step::close(format!("refused: {reason}"));
+                }
+            }
         }
         let mut out = std::mem::take(&mut gated.out);
         if let Some(restorer) = &mut gated.restorer {
@@ -796,13 +836,13 @@ impl Screen {
             if let Some(gate) = &mut gated.gate {
                 gate.resolve(call, decision, &mut gated.out, &mut events);
             }
-            gated.queue.extend(events);
+            gated.pending.queue.extend(events);
             return self.go_on(flow, &mut watch);
         }
         if let Some(socket) = &mut watch.socket {
             let out = &mut socket.out;
             socket.gate.resolve(call, decision, out, &mut events);
-            socket.queue.extend(events);
+            socket.pending.queue.extend(events);
         }
         self.deliver(flow, &mut watch, None)
     }
@@ -811,22 +851,26 @@ impl Screen {
     fn settle(
         &self,
         flow: &mut Flow,
-        standing: &Standing,
+        standing: &mut Standing,
         originals: &Originals,
         gate: &mut Gate,
-        queue: &mut VecDeque<GateEvent>,
+        pending: &mut Pending,
         out: &mut impl Output,
-    ) -> Option<Box<Asks>> {
-        while let Some(event) = queue.pop_front() {
+    ) -> Settled {
+        while let Some(event) = pending.queue.pop_front() {
             match event {
                 GateEvent::Decide(call) => {
+                    // What was said before a call counts when it is decided about.
+                    if !standing.tainted && pending.said.taints_so_far(&self.scanner) {
+                        self.taint(standing, &pending.said);
+                    }
                     let decision = match self.decide(flow, standing, originals, &call) {
                         Ok(decision) => decision,
-                        Err(asks) => return Some(asks),
+                        Err(asks) => return Settled::Asks(asks),
                     };
                     let mut more = Vec::new();
                     gate.resolve(call.call, decision, out, &mut more);
-                    queue.extend(more);
+                    pending.queue.extend(more);
                 }
                 GateEvent::Blocked(blocked) => {
                     if blocked.by_failure {
@@ -838,13 +882,40 @@ impl Screen {
                 GateEvent::Failed { fault, passed } => {
                     self.tell(flow, Place::Answer, !passed, &fault.to_string());
                 }
-                GateEvent::Seen(Event::Start { id: Some(id), .. }) if standing.tainted => {
-                    lock(&self.tainted).is_new(&id);
+                GateEvent::Seen(Event::Start { id, .. }) => {
+                    pending.said.begin(id);
+                    if standing.tainted {
+                        self.taint(standing, &pending.said);
+                    }
+                }
+                GateEvent::Seen(Event::TextDelta { block, text }) => {
+                    let mut found = Vec::new();
+                    pending.said.hear(&self.scanner, block, &text, &mut found);
+                    if let Some(reason) = self.said(flow, standing, &pending.said, found) {
+                        return Settled::Refused(reason);
+                    }
+                }
+                GateEvent::Seen(Event::End) => {
+                    if let Settled::Refused(reason) =
+                        self.said_all(flow, standing, &mut pending.said)
+                    {
+                        return Settled::Refused(reason);
+                    }
                 }
                 GateEvent::Seen(_) => {}
             }
         }
-        None
+        Settled::Done
+    }
+
+    /// The texts of an answer have ended.
+    fn said_all(&self, flow: &mut Flow, standing: &mut Standing, said: &mut Said) -> Settled {
+        let mut found = Vec::new();
+        said.finish(&self.scanner, &mut found);
+        match self.said(flow, standing, said, found) {
+            Some(reason) => Settled::Refused(reason),
+            None => Settled::Done,
+        }
     }
 
     /// Judges header or trailer fields, but for those that carry credentials.
@@ -1017,7 +1088,9 @@ impl Screen {
             // It stands there before it is known what later messages have taken out of them.
             let restores = standing.policy.restores();
             let gate = Gate::for_websocket(*dialect, self.gate_options(restores));
-            Box::new(Socket::new(gate))
+            let mut socket = Socket::new(gate);
+            socket.pending.said = self.listen(standing);
+            Box::new(socket)
         });
         if message.injected {
             socket.queued = socket.queued.saturating_sub(1);
@@ -1029,7 +1102,7 @@ impl Screen {
         let mut events = Vec::new();
         socket.gate.feed(message.data, &mut socket.out, &mut events);
         self.note_usage(flow, bill, &events, Self::ends_answer(&events));
-        socket.queue.extend(events);
+        socket.pending.queue.extend(events);
         self.deliver(flow, watch, Some(message.data))
     }
 
@@ -1046,10 +1119,12 @@ impl Screen {
             return Step::Continue;
         };
         let Socket {
-            gate, queue, out, ..
+            gate, pending, out, ..
         } = &mut **socket;
-        if let Some(asks) = self.settle(flow, standing, originals, gate, queue, out) {
-            return self.ask_about_call(flow, *asks);
+        match self.settle(flow, standing, originals, gate, pending, out) {
+            Settled::Done => {}
+            Settled::Asks(asks) => return self.ask_about_call(flow, *asks),
+            Settled::Refused(reason) => return Step::close(format!("refused: {reason}")),
         }
         let mut out = std::mem::take(&mut socket.out.0);
         if !originals.is_empty() {
@@ -1366,7 +1441,9 @@ impl Interceptor for Screen {
         for name in STALE_HEADERS {
             response.headers_mut().remove(name);
         }
-        watch.gate = Some(Box::new(Gated::new(gate, restorer, decoder)));
+        let mut gated = Gated::new(gate, restorer, decoder);
+        gated.pending.said = self.listen(&watch.standing);
+        watch.gate = Some(Box::new(gated));
         Step::Continue
     }
 
@@ -1409,13 +1486,15 @@ impl Interceptor for Screen {
     }
 
     fn end(&self, flow: &Flow, _outcome: &Outcome) {
-        let watch = lock(&self.open).remove(&flow.id);
-        if let Some(watch) = watch
-            && let Some(bill) = &mut lock(&watch).bill
-        {
+        let Some(watch) = lock(&self.open).remove(&flow.id) else {
+            return;
+        };
+        let mut watch = lock(&watch);
+        if let Some(bill) = &mut watch.bill {
             // An answer that was cut.
             self.charge(bill);
         }
+        self.said_last(flow, &mut watch);
     }
 }
 

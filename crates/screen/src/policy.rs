@@ -378,6 +378,9 @@ impl Policy {
             if redacts && (finding.is_none() || !can_redact(subject.place)) {
                 continue;
             }
+            if *subject.place == Place::AnswerText && !rule.ends_answers() {
+                continue;
+            }
             match (rule.holds(subject, finding.map(|(_, f)| f)), rule.action) {
                 (Holds::No, _) => {}
                 (Holds::Partly, Action::Warn) => {
@@ -395,9 +398,14 @@ impl Policy {
             }
         }
         let refused = finding.filter(|(_, f)| refuses(f, self.refuse_from, subject.place));
+        let refused_as = match subject.place {
+            // It has passed.
+            Place::AnswerText => Action::Warn,
+            _ => Action::Block,
+        };
         match (refused, warned) {
             (Some((at, finding)), _) => Decision {
-                action: Action::Block,
+                action: refused_as,
                 rule: None,
                 message: None,
                 finding: Some(at),
@@ -418,6 +426,7 @@ fn can_redact(place: &Place) -> bool {
         place,
         Place::ToolResult
             | Place::Answer
+            | Place::AnswerText
             | Place::McpSent(_)
             | Place::McpReceived(_)
             | Place::McpResult(_)
@@ -426,8 +435,12 @@ fn can_redact(place: &Place) -> bool {
 }
 
 /// What is built in. Injection is never a reason by itself, and what only a name suggests isn't one for text that
-/// leaves.
+/// leaves. In the text of an answer it isn't refused but told, and there less is enough.
 fn refuses(finding: &Finding, from: Severity, place: &Place) -> bool {
+    if *place == Place::AnswerText {
+        let from = from.min(Severity::Medium);
+        return finding.confidence >= Confidence::Medium && finding.severity >= from;
+    }
     let by_category = match finding.category {
         Category::Injection => false,
         Category::Command => matches!(place, Place::ToolCall(_)),
@@ -508,6 +521,11 @@ impl Rule {
             Some(name) => name.clone(),
             None => format!("{}:{}", self.file, self.line),
         }
+    }
+
+    /// Whether it may decide about the text of an answer: what would end the answer has to name that place.
+    fn ends_answers(&self) -> bool {
+        self.action.is_lenient() || self.place.is_some()
     }
 
     fn decision(&self, finding: Option<usize>) -> Decision {

@@ -30,6 +30,8 @@ pub(crate) const OPENING: &str = "[tollgate:";
 const MAX_RULE: usize = 64;
 /// How many digits a digest has.
 const DIGITS: usize = 8;
+/// The longest placeholder, also in a form.
+pub(crate) const LONGEST: usize = OPENING.len() + MAX_RULE + DIGITS + 16;
 /// A longer secret than this may go on behind what was found of it.
 const LONG: usize = 200;
 /// A shorter line than this is none of wrapped base64, but for the last one.
@@ -182,9 +184,8 @@ impl Redactor {
         };
         let end = end.min(text.len());
         // A finding may be a part of one.
-        let longest = OPENING.len() + MAX_RULE + DIGITS + 16;
-        let from = start.saturating_sub(longest);
-        let around = text.get(from..(end + longest).min(text.len()));
+        let from = start.saturating_sub(LONGEST);
+        let around = text.get(from..(end + LONGEST).min(text.len()));
         let around = around.unwrap_or_default();
         let mut outside = Vec::new();
         let mut at = from;
@@ -209,7 +210,10 @@ impl Redactor {
     }
 
     /// Where placeholders stand in a text, also those of forms.
-    fn placeholders<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = Range<usize>> + 'a {
+    pub(crate) fn placeholders<'a>(
+        &'a self,
+        text: &'a [u8],
+    ) -> impl Iterator<Item = Range<usize>> + 'a {
         let name = OPENING.trim_start_matches('[').trim_end_matches(':');
         memchr::memmem::find_iter(text, name).filter_map(move |at| {
             let (start, colon, closing): (usize, &[u8], &[u8]) = match text.get(..at)? {

@@ -4,8 +4,18 @@ use std::collections::VecDeque;
 
 use tollgate_wire::coding::{CodingError, Decoder};
 
+use super::said::Said;
 use crate::gate::{Gate, GateEvent, Messages};
 use crate::redact::Restorer;
+
+/// What a gate has said, and what its model has.
+#[derive(Default)]
+pub(super) struct Pending {
+    /// What hasn't been looked at: behind a call that a person decides about.
+    pub queue: VecDeque<GateEvent>,
+    /// The texts that have been, as far as they came.
+    pub said: Said,
+}
 
 /// A gate in the body of an answer.
 pub(super) struct Gated {
@@ -13,8 +23,7 @@ pub(super) struct Gated {
     pub gate: Option<Gate>,
     /// Puts back what was taken out of the request.
     pub restorer: Option<Restorer>,
-    /// What the gate has said, and hasn't been looked at: behind a call that a person decides about.
-    pub queue: VecDeque<GateEvent>,
+    pub pending: Pending,
     /// What goes on.
     pub out: Vec<u8>,
     /// The body has ended.
@@ -30,7 +39,7 @@ impl Gated {
         Self {
             gate,
             restorer,
-            queue: VecDeque::new(),
+            pending: Pending::default(),
             out: Vec::new(),
             last: false,
             decoder,
@@ -61,7 +70,7 @@ pub(super) struct Socket {
     pub gate: Gate,
     pub out: Messages,
     pub restorer: Option<Restorer>,
-    pub queue: VecDeque<GateEvent>,
+    pub pending: Pending,
     /// Messages of ours that were queued, and haven't been sent.
     pub queued: usize,
 }
@@ -72,7 +81,7 @@ impl Socket {
             gate,
             out: Messages::default(),
             restorer: None,
-            queue: VecDeque::new(),
+            pending: Pending::default(),
             queued: 0,
         }
     }

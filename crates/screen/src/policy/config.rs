@@ -351,6 +351,14 @@ fn rule(raw: RawRule, file: Arc<str>, line: usize) -> Result<Rule, Problem> {
             "redact takes out what was found: name a finding, a category or a severity".to_owned(),
         ));
     }
+    if let (Action::Redact { .. } | Action::Hold(_), Some(at)) = (action, &raw.place)
+        && at.get_ref().0.iter().any(|kind| kind == "answer-text")
+    {
+        return Err(problem(
+            at,
+            "the text of an answer has passed when it is judged: there, a rule can allow, warn or block".to_owned(),
+        ));
+    }
     let argument = match &raw.argument {
         None => Vec::new(),
         Some(all) if all.get_ref().is_empty() => {
