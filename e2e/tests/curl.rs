@@ -126,6 +126,43 @@ fn an_upload_waits_for_the_origins_100_continue() {
 }
 
 #[test]
+fn what_a_rule_takes_out_of_a_body_of_unknown_length_does_not_leave() {
+    require!("curl", "nginx", "openssl");
+    let origin = Origin::start();
+    let policy = origin.scratch().join("policy.toml");
+    let rule = "[[rule]]\ncategory = \"secret\"\naction = \"redact\"\n";
+    fs::write(&policy, rule).unwrap();
+    let policy = policy.to_string_lossy();
+    let flags = ["--json", "--screen", "enforce", "--screen-policy", &policy];
+    let proxy = Tollgate::trusting(&origin.ca(), &flags);
+    let key = format!("AK{}", "IAY3T6DKCNFLR2QWZ4");
+    // More than is held of a body that streams, before and behind it.
+    let prose = "The old bridge stands under the river. ".repeat(2000);
+    let text = format!("{prose}the key is {key}, keep it. {prose}");
+    for (flag, path) in [
+        ("--http1.1", "/upload/redacted-h1.txt"),
+        ("--http2", "/upload/redacted-h2.txt"),
+    ] {
+        let mut curl = curl(&proxy);
+        curl.args([flag, "--header", "Content-Type: text/plain"])
+            .args(["--upload-file", "-", &origin.https(path)]);
+        let upload = Process::start_with_input(curl, text.clone().into_bytes());
+        upload.finish(LIMIT).success();
+        let arrived = String::from_utf8(origin.read(path)).unwrap();
+        assert!(!arrived.contains(&key), "{flag}");
+        let (before, behind) = arrived.split_once("[tollgate:aws-access-key-id:").unwrap();
+        assert_eq!(before, format!("{prose}the key is "), "{flag}");
+        assert!(behind.ends_with(&format!("], keep it. {prose}")), "{flag}");
+        let flow = proxy.wait_json(path);
+        assert_eq!(flow["status"], 201, "{flow}");
+        assert!(
+            flow.to_string().contains("redacted: aws-access-key-id"),
+            "{flow}"
+        );
+    }
+}
+
+#[test]
 fn a_client_that_does_not_trust_the_authority_is_named_so() {
     require!("curl", "nginx", "openssl");
     let origin = Origin::start();

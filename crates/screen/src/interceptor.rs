@@ -7,7 +7,7 @@
 //!
 //! | what | read how | refused how |
 //! |---|---|---|
-//! | a request of known length up to [`ScreenConfig::collect`], JSON of unknown length, or one to a language model up to [`MODEL_COLLECT`] | whole, before it is sent | 403, nothing reaches the origin |
+//! | a request of known length up to [`ScreenConfig::collect`], JSON of unknown length, or, to a language model or where a rule may redact it, any up to [`MODEL_COLLECT`] | whole, before it is sent | 403, nothing reaches the origin |
 //! | any other request | in pieces; up to 3 KiB wait until they are judged | the connection is cut; what was judged before has left |
 //! | the same, of gRPC or Connect | in pieces, each judged as it comes | the same |
 //! | a request for another host than its connection is to | its names | 421: a browser asks again in another connection |
@@ -1320,13 +1320,16 @@ impl Interceptor for Screen {
         let is_document = content_type.starts_with(b"application/json")
             || content_type.windows(5).any(|w| w == b"+json");
         let policy = self.policy.current();
-        let redacts = policy.any_action(|action| matches!(action, Action::Redact { .. }));
+        let redacts = self.enforces() && policy.may_redact_body(flow);
         let whole = match length {
             // What is to be written anew is read whole.
             Some(length) if dialect.is_some() || redacts => {
                 length <= self.config.collect.max(MODEL_COLLECT)
             }
             Some(length) => length <= self.config.collect,
+            // As well, up to what the engine collects; it refuses what is longer. Where each message may wait for the
+            // answer to the one before, there is no whole.
+            None if redacts && !is_interactive(flow) => true,
             None => dialect.is_some() || is_document || !may_have_body(flow),
         };
         let mut open = lock(&self.open);

@@ -370,6 +370,19 @@ impl Policy {
         self.any_action(|action| action == Action::Redact { restore: true })
     }
 
+    /// Whether some rule may take something out of the body of this request. What can't be told before the body is here
+    /// counts as given.
+    pub(crate) fn may_redact_body(&self, flow: &Flow) -> bool {
+        let place = Place::RequestBody;
+        let subject = Subject::new(&place).flow(flow);
+        self.rules.iter().any(|rule| {
+            matches!(rule.action, Action::Redact { .. })
+                && rule.method.is_none()
+                && !rule.is_about_calls()
+                && rule.holds_of_way(&subject)
+        })
+    }
+
     fn of_case(&self, subject: &Subject<'_>, finding: Option<(usize, &Finding)>) -> Decision {
         let at = finding.map(|(at, _)| at);
         let mut warned: Option<&Rule> = None;
@@ -574,20 +587,29 @@ impl Rule {
     }
 
     fn holds_of_place(&self, subject: &Subject<'_>) -> bool {
+        self.holds_of_way(subject)
+            && self
+                .tainted
+                .is_none_or(|tainted| tainted == subject.tainted)
+            && self
+                .method
+                .as_ref()
+                .is_none_or(|globs| subject.method.is_some_and(|method| globs.matches(method)))
+            && self
+                .when
+                .as_ref()
+                .is_none_or(|filter| subject.flow.is_some_and(|flow| filter.matches(flow)))
+    }
+
+    /// Where something stands, where it goes, and from whom.
+    fn holds_of_way(&self, subject: &Subject<'_>) -> bool {
         let at_place = |places: &Vec<&'static str>| places.contains(&subject.place.kind());
         let goes_there = |globs: &Globs| {
             let host = subject.destination.and_then(canonical_host);
             host.is_some_and(|host| globs.matches(&host))
         };
         self.place.as_ref().is_none_or(at_place)
-            && self
-                .tainted
-                .is_none_or(|tainted| tainted == subject.tainted)
             && self.destination.as_ref().is_none_or(goes_there)
-            && self
-                .method
-                .as_ref()
-                .is_none_or(|globs| subject.method.is_some_and(|method| globs.matches(method)))
             && self.process.as_ref().is_none_or(|globs| {
                 let process = subject.flow.and_then(|flow| flow.connection.process());
                 process.is_some_and(|process| {
@@ -596,20 +618,19 @@ impl Rule {
                         || path.is_some_and(|path| globs.matches(&path))
                 })
             })
-            && self
-                .when
-                .as_ref()
-                .is_none_or(|filter| subject.flow.is_some_and(|flow| filter.matches(flow)))
     }
 
-    fn holds_of_call(&self, subject: &Subject<'_>) -> Holds {
-        let about_calls = self.tool.is_some()
+    fn is_about_calls(&self) -> bool {
+        self.tool.is_some()
             || !self.argument.is_empty()
             || self.command.is_some()
             || self.path.is_some()
             || self.url.is_some()
-            || self.host.is_some();
-        if !about_calls {
+            || self.host.is_some()
+    }
+
+    fn holds_of_call(&self, subject: &Subject<'_>) -> Holds {
+        if !self.is_about_calls() {
             return Holds::Wholly;
         }
         let Some(call) = subject.call else {

@@ -662,6 +662,52 @@ fn a_client_that_leaves_while_a_person_is_asked_gets_nothing() {
 }
 
 #[test]
+fn a_body_of_unknown_length_is_read_whole_where_something_may_be_taken_out_of_it() {
+    let there =
+        "[[rule]]\ncategory = \"secret\"\ndestination = \"api.example\"\naction = \"redact\"\n";
+    let elsewhere = there.replace("api.example", "other.example");
+    let in_urls = "[[rule]]\ncategory = \"secret\"\nplace = \"url\"\naction = \"redact\"\n";
+    let in_calls = "[[rule]]\ncategory = \"secret\"\ntool = \"x\"\naction = \"redact\"\n";
+    let blocks = there.replace("redact", "block");
+    let enforce = Enforcement::Enforce;
+    for (policy, enforcement, content_type, whole) in [
+        (REDACT, enforce, "text/plain", true),
+        (there, enforce, "application/octet-stream", true),
+        (there, enforce, "application/grpc", false),
+        (there, Enforcement::Monitor, "text/plain", false),
+        (&elsewhere, enforce, "text/plain", false),
+        (in_urls, enforce, "text/plain", false),
+        (in_calls, enforce, "text/plain", false),
+        (&blocks, enforce, "text/plain", false),
+    ] {
+        let run = run_with(policy, enforcement, false);
+        let mut upload = flow("/upload", content_type, b"");
+        let headers = upload.request.headers_mut();
+        headers.remove("content-length");
+        headers.append(b"Transfer-Encoding", b"chunked").unwrap();
+        let interest = run.screen.interest(&upload);
+        assert_eq!(
+            interest.contains(Interest::REQUEST_BODY),
+            whole,
+            "{policy} {content_type}"
+        );
+        run.screen.end(&upload, &Outcome::COMPLETED);
+    }
+    // Its trailers, too, are there by then.
+    let run = run(REDACT);
+    let mut upload = flow("/upload", "text/plain", b"");
+    let headers = upload.request.headers_mut();
+    headers.remove("content-length");
+    headers.append(b"Transfer-Encoding", b"chunked").unwrap();
+    let text = format!("the key is {}", key());
+    assert!(matches!(
+        run.request(&mut upload, text.as_bytes()),
+        Step::Continue
+    ));
+    assert!(body(&upload).starts_with("the key is [tollgate:aws-access-key-id:"));
+}
+
+#[test]
 fn a_call_that_would_send_what_was_redacted_is_refused() {
     let run = run(REDACT);
     let request =
