@@ -2,12 +2,16 @@
 
 mod messages;
 
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::MissedTickBehavior;
 use tollgate_flow::{
     ConnectDecision, ConnectionInfo, Direction, ErrorClass, Flow, FlowError, HeaderList,
     Interceptor, Interest, Message, MessageKind, OnFailure, Outcome, Piece, Reply, Side, Step,
@@ -26,6 +30,8 @@ use messages::Messages;
 
 /// Steps that one hook may take in a row before it counts as stuck.
 const MAX_STEPS: usize = 16;
+/// The shortest time between two signs of life.
+const SHORTEST_SIGN: Duration = Duration::from_millis(10);
 
 /// The interceptors of a proxy, in order.
 #[derive(Clone, Default)]
@@ -132,6 +138,59 @@ pub(crate) enum PieceVerdict {
     Replace(Bytes),
     /// The flow ends here.
     End(Verdict),
+}
+
+/// What happens while a piece is offered.
+pub(crate) enum Offered {
+    /// A hook waits, and this shall tell the client that it does.
+    Alive(Bytes),
+    /// It was decided about.
+    Verdict(PieceVerdict),
+}
+
+/// A piece that is being offered. As a future it tells the client nothing while a hook waits.
+pub(crate) struct Offering<'a> {
+    // Boxed for the same reason as the heads' hooks.
+    verdict: Pin<Box<dyn Future<Output = PieceVerdict> + Send + 'a>>,
+    alive: Option<SignOfLife>,
+}
+
+impl Offering<'_> {
+    /// What happens next. Not to be asked again after a verdict.
+    pub async fn next(&mut self) -> Offered {
+        poll_fn(|cx| {
+            if let Poll::Ready(verdict) = self.verdict.as_mut().poll(cx) {
+                return Poll::Ready(Offered::Verdict(verdict));
+            }
+            match self.alive.as_ref().and_then(SignOfLife::take) {
+                Some(bytes) => Poll::Ready(Offered::Alive(bytes)),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+impl Future for Offering<'_> {
+    type Output = PieceVerdict;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<PieceVerdict> {
+        self.verdict.as_mut().poll(cx)
+    }
+}
+
+/// Where a hold leaves what the client is to get while it waits.
+#[derive(Clone, Default)]
+struct SignOfLife(Arc<Mutex<Option<Bytes>>>);
+
+impl SignOfLife {
+    fn put(&self, bytes: Bytes) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+    }
+
+    fn take(&self) -> Option<Bytes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// What comes of offering a message.
@@ -312,8 +371,12 @@ impl Run {
             watched: self.watches(direction),
             decoding: None,
             messages: None,
+            alive: None,
             counters,
         };
+        if direction == Direction::Response && self.edits(direction) {
+            body.alive = Some(SignOfLife::default());
+        }
         if self.wants(Interest::MESSAGES) {
             let found = Messages::of(&lock(flow), direction, limits.message_bytes);
             body.messages = found.map(Box::new);
@@ -396,6 +459,8 @@ pub(crate) struct BodyRun<'a, 'f> {
     pub watched: bool,
     decoding: Option<Box<Decoding>>,
     messages: Option<Box<Messages>>,
+    /// Of a response that somebody may edit.
+    alive: Option<SignOfLife>,
     counters: &'a Counters,
 }
 
@@ -431,9 +496,11 @@ impl<'f> BodyRun<'_, 'f> {
     }
 
     /// Offers a piece to those who want it. `last` comes once, with no data.
-    pub async fn data(&mut self, data: &[u8], last: bool) -> PieceVerdict {
-        // Boxed for the same reason as the heads' hooks.
-        Box::pin(self.offer(data, last)).await
+    pub fn data<'p>(&'p mut self, data: &'p [u8], last: bool) -> Offering<'p> {
+        Offering {
+            alive: self.alive.clone(),
+            verdict: Box::pin(self.offer(data, last)),
+        }
     }
 
     async fn offer(&mut self, data: &[u8], last: bool) -> PieceVerdict {
@@ -473,7 +540,11 @@ impl<'f> BodyRun<'_, 'f> {
             let mut passed: &[u8] = &[];
             for part in parts.into_iter().flatten() {
                 let step = guard(&**hook, counters, || hook.data(&mut lock(self.flow), part));
-                match follow(&**hook, step, self.flow, counters).await {
+                // One behind it that edits, too, may have kept the beginning of something.
+                let mut behind = self.run.interests.iter().skip(at + 1);
+                let is_last = may_edit && !behind.any(|wants| wants.contains(edit));
+                let alive = self.alive.as_ref().filter(|_| is_last);
+                match follow_alive(&**hook, step, self.flow, alive, counters).await {
                     Some(Step::Continue) => match &mut replaced {
                         None => passed = part.data,
                         Some(before) if !part.data.is_empty() => {
@@ -643,13 +714,24 @@ fn fits(kind: &MessageKind<'_>, bytes: &[u8]) -> bool {
 /// Follows a step to one that ends the hook: waits, and applies edits.
 async fn follow(
     hook: &dyn Interceptor,
+    step: Option<Step>,
+    flow: &SharedFlow<'_>,
+    counters: &Counters,
+) -> Option<Step> {
+    follow_alive(hook, step, flow, None, counters).await
+}
+
+/// The same, with signs of life for a client that waits.
+async fn follow_alive(
+    hook: &dyn Interceptor,
     mut step: Option<Step>,
     flow: &SharedFlow<'_>,
+    alive: Option<&SignOfLife>,
     counters: &Counters,
 ) -> Option<Step> {
     for _ in 0..MAX_STEPS {
         step = match step {
-            Some(Step::Hold(hold)) => wait(hold, counters).await,
+            Some(Step::Hold(hold)) => wait(hold, alive, counters).await,
             Some(Step::Edit(edit)) => guard(hook, counters, || (edit.0)(&mut lock(flow))),
             _ => break,
         };
@@ -658,9 +740,25 @@ async fn follow(
 }
 
 /// Waits for a hold. `None`: its future panicked.
-async fn wait(hold: tollgate_flow::Hold, counters: &Counters) -> Option<Step> {
+async fn wait(
+    hold: tollgate_flow::Hold,
+    alive: Option<&SignOfLife>,
+    counters: &Counters,
+) -> Option<Step> {
     let mut future = hold.future;
-    let guarded = std::future::poll_fn(|cx| {
+    let mut signs = alive.zip(hold.keep_alive).map(|(alive, keep)| {
+        let mut ticks = tokio::time::interval(keep.every.max(SHORTEST_SIGN));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick is now.
+        ticks.reset();
+        (alive, keep.bytes, ticks)
+    });
+    let guarded = poll_fn(|cx| {
+        if let Some((alive, bytes, ticks)) = &mut signs {
+            while ticks.poll_tick(cx).is_ready() {
+                alive.put(bytes.clone());
+            }
+        }
         catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))).map_or_else(
             |_| {
                 count(&counters.hook_panics);
@@ -693,5 +791,88 @@ fn settle(hook: &dyn Interceptor, step: Option<Step>) -> Verdict {
                 format!("the interceptor `{}` failed", hook.name()),
             )),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use tokio::time::Instant;
+    use tollgate_flow::{ConnectionId, KeepAlive};
+
+    use super::*;
+
+    /// Takes 35 seconds for a piece, and says each ten that it does.
+    struct Waits;
+
+    impl Interceptor for Waits {
+        fn interest(&self, _: &Flow) -> Interest {
+            Interest::EDIT_RESPONSE_DATA | Interest::EDIT_REQUEST_DATA
+        }
+
+        fn data(&self, _: &mut Flow, _: Piece<'_>) -> Step {
+            let decided = async {
+                tokio::time::sleep(Duration::from_secs(35)).await;
+                Step::Replace("decided".into())
+            };
+            Step::hold(decided, Duration::from_secs(60), Step::Drop).keeping_alive(Some(
+                KeepAlive {
+                    every: Duration::from_secs(10),
+                    bytes: "alive".into(),
+                },
+            ))
+        }
+    }
+
+    struct Edits;
+
+    impl Interceptor for Edits {
+        fn interest(&self, _: &Flow) -> Interest {
+            Interest::EDIT_RESPONSE_DATA
+        }
+    }
+
+    /// When signs of life were given, in seconds, and what came after how many.
+    async fn offered(hooks: Vec<Arc<dyn Interceptor>>, direction: Direction) -> (Vec<u64>, u64) {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let connection = ConnectionInfo::new(ConnectionId(1), any, any, None);
+        let mut flow = Flow::new(Arc::new(connection));
+        let counters = Counters::default();
+        let run = Run::begin(&Hooks::new(hooks), &flow, &counters);
+        let flow = Mutex::new(&mut flow);
+        let mut body = run.body(&flow, direction, &Limits::default(), &counters);
+        let start = Instant::now();
+        let mut signs = Vec::new();
+        let mut offering = body.data(b"piece", false);
+        loop {
+            match offering.next().await {
+                Offered::Alive(bytes) => {
+                    assert_eq!(bytes, "alive");
+                    signs.push(start.elapsed().as_secs());
+                }
+                Offered::Verdict(PieceVerdict::Replace(bytes)) => {
+                    assert_eq!(bytes, "decided");
+                    return (signs, start.elapsed().as_secs());
+                }
+                Offered::Verdict(verdict) => panic!("{verdict:?}"),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_waits_gets_signs_of_life_until_it_is_decided() {
+        let told = offered(vec![Arc::new(Waits)], Direction::Response).await;
+        assert_eq!(told, (vec![10, 20, 30], 35));
+        let told = offered(vec![Arc::new(Edits), Arc::new(Waits)], Direction::Response).await;
+        assert_eq!(told, (vec![10, 20, 30], 35));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_last_that_edits_an_answer_may_tell_its_client_something() {
+        let told = offered(vec![Arc::new(Waits), Arc::new(Edits)], Direction::Response).await;
+        assert_eq!(told, (Vec::new(), 35));
+        let told = offered(vec![Arc::new(Waits)], Direction::Request).await;
+        assert_eq!(told, (Vec::new(), 35));
     }
 }

@@ -57,7 +57,7 @@ pub use flow::{Flow, FlowId, FlowKind, HttpVersion, Request, Response, Scheme, T
 pub use interceptor::{ConnectDecision, Direction, Interceptor, Interest, OnFailure, Piece};
 pub use message::{Message, MessageKind, UNREAD_MESSAGES};
 pub use outcome::{ErrorClass, FlowError, Outcome, OutcomeKind, Side};
-pub use step::{Edit, EditStep, Hold, PieceMark, Reply, Step};
+pub use step::{Edit, EditStep, Hold, KeepAlive, PieceMark, Reply, Step};
 pub use suggest::{closest, with_suggestion};
 pub use tls::{CertificateProblem, ClientTls, TlsDecision, TlsFailure, TlsFailureKind, TlsVersion};
 pub use tollgate_wire::headers::{HeaderList, InvalidHeader};

@@ -77,7 +77,24 @@ impl Step {
             future: Box::pin(future),
             deadline,
             at_deadline: Box::new(at_deadline),
+            keep_alive: None,
         })
+    }
+
+    /// What a client gets while it waits, if this is a [`Hold`]. Else nothing happens.
+    ///
+    /// ```
+    /// # use tollgate_flow::{Bytes, KeepAlive, Step};
+    /// # use std::time::Duration;
+    /// let comment = KeepAlive { every: Duration::from_secs(10), bytes: Bytes::from_static(b": hold\n\n") };
+    /// let step = Step::hold(async { Step::Continue }, Duration::from_secs(120), Step::Drop);
+    /// let step = step.keeping_alive(Some(comment));
+    /// ```
+    pub fn keeping_alive(mut self, keep_alive: Option<KeepAlive>) -> Self {
+        if let Self::Hold(hold) = &mut self {
+            hold.keep_alive = keep_alive;
+        }
+        self
     }
 }
 
@@ -98,6 +115,18 @@ pub struct Hold {
     pub deadline: Duration,
     /// The answer when the deadline passes.
     pub at_deadline: Box<Step>,
+    /// In `data` of a response, with `Interest::EDIT_RESPONSE_DATA`: what the client gets while it waits. Nothing, if an
+    /// interceptor behind this one edits the body, too: only the last one knows what the client has.
+    pub keep_alive: Option<KeepAlive>,
+}
+
+/// Signs of life for a client that waits: bytes that its program passes over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// How long nothing is sent. Not zero.
+    pub every: Duration,
+    /// What is sent then.
+    pub bytes: Bytes,
 }
 
 impl fmt::Debug for Hold {
@@ -105,6 +134,7 @@ impl fmt::Debug for Hold {
         f.debug_struct("Hold")
             .field("deadline", &self.deadline)
             .field("at_deadline", &self.at_deadline)
+            .field("keep_alive", &self.keep_alive)
             .finish_non_exhaustive()
     }
 }

@@ -31,11 +31,12 @@ mod said;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tollgate_flow::hold::{Answer, AskPerson, Nobody};
 use tollgate_flow::{
-    Bytes, Direction, Flow, FlowId, FlowKind, HeaderList, Interceptor, Interest, Message,
-    MessageKind, OnFailure, Outcome, Piece, Reply, Request, Step,
+    Bytes, Direction, Flow, FlowId, FlowKind, HeaderList, Interceptor, Interest, KeepAlive,
+    Message, MessageKind, OnFailure, Outcome, Piece, Reply, Request, Step,
 };
 use tollgate_wire::coding::{Decoder, OutputLimit};
 
@@ -250,6 +251,10 @@ const MAX_FLOWS: usize = 65_536;
 /// The length up to which a request to a language model is read whole: what an engine collects by
 /// default.
 pub const MODEL_COLLECT: u64 = 32 << 20;
+
+/// How long a client that waits for a person hears nothing: less than what programs, and what stands between them and the
+/// proxy, take for a broken connection.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The field in which a response tells its client of what passed with a warning. An origin's own is taken out.
 pub const WARNING_HEADER: &str = "Tollgate-Warning";
@@ -767,7 +772,13 @@ impl Screen {
             }
             match settled {
                 Settled::Done => {}
-                Settled::Asks(asks) => return self.ask_about_call(flow, *asks),
+                Settled::Asks(asks) => {
+                    let alive = answers.keep_alive().map(|bytes| KeepAlive {
+                        every: KEEP_ALIVE,
+                        bytes: bytes.into(),
+                    });
+                    return self.ask_about_call(flow, *asks).keeping_alive(alive);
+                }
                 // Nothing of an answer that comes whole has been let go.
                 Settled::Refused(reason) if *last && answers.framing() == Some(Framing::Json) => {
                     let text = format!("[Tollgate refused this answer: {reason}.]");

@@ -17,6 +17,6 @@ pub mod shell;
 pub mod usage;
 
 pub use interceptor::{
-    Enforcement, HistoryStats, MODEL_COLLECT, OnVerdict, Place, PolicyInForce, Screen,
+    Enforcement, HistoryStats, KEEP_ALIVE, MODEL_COLLECT, OnVerdict, Place, PolicyInForce, Screen,
     ScreenConfig, Verdict, WARNING_HEADER,
 };

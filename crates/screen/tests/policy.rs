@@ -707,6 +707,84 @@ fn a_body_of_unknown_length_is_read_whole_where_something_may_be_taken_out_of_it
     assert!(body(&upload).starts_with("the key is [tollgate:aws-access-key-id:"));
 }
 
+/// What official libraries pass over, by the recordings of the gate's own tests.
+#[test]
+fn a_client_that_waits_for_a_person_is_told_that_it_waits() {
+    let anthropic = [
+        json!({"type": "message_start", "message": {"id": "m", "type": "message", "content": []}}),
+        json!({"type": "content_block_start", "index": 0,
+            "content_block": {"type": "tool_use", "id": "t", "name": "x", "input": {}}}),
+        json!({"type": "content_block_stop", "index": 0}),
+    ];
+    let sse = |events: &[Value]| -> Vec<u8> {
+        let each = events.iter().map(|event| format!("data: {event}\n\n"));
+        each.collect::<String>().into_bytes()
+    };
+    let gemini = json!({"candidates": [{"index": 0, "content": {"role": "model",
+        "parts": [{"functionCall": {"name": "x", "args": {}}}]}}]});
+    let ollama = json!({"model": "m", "done": false, "message": {"role": "assistant",
+        "content": "", "tool_calls": [{"function": {"name": "x", "arguments": {}}}]}});
+    let ping = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
+    for (path, content_type, stream, alive) in [
+        (
+            "/v1/messages",
+            "text/event-stream",
+            sse(&anthropic),
+            Some(ping),
+        ),
+        (
+            CHAT,
+            "text/event-stream",
+            chat_call("x", &json!({})),
+            Some(": hold\n\n"),
+        ),
+        (
+            "/v1beta/models/g:streamGenerateContent",
+            "text/event-stream",
+            sse(&[gemini]),
+            None,
+        ),
+        (
+            "/api/chat",
+            "application/x-ndjson",
+            format!("{ollama}\n").into_bytes(),
+            None,
+        ),
+    ] {
+        let policy = "[[rule]]\ntool = \"*\"\naction = \"hold\"\n";
+        let run = run_with(policy, Enforcement::Enforce, true);
+        let request = chat_request("ok");
+        let mut chat = flow(path, "application/json", &request);
+        assert!(matches!(run.request(&mut chat, &request), Step::Continue));
+        let mut response = Response::default();
+        response.head = ResponseHead::build(200, b"OK").unwrap();
+        let headers = response.headers_mut();
+        headers
+            .append(b"Content-Type", content_type.as_bytes())
+            .unwrap();
+        chat.response = Some(Box::new(response));
+        assert!(matches!(run.screen.response(&mut chat), Step::Continue));
+        let piece = Piece {
+            direction: Direction::Response,
+            data: &stream,
+            last: false,
+        };
+        let Step::Hold(hold) = run.screen.data(&mut chat, piece) else {
+            panic!("{path} is not held");
+        };
+        let told = hold
+            .keep_alive
+            .as_ref()
+            .map(|told| (told.every, &told.bytes[..]));
+        let expected = alive.map(|bytes| (tollgate_screen::KEEP_ALIVE, bytes.as_bytes()));
+        assert_eq!(told, expected, "{path}");
+        assert!(
+            matches!(followed(&mut chat, Step::Hold(hold)), Step::Replace(_)),
+            "{path}"
+        );
+    }
+}
+
 #[test]
 fn a_call_that_would_send_what_was_redacted_is_refused() {
     let run = run(REDACT);

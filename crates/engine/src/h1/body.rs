@@ -7,7 +7,7 @@ use tollgate_flow::{ErrorClass, FlowError, Side};
 use tollgate_wire::http1::{self, Anomaly};
 
 use crate::body::Body;
-use crate::hooks::{BodyRun, PieceVerdict, Verdict};
+use crate::hooks::{BodyRun, Offered, PieceVerdict, Verdict};
 use crate::io::{Conn, ReadHalf, WriteHalf};
 
 /// The request's body on the client's connection.
@@ -148,7 +148,21 @@ pub(super) async fn pump(
                 out.clear();
                 for (at, len) in &pieces {
                     let piece = data.get(*at..at + len).unwrap_or_default();
-                    match hooks.data(piece, false).await {
+                    let mut offering = hooks.data(piece, false);
+                    let verdict = loop {
+                        match offering.next().await {
+                            Offered::Verdict(verdict) => break verdict,
+                            // Who leaves the framing as it is can add nothing.
+                            Offered::Alive(_) if !edits => {}
+                            Offered::Alive(bytes) => {
+                                // With what goes before it.
+                                http1::encode_chunk(&mut out, &bytes);
+                                wr.write_all(&out).await.map_err(|_| PumpError::Write)?;
+                                out.clear();
+                            }
+                        }
+                    };
+                    match verdict {
                         PieceVerdict::Pass => http1::encode_chunk(&mut out, piece),
                         PieceVerdict::Replace(bytes) => http1::encode_chunk(&mut out, &bytes),
                         PieceVerdict::End(verdict) => return Err(PumpError::Verdict(verdict)),
@@ -216,13 +230,23 @@ impl Reframed<'_> {
     ) -> Result<(), PumpError> {
         let mut replaced = None;
         if hooks.watched && !piece.is_empty() {
-            match hooks.data(piece, false).await {
+            let mut offering = hooks.data(piece, false);
+            let verdict = loop {
+                match offering.next().await {
+                    Offered::Verdict(verdict) => break verdict,
+                    Offered::Alive(bytes) => self.write(&bytes).await?,
+                }
+            };
+            match verdict {
                 PieceVerdict::Pass => {}
                 PieceVerdict::Replace(bytes) => replaced = Some(bytes),
                 PieceVerdict::End(verdict) => return Err(PumpError::Verdict(verdict)),
             }
         }
-        let piece = replaced.as_deref().unwrap_or(piece);
+        self.write(replaced.as_deref().unwrap_or(piece)).await
+    }
+
+    async fn write(&mut self, piece: &[u8]) -> Result<(), PumpError> {
         if self.until_close {
             return self.wr.write_all(piece).await.map_err(|_| PumpError::Write);
         }

@@ -15,7 +15,7 @@ use tollgate_wire::http1;
 
 use crate::body::Body;
 use crate::h1;
-use crate::hooks::{BodyRun, PieceVerdict, Verdict};
+use crate::hooks::{BodyRun, Offered, PieceVerdict, Verdict};
 use crate::io::{ReadHalf, WriteHalf};
 
 use super::convert::{from_map, to_map};
@@ -322,7 +322,17 @@ pub(crate) async fn relay(
         size.fetch_add(len as u64, Ordering::Relaxed);
         let mut out = data;
         if hooks.watched && len > 0 {
-            match hooks.data(&out, false).await {
+            let piece = out.clone();
+            let mut offering = hooks.data(&piece, false);
+            let verdict = loop {
+                match offering.next().await {
+                    Offered::Verdict(verdict) => break verdict,
+                    Offered::Alive(bytes) => {
+                        sink.send(bytes, false).await.map_err(RelayError::Write)?;
+                    }
+                }
+            };
+            match verdict {
                 PieceVerdict::Pass => {}
                 PieceVerdict::Replace(bytes) => out = bytes,
                 PieceVerdict::End(verdict) => return Err(RelayError::Verdict(verdict)),

@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
 use tollgate_flow::{
-    Direction, ErrorClass, Flow, Interceptor, Interest, OutcomeKind, Piece, Reply, Scheme, Side,
-    Step, Target,
+    Direction, ErrorClass, Flow, Interceptor, Interest, KeepAlive, OutcomeKind, Piece, Reply,
+    Scheme, Side, Step, Target,
 };
 
 use crate::support::http2::{self, H2Origin, read_exact, response, run, send, until};
@@ -679,6 +680,40 @@ fn pieces_of_a_response_can_be_replaced_and_dropped() {
         up.send_data("x".into(), false).unwrap();
         let (rest, _) = http2::read(&mut body).await.unwrap();
         assert_eq!(utf8(&rest), "six(end)");
+    });
+}
+
+#[test]
+fn a_stream_that_waits_for_a_held_piece_gets_signs_of_life() {
+    let origin = H2Origin::echo_path();
+    let (release, released) = tokio::sync::watch::channel(false);
+    let hook = Hook::new(Interest::EDIT_RESPONSE_DATA).on_data(move |_, piece| {
+        if piece.last {
+            return Step::Continue;
+        }
+        let mut released = released.clone();
+        let wait = async move {
+            let _ = released.wait_for(|r| *r).await;
+            Step::Replace("decided".into())
+        };
+        Step::hold(wait, PATIENCE, Step::Drop).keeping_alive(Some(KeepAlive {
+            every: Duration::from_millis(20),
+            bytes: ": hold\n\n".into(),
+        }))
+    });
+    let proxy = start_with(config(), [hook.shared()]);
+    run(async {
+        let client = proxy.h2(&origin.authority()).await;
+        let (answer, _up) = client
+            .begin(client.request("GET", "/"), true)
+            .await
+            .unwrap();
+        let mut body = answer.await.unwrap().into_body();
+        let signs = read_exact(&mut body, 24).await.unwrap();
+        assert_eq!(utf8(&signs), ": hold\n\n".repeat(3));
+        release.send(true).unwrap();
+        let (rest, _) = http2::read(&mut body).await.unwrap();
+        assert_eq!(utf8(&rest).trim_start_matches(": hold\n\n"), "decided");
     });
 }
 

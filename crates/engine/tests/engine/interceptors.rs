@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tollgate_flow::{
-    Direction, ErrorClass, HeaderList, Interest, OutcomeKind, Reply, Side, Step, Target,
+    Direction, ErrorClass, HeaderList, Interest, KeepAlive, OutcomeKind, Reply, Side, Step, Target,
 };
 
 use crate::support::*;
@@ -539,7 +539,51 @@ fn a_held_first_piece_lets_the_head_go() {
 }
 
 #[test]
+fn a_client_that_waits_for_a_held_piece_gets_signs_of_life() {
+    const SIGN: &[u8] = b"8\r\n: hold\n\n\r\n";
+    for chunked in [true, false] {
+        let origin = Origin::http(Identity::Good, move |_| match chunked {
+            true => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
+                .to_vec(),
+            false => ok("body"),
+        });
+        let release = Arc::new(Notify::new());
+        let held = Arc::clone(&release);
+        let hook = Hook::new(Interest::EDIT_RESPONSE_DATA).on_data(move |_, piece| {
+            if piece.last {
+                return Step::Continue;
+            }
+            let held = Arc::clone(&held);
+            let wait = async move {
+                held.notified().await;
+                Step::Replace("decided".into())
+            };
+            Step::hold(wait, PATIENCE, Step::Drop).keeping_alive(Some(KeepAlive {
+                every: Duration::from_millis(20),
+                bytes: ": hold\n\n".into(),
+            }))
+        });
+        let proxy = start_with(config(), [hook.shared()]);
+        let mut client = proxy.tls(&origin);
+        client.send(get("/")).unwrap();
+        client.read_head().unwrap();
+        for _ in 0..3 {
+            assert_eq!(client.read_exact(SIGN.len()).unwrap(), SIGN);
+        }
+        release.notify_one();
+        let mut rest = Vec::new();
+        while !rest.ends_with(b"0\r\n\r\n") {
+            rest.extend(client.read_exact(1).unwrap());
+        }
+        let mut rest = rest.as_slice();
+        while let Some(behind) = rest.strip_prefix(SIGN) {
+            rest = behind;
+        }
+        assert_eq!(rest, b"7\r\ndecided\r\n0\r\n\r\n");
+    }
+}
 
+#[test]
 fn a_hold_ends_when_its_client_leaves() {
     let origin = Origin::echo_path(Identity::Good);
     let (asked, asks) = mpsc::channel();
