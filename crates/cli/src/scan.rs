@@ -33,8 +33,10 @@ pub struct ScanArgs {
     ///
     /// An object has `id` (given back), `kind` (outbound, inbound or command) and either `text` or `body_b64`, with
     /// `content_encoding` if those bytes are compressed (gzip, br, zstd, deflate). The answer has `id` and `findings`, and
-    /// `error` if the line could not be scanned. Answers come in order, each as soon as its line was read. The
-    /// exit code is 0 if every line was answered, whatever was found.
+    /// `error` if the line could not be scanned. `truncated` is true if it doesn't say all: only a part was read (damaged or
+    /// too much when decoded, a script over 64 KiB), or there are over 10 000 findings, and `more_findings` is how many were
+    /// left out. Answers come in order, each as soon as its line was read. The exit code is 0 if every line was answered,
+    /// whatever was found.
     #[arg(long, conflicts_with_all = ["files", "json", "sarif", "kind"], verbatim_doc_comment)]
     jsonl: bool,
     /// Read recorded flows from a flow file or HAR, `-` for standard input, and look where the proxy does with --screen: at

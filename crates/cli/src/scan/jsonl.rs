@@ -3,8 +3,9 @@
 use std::io::{self, BufRead, Write};
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 use tollgate_screen::scan::{Finding, Kind, Scanner};
+use tollgate_screen::shell::MAX_SCRIPT;
 use tollgate_wire::coding::{Decoder, OutputLimit};
 
 /// A longer line is answered with an error, and skipped.
@@ -13,7 +14,9 @@ const MAX_LINE: usize = 64 << 20;
 const MAX_DECODED: u64 = 64 << 20;
 /// How much of a body is decoded at a time.
 const CHUNK: usize = 16 << 10;
-/// More findings than this in one text are not told one by one.
+/// How much of a text is scanned before its findings are counted.
+const PIECE: usize = 1 << 20;
+/// More findings than this in one text are counted, not told one by one: the most severe ones are told.
 const MAX_FINDINGS: usize = 10_000;
 
 #[derive(Deserialize)]
@@ -24,6 +27,57 @@ struct Line {
     text: Option<String>,
     body_b64: Option<String>,
     content_encoding: Option<String>,
+}
+
+/// What was found in a text, and what of it is missing.
+#[derive(Default)]
+struct Found {
+    findings: Vec<Finding>,
+    /// Findings that are counted only.
+    more: u64,
+    /// Not all of the text was read.
+    cut: bool,
+    /// Why not, or why none of it.
+    error: Option<String>,
+}
+
+impl Found {
+    /// None of the text was read.
+    fn nothing(error: String) -> Self {
+        Self {
+            error: Some(error),
+            ..Self::default()
+        }
+    }
+
+    /// Keeps as many findings as are told.
+    fn bound(&mut self) {
+        let more = self.findings.len().saturating_sub(MAX_FINDINGS);
+        if more > 0 {
+            self.findings
+                .sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+            self.findings.truncate(MAX_FINDINGS);
+            self.more += more as u64;
+        }
+    }
+
+    fn into_answer(mut self, id: Value) -> Value {
+        self.findings.sort();
+        let findings: Vec<Value> = self.findings.iter().map(Finding::to_json).collect();
+        let mut answer = Map::new();
+        answer.insert("id".to_owned(), id);
+        answer.insert("findings".to_owned(), findings.into());
+        if self.cut || self.more > 0 {
+            answer.insert("truncated".to_owned(), true.into());
+        }
+        if self.more > 0 {
+            answer.insert("more_findings".to_owned(), self.more.into());
+        }
+        if let Some(error) = self.error {
+            answer.insert("error".to_owned(), error.into());
+        }
+        Value::Object(answer)
+    }
 }
 
 /// Answers every line.
@@ -41,21 +95,14 @@ pub(super) fn answer(
         if whole && line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let (id, outcome) = if whole {
-            one(scanner, &line)
-        } else {
-            (
-                Value::Null,
-                Err(format!("the line is longer than {MAX_LINE} bytes")),
-            )
-        };
-        let answer = match outcome {
-            Ok(findings) => {
-                let findings: Vec<Value> = findings.iter().map(Finding::to_json).collect();
-                json!({ "id": id, "findings": findings })
+        let (id, found) = match whole {
+            true => one(scanner, &line),
+            false => {
+                let error = format!("the line is longer than {MAX_LINE} bytes");
+                (Value::Null, Found::nothing(error))
             }
-            Err(error) => json!({ "id": id, "findings": [], "error": error }),
         };
+        let answer = found.into_answer(id);
         serde_json::to_writer(&mut *out, &answer).map_err(io::Error::from)?;
         out.write_all(b"\n")?;
         out.flush()?;
@@ -94,18 +141,17 @@ fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<
     }
 }
 
-fn one(scanner: &Scanner, line: &[u8]) -> (Value, Result<Vec<Finding>, String>) {
-    let line: Line = match serde_json::from_slice(line) {
-        Ok(line) => line,
-        Err(error) => {
-            return (
-                rescued_id(line),
-                Err(format!("not an object of this kind: {error}")),
-            );
+fn one(scanner: &Scanner, line: &[u8]) -> (Value, Found) {
+    match serde_json::from_slice::<Line>(line) {
+        Ok(line) => {
+            let found = scan(scanner, &line).unwrap_or_else(Found::nothing);
+            (line.id, found)
         }
-    };
-    let outcome = scan(scanner, &line);
-    (line.id, outcome)
+        Err(error) => {
+            let error = format!("not an object of this kind: {error}");
+            (rescued_id(line), Found::nothing(error))
+        }
+    }
 }
 
 /// The id of a line whose other fields can't be read.
@@ -118,16 +164,25 @@ fn rescued_id(line: &[u8]) -> Value {
     serde_json::from_slice::<Id>(line).map_or(Value::Null, |found| found.id)
 }
 
-fn scan(scanner: &Scanner, line: &Line) -> Result<Vec<Finding>, String> {
+/// Scans what a line has. `Err`: none of it could be read.
+fn scan(scanner: &Scanner, line: &Line) -> Result<Found, String> {
     let kind = match line.kind.as_deref() {
         None => Kind::Outbound,
         Some(name) => Kind::parse(name)
             .ok_or_else(|| format!("the kind {name:?} is none of outbound, inbound, command"))?,
     };
     let mut state = scanner.start(kind);
-    let mut findings = Vec::new();
+    let mut found = Found::default();
+    let mut length = 0;
+    let mut feed = |found: &mut Found, text: &[u8]| {
+        length += text.len();
+        for piece in text.chunks(PIECE) {
+            scanner.feed(&mut state, piece, &mut found.findings);
+            found.bound();
+        }
+    };
     match (&line.text, &line.body_b64) {
-        (Some(text), None) => scanner.feed(&mut state, text.as_bytes(), &mut findings),
+        (Some(text), None) => feed(&mut found, text.as_bytes()),
         (None, Some(body)) => {
             let body = base64(body.as_bytes()).ok_or("body_b64 is not base64")?;
             let encoding = line.content_encoding.as_deref().unwrap_or_default();
@@ -138,32 +193,39 @@ fn scan(scanner: &Scanner, line: &Line) -> Result<Vec<Finding>, String> {
             let decoder = Decoder::new(std::iter::once(encoding.as_bytes()), limit)
                 .map_err(|error| error.to_string())?;
             match decoder {
-                None => scanner.feed(&mut state, &body, &mut findings),
+                None => feed(&mut found, &body),
                 Some(mut decoder) => {
+                    // What could be decoded before an error is scanned all the same.
                     let mut plain = Vec::new();
+                    let mut outcome = Ok(());
                     for chunk in body.chunks(CHUNK) {
                         plain.clear();
-                        decoder
-                            .feed(chunk, &mut plain)
-                            .map_err(|error| error.to_string())?;
-                        scanner.feed(&mut state, &plain, &mut findings);
-                        findings.truncate(MAX_FINDINGS);
+                        outcome = decoder.feed(chunk, &mut plain);
+                        feed(&mut found, &plain);
+                        if outcome.is_err() {
+                            break;
+                        }
                     }
-                    plain.clear();
-                    decoder
-                        .finish(&mut plain)
-                        .map_err(|error| error.to_string())?;
-                    scanner.feed(&mut state, &plain, &mut findings);
+                    if outcome.is_ok() {
+                        plain.clear();
+                        outcome = decoder.finish(&mut plain);
+                        feed(&mut found, &plain);
+                    }
+                    if let Err(error) = outcome {
+                        found.cut = true;
+                        found.error = Some(error.to_string());
+                    }
                 }
             }
         }
         (Some(_), Some(_)) => return Err("both text and body_b64".to_owned()),
         (None, None) => return Err("neither text nor body_b64".to_owned()),
     }
-    scanner.finish(&mut state, &mut findings);
-    findings.truncate(MAX_FINDINGS);
-    findings.sort();
-    Ok(findings)
+    scanner.finish(&mut state, &mut found.findings);
+    found.bound();
+    // Of a script, the shell parser reads no more.
+    found.cut |= kind == Kind::Command && length > MAX_SCRIPT;
+    Ok(found)
 }
 
 /// Base64 (RFC 4648), standard alphabet, padded or not, line breaks ignored.
@@ -201,6 +263,8 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn answers(input: &[u8]) -> Vec<Value> {
@@ -247,6 +311,80 @@ mod tests {
     }
 
     #[test]
+    fn findings_that_are_not_told_are_counted() {
+        let many = format!("{}\n", token()).repeat(MAX_FINDINGS + 5);
+        let input = [
+            json!({ "id": 1, "text": many }).to_string(),
+            json!({ "id": 2, "text": token() }).to_string(),
+        ]
+        .join("\n");
+        let answers = answers(input.as_bytes());
+        let told = answers[0]["findings"].as_array().unwrap();
+        assert_eq!(told.len(), MAX_FINDINGS);
+        assert_eq!(answers[0]["truncated"], true);
+        assert_eq!(answers[0]["more_findings"], 5);
+        for answer in &answers[1..] {
+            assert!(answer.get("truncated").is_none(), "{answer}");
+            assert!(answer.get("more_findings").is_none(), "{answer}");
+        }
+    }
+
+    #[test]
+    fn the_most_severe_findings_are_told() {
+        let finding = |severity| {
+            let mut one = Scanner::builtin().scan(Kind::Outbound, token().as_bytes());
+            let mut one = one.remove(0);
+            one.severity = severity;
+            one
+        };
+        use tollgate_screen::scan::Severity;
+        let mut found = Found {
+            findings: vec![finding(Severity::Low); MAX_FINDINGS],
+            ..Found::default()
+        };
+        found.findings.push(finding(Severity::Critical));
+        found.bound();
+        assert_eq!(found.findings.len(), MAX_FINDINGS);
+        assert!(
+            found
+                .findings
+                .iter()
+                .any(|f| f.severity == Severity::Critical)
+        );
+    }
+
+    #[test]
+    fn a_script_that_is_read_in_part_says_so() {
+        let long = "x".repeat(MAX_SCRIPT);
+        let lines = [
+            json!({ "id": 1, "kind": "command", "text": format!("true {long}") }),
+            json!({ "id": 2, "kind": "command", "text": "true" }),
+            json!({ "id": 3, "kind": "outbound", "text": long }),
+        ];
+        let input = lines.map(|line| line.to_string()).join("\n");
+        let answers = answers(input.as_bytes());
+        assert_eq!(answers[0]["truncated"], true);
+        assert!(answers[1].get("truncated").is_none() && answers[2].get("truncated").is_none());
+    }
+
+    #[test]
+    fn what_stood_before_damage_is_found() {
+        use tollgate_wire::coding::{Coding, Encoder};
+        let mut packed = Vec::new();
+        let mut encoder = Encoder::new(Coding::Gzip).unwrap();
+        encoder
+            .feed(format!("{} and more", token()).as_bytes(), &mut packed)
+            .unwrap();
+        encoder.finish(&mut packed).unwrap();
+        packed.truncate(packed.len() - 4);
+        let line = json!({ "id": 1, "body_b64": encode(&packed), "content_encoding": "gzip" });
+        let answers = answers(line.to_string().as_bytes());
+        assert_eq!(answers[0]["findings"][0]["rule"], "aws-access-key-id");
+        assert_eq!(answers[0]["truncated"], true);
+        assert!(answers[0]["error"].is_string());
+    }
+
+    #[test]
     fn a_bomb_is_an_answer() {
         use tollgate_wire::coding::{Coding, Encoder};
         let mut packed = Vec::new();
@@ -262,6 +400,7 @@ mod tests {
         );
         let answers = answers(input.as_bytes());
         assert_eq!(answers[0]["error"], "decoded body exceeds its limit");
+        assert_eq!(answers[0]["truncated"], true);
         assert_eq!(answers[1]["id"], 2);
     }
 
