@@ -155,3 +155,52 @@ fn a_watcher_lets_everything_pass_and_says_so() {
     assert!(verdicts.len() >= 4, "{}", ran.stderr);
     assert!(verdicts.iter().all(|verdict| verdict["refused"] == false));
 }
+
+#[test]
+fn a_policy_decides_between_a_client_and_a_server_of_the_official_sdk() {
+    require!("python-venv", "python-mcp");
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    let text = r#"
+[[rule]]
+name = "no looking around"
+tool = "shell"
+command = "pwd"
+action = "block"
+
+[[rule]]
+name = "the password stays here"
+finding = "known-secret"
+action = "redact"
+
+[[rule]]
+tool = "fetch"
+category = "secret"
+action = "allow"
+
+[[rule]]
+name = "notes may change"
+tool = "note"
+finding = "tool-drift"
+action = "warn"
+"#;
+    std::fs::write(&policy, text).unwrap();
+    let ran = converse(
+        &["--screen-policy", &policy.display().to_string()],
+        "Keeps a note.",
+    );
+    // What is built in still stands behind the last rule.
+    assert_eq!(ran.refused("shell"), [false, true, true], "{}", ran.stderr);
+    assert_eq!(ran.refused("fetch"), [false, false]);
+    assert_eq!(ran.refused("note"), [false; 3]);
+    assert_eq!(ran.tools()[1], ["change", "fetch", "note", "shell"]);
+    assert!(!ran.received.contains(SECRET), "{}", ran.received);
+    assert!(
+        ran.received
+            .contains("note the password is [tollgate:known-secret:"),
+        "{}",
+        ran.received
+    );
+    assert!(!ran.received.contains("pwd"), "{}", ran.received);
+    assert!(ran.stderr.contains("notes may change"), "{}", ran.stderr);
+}

@@ -146,7 +146,12 @@ pub struct McpArgs {
         env = "TOLLGATE_SCREEN"
     )]
     pub screen: ScreenArg,
-    /// What happens to a tool that is not what it was: refuse takes it out of the list, and refuses calls of it; warn
+    /// Decide by the rules in this file what follows from findings, calls of tools, methods and tools that change: allow,
+    /// warn, redact, block. It is read once, at the start. Nobody can be asked here: a rule with hold is an error, unless its
+    /// conditions can never hold here.
+    #[arg(long, value_name = "FILE", env = "TOLLGATE_SCREEN_POLICY")]
+    pub screen_policy: Option<PathBuf>,
+    /// What happens, where no rule decides, to a tool that is not what it was: refuse takes it out of the list, and refuses calls of it; warn
     /// reports it.
     #[arg(long, value_name = "WHAT", value_enum, default_value = "refuse")]
     pub drift: DriftArg,

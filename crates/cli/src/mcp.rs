@@ -22,6 +22,7 @@ use crate::output::{Printer, Stream, Style, Text, Verbosity, install_log};
 use crate::proxy::report;
 use crate::run::{complain, exit_code, start_failure};
 use crate::scan;
+use crate::settings::ScreenPolicy;
 use crate::trail::{self, Trail};
 
 /// One read.
@@ -102,7 +103,19 @@ fn session(args: &McpArgs, printer: &Printer, audit: Option<Trail>) -> anyhow::R
     };
     // Unique enough within a millisecond: no two sessions are of one process.
     let flow = FlowId::new(SystemTime::now(), u128::from(std::process::id()));
-    Ok(Session::new(scanner, config, &target, flow).on_verdict(Arc::new(on_verdict)))
+    let policy = match &args.screen_policy {
+        Some(file) => ScreenPolicy::open(file, &scanner)?.in_force.current(),
+        None => Arc::default(),
+    };
+    let never: Vec<String> = policy.needing_flows().collect();
+    if !never.is_empty() {
+        tracing::warn!(
+            "rules with `when`, `process` or `destination` never hold here: {}",
+            never.join(", ")
+        );
+    }
+    let session = Session::new(scanner, config, &target, flow).policy((*policy).clone())?;
+    Ok(session.on_verdict(Arc::new(on_verdict)))
 }
 
 fn read_pins(file: &Path) -> anyhow::Result<Option<Pins>> {

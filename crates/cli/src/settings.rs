@@ -286,7 +286,11 @@ pub struct ScreenPolicy {
 }
 
 impl ScreenPolicy {
-    fn open(file: &Path, scanner: &Scanner) -> anyhow::Result<Self> {
+    /// Reads a file. Blocks.
+    ///
+    /// # Errors
+    /// The first rule that can't be used.
+    pub fn open(file: &Path, scanner: &Scanner) -> anyhow::Result<Self> {
         let policy = Self {
             file: file.to_owned(),
             in_force: PolicyInForce::new(Policy::default()),

@@ -293,6 +293,128 @@ fn verdicts_are_lines_of_json_and_stand_in_the_audit_log() {
     assert_eq!(verified["lines"], 1);
 }
 
+fn write_policy(home: &Path, text: &str) -> String {
+    let file = home.join("policy.toml");
+    std::fs::write(&file, text).unwrap();
+    file.display().to_string()
+}
+
+#[test]
+fn a_policy_decides_what_passes() {
+    let home = tempfile::tempdir().unwrap();
+    let file = write_policy(
+        home.path(),
+        r#"
+[[rule]]
+name = "no pushes"
+tool = "bash"
+command = "git push*"
+action = "block"
+message = "ask the user"
+
+[[rule]]
+name = "keys stay"
+category = "secret"
+action = "redact"
+
+[[rule]]
+name = "elsewhere"
+destination = "*.example"
+action = "hold"
+"#,
+    );
+    let mut session = Session::in_home(home, &["--json", "--screen-policy", &file], ECHO);
+    session.send(&call(json!(1), "bash", json!({"command": "g\\it push"})));
+    let text = session.answer()["result"]["content"][0]["text"].clone();
+    assert!(
+        text.as_str()
+            .unwrap()
+            .ends_with("not allowed by no pushes; ask the user."),
+        "{text}"
+    );
+    let token = ["AKIA", "Y3T6DKCNFLR2QWZ4"].concat();
+    session.send(&call(json!(2), "note", json!({"text": token})));
+    let text = session.answer()["params"]["arguments"]["text"].clone();
+    assert!(
+        text.as_str()
+            .unwrap()
+            .starts_with("[tollgate:aws-access-key-id:"),
+        "{text}"
+    );
+    let (_, err, _, home) = session.end();
+    let received = std::fs::read_to_string(home.path().join("received")).unwrap();
+    assert!(
+        !received.contains(&token) && received.lines().count() == 1,
+        "{received}"
+    );
+    let verdicts: Vec<Value> = err
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(verdicts[0]["rule"], "no pushes");
+    assert_eq!(verdicts[1]["rule"], "keys stay");
+    assert_eq!(verdicts[1]["action"], "redact");
+    assert_eq!(verdicts.len(), 2);
+}
+
+#[test]
+fn the_policy_in_the_guide_can_be_used() {
+    let guide = include_str!("../../../docs/mcp.md");
+    let (_, rest) = guide.split_once("```toml\n").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let file = write_policy(home.path(), text);
+    let output = command(home.path(), &["--screen-policy", &file], "true")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && err.is_empty(), "{err}");
+}
+
+#[test]
+fn a_policy_that_cant_be_used_keeps_the_server_from_starting() {
+    for (text, why) in [
+        (
+            "[[rule]]\nname = \"pushes\"\ntool = \"bash\"\naction = \"hold\"\n",
+            "policy.toml:1: the rule \"pushes\" asks a person",
+        ),
+        (
+            "[[rule]]\nfinding = \"tool-drif\"\naction = \"warn\"\n",
+            "did you mean 'tool-drift'?",
+        ),
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        let file = write_policy(home.path(), text);
+        let output = command(home.path(), &["--screen-policy", &file], "touch \"$OUT\"")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(err.contains(why), "{err}");
+        assert!(!home.path().join("received").exists());
+    }
+}
+
+#[test]
+fn rules_that_never_hold_are_named() {
+    let home = tempfile::tempdir().unwrap();
+    let file = write_policy(
+        home.path(),
+        "[[rule]]\nname = \"by process\"\nprocess = \"x\"\naction = \"block\"\n",
+    );
+    let output = command(home.path(), &["--screen-policy", &file], "true")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && err.contains("never hold here: by process"),
+        "{err}"
+    );
+}
+
 #[test]
 fn tools_are_pinned_and_compared_with_the_pins() {
     let list = |description: &str| json!({"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"add","description":description,"inputSchema":{}}]}});

@@ -16,26 +16,33 @@
 //! | a notification | text that leaves or comes in | it is dropped |
 //! | a batch | each of its messages | from a client: all of it; from a server: that message |
 //!
+//! What follows from a finding, and what passes in any case, a [`Policy`] may say ([`Session::policy`]). What it takes out
+//! (`redact`) is taken out of parameters and results; the rest of a message stays as it was written.
+//!
 //! What can't be read (no JSON, no UTF-8, a name twice in an object, a request that is an answer as well, nested too deep,
 //! too long) is refused where failure is closed: two programs would read it differently, or only the other one would.
 
 mod lines;
 mod pins;
+mod ruling;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use tollgate_flow::{FlowId, OnFailure};
 
 use self::lines::{Item, Lines, Outline};
 pub use self::pins::{PinError, Pins};
 use self::pins::{Print, changed_members, print_of};
+use self::ruling::{About, Act, Ruling};
 use crate::interceptor::{Enforcement, OnVerdict, Place, Verdict};
 use crate::llm::json::{JsonError, Kind as JsonKind, Tape, Value, quote};
 use crate::llm::mcp::refusal;
 use crate::llm::request::{definition, free_text};
 use crate::llm::{CallId, RunsAt, ToolCall};
-use crate::policy::Action;
-use crate::scan::{Category, Confidence, Finding, Kind, Scanner, Severity};
+use crate::policy::{Action, CallFacts, Policy, PolicyError};
+use crate::redact::{Originals, Redactor, Restorer};
+use crate::scan::{Category, Finding, Kind, Scanner, Severity};
 
 /// Tools of one server; those beyond can't be compared with what they were.
 pub const MAX_TOOLS: usize = 10_000;
@@ -66,7 +73,7 @@ pub enum Drift {
 pub struct McpConfig {
     /// Whether findings have consequences. Default: they do.
     pub enforcement: Enforcement,
-    /// The least severe finding that refuses. Default: high.
+    /// The least severe finding that refuses where no rule of a policy decides. Default: high.
     pub refuse_from: Severity,
     /// What happens to what can't be read. Default: closed while enforcing.
     pub on_failure: OnFailure,
@@ -107,6 +114,10 @@ pub struct Session {
     target: String,
     flow: FlowId,
     on_verdict: Option<OnVerdict>,
+    policy: Arc<Policy>,
+    redactor: Redactor,
+    /// What was taken out of what the client sent, and is put back in answers.
+    originals: Originals,
     /// What is to go on to the server. Whoever takes bytes out takes them from the front.
     pub to_server: Vec<u8>,
     /// What is to go on to the client.
@@ -152,7 +163,14 @@ struct Tools {
     told: HashSet<(String, String)>,
 }
 
-/// What becomes of a message.
+/// What becomes of a message of the client.
+enum Sent {
+    Pass,
+    Refuse(String),
+    Rewrite(Vec<u8>),
+}
+
+/// What becomes of a message of the server.
 enum Fate {
     Pass,
     Replace(Vec<u8>),
@@ -188,12 +206,16 @@ enum Side {
 impl Session {
     /// A session with the server that `target` names in verdicts.
     pub fn new(scanner: Scanner, config: McpConfig, target: &str, flow: FlowId) -> Self {
+        let policy = Policy::default().refuse_from(config.refuse_from);
         Self {
+            redactor: Redactor::new(scanner.clone()),
             scanner,
             config,
             target: target.to_owned(),
             flow,
             on_verdict: None,
+            policy: Arc::new(policy),
+            originals: Originals::default(),
             to_server: Vec::new(),
             to_client: Vec::new(),
             client: Lines::default(),
@@ -213,6 +235,16 @@ impl Session {
     pub fn on_verdict(mut self, on_verdict: OnVerdict) -> Self {
         self.on_verdict = Some(on_verdict);
         self
+    }
+
+    /// Decides by this policy. Rules that look at flows, processes or destinations never hold here.
+    ///
+    /// # Errors
+    /// A rule that asks a person, and may hold here: nobody can be asked.
+    pub fn policy(mut self, policy: Policy) -> Result<Self, PolicyError> {
+        policy.check_for_mcp()?;
+        self.policy = Arc::new(policy.refuse_from(self.config.refuse_from));
+        Ok(self)
     }
 
     /// Compares tools with pins. Without any, the first list that was read to its end is what [`take_pins`] gives.
@@ -408,12 +440,13 @@ impl Session {
 
     fn client_line(&mut self, line: &[u8], root: Value<'_>) {
         let mut asked = Vec::new();
-        let mut refused = false;
-        let mut answers = Vec::new();
+        let (mut refused, mut changed) = (false, false);
+        let mut fates = Vec::new();
         for message in messages(root) {
-            let refusal = self.client_message(message, &mut asked);
-            refused |= refusal.is_some();
-            answers.push((message, refusal));
+            let fate = self.client_message(message, &mut asked);
+            refused |= matches!(fate, Sent::Refuse(_));
+            changed |= matches!(fate, Sent::Rewrite(_));
+            fates.push((message, fate));
         }
         if !refused {
             for (id, one) in asked {
@@ -421,14 +454,30 @@ impl Session {
                     self.asked.insert(id, one);
                 }
             }
-            return self.pass(Side::Client, line);
+            if !changed {
+                return self.pass(Side::Client, line);
+            }
+            let written = fates.iter().map(|(message, fate)| match fate {
+                Sent::Rewrite(other) => other.as_slice(),
+                _ => message.raw(),
+            });
+            let mut out = match root.kind() {
+                JsonKind::Array => array(written),
+                _ => written.collect::<Vec<_>>().concat(),
+            };
+            out.push(b'\n');
+            return self.pass(Side::Client, &out);
         }
         let batch = root.kind() == JsonKind::Array;
         let (mut for_client, mut for_server) = (Vec::new(), Vec::new());
-        for (message, why) in answers {
-            let why = why.as_deref().unwrap_or(
-                "Tollgate refused the batch that this message was sent in: another message of it was refused.",
-            );
+        for (message, fate) in &fates {
+            let message = *message;
+            let why = match fate {
+                Sent::Refuse(why) => why.as_str(),
+                _ => {
+                    "Tollgate refused the batch that this message was sent in: another message of it was refused."
+                }
+            };
             let Some(id) = id_of(message) else {
                 continue;
             };
@@ -457,14 +506,10 @@ impl Session {
         }
     }
 
-    /// Judges a message of the client. `Some`: it is refused, and why.
-    fn client_message(
-        &mut self,
-        message: Value<'_>,
-        asked: &mut Vec<(String, Asked)>,
-    ) -> Option<String> {
+    /// Judges a message of the client.
+    fn client_message(&mut self, message: Value<'_>, asked: &mut Vec<(String, Asked)>) -> Sent {
         if let Some(why) = self.stopped {
-            return Some(format!("Tollgate refused this message: {why}."));
+            return Sent::Refuse(format!("Tollgate refused this message: {why}."));
         }
         let method = message.get("method").map(Value::string);
         let params = message.get("params");
@@ -476,7 +521,7 @@ impl Session {
             return self.call(&call, message);
         }
         let name = method.clone().unwrap_or_else(|| "answer".to_owned());
-        if let (Some(method), Some(id)) = (method, id_of(message)) {
+        if let (Some(method), Some(id)) = (method.clone(), id_of(message)) {
             let cursor = params.and_then(|p| p.get("cursor"));
             let first_page = cursor.is_none_or(Value::is_null);
             let one = Asked {
@@ -486,65 +531,115 @@ impl Session {
             };
             asked.push((id, one));
         }
-        let mut found = Vec::new();
-        self.scan_message(message, &mut found);
-        let reason = self.judge(Place::McpSent(name), found)?;
-        Some(format!("Tollgate refused this message: {reason}."))
+        let found = self.scan_message(message);
+        let about = About {
+            method: method.as_deref(),
+            as_such: method.is_some(),
+            ..About::default()
+        };
+        let ruling = self.weigh(Place::McpSent(name), found, about);
+        let reason = match self.act(ruling) {
+            Act::Pass => return Sent::Pass,
+            Act::Refuse(reason) => reason,
+            Act::Redact(ruling) => {
+                match self.take_out(message, &ruling, about, Self::scan_message) {
+                    Ok(text) => return Sent::Rewrite(text),
+                    Err(reason) => reason,
+                }
+            }
+        };
+        Sent::Refuse(format!("Tollgate refused this message: {reason}."))
     }
 
-    fn call(&mut self, call: &ToolCall, message: Value<'_>) -> Option<String> {
-        let refusal = |reason: &str| format!("Tollgate refused this tool call: {reason}.");
+    fn call(&mut self, call: &ToolCall, message: Value<'_>) -> Sent {
+        let refusal =
+            |reason: &str| Sent::Refuse(format!("Tollgate refused this tool call: {reason}."));
         let place = || Place::ToolCall(call.name.clone());
         if let crate::llm::Arguments::Malformed { why, .. } = &call.arguments {
             let refused = self.closed();
             self.tell(place(), Vec::new(), refused, why);
             if refused {
-                return Some(refusal(why));
+                return refusal(why);
             }
         }
         if let Some(why) = self.tools.barred.get(&call.name).cloned() {
             self.tell(place(), Vec::new(), true, &why);
-            return Some(refusal(&why));
+            return refusal(&why);
         }
-        let facets = call.facets();
+        let facts = CallFacts::of(call);
+        let about = About {
+            call: Some(&facts),
+            method: Some("tools/call"),
+            as_such: true,
+            ..About::default()
+        };
+        let ruling = self.weigh(place(), self.scan_call(call, message), about);
+        match self.act(ruling) {
+            Act::Pass => Sent::Pass,
+            Act::Refuse(reason) => refusal(&reason),
+            Act::Redact(ruling) => {
+                let remain = |session: &Self, message: Value<'_>| match message.get("params") {
+                    Some(params) => session.scan_call(&tool_call(params), message),
+                    None => Vec::new(),
+                };
+                match self.take_out(message, &ruling, about, remain) {
+                    Ok(text) => Sent::Rewrite(text),
+                    Err(reason) => refusal(&reason),
+                }
+            }
+        }
+    }
+
+    /// Scans a call: also what a shell makes of its arguments.
+    fn scan_call(&self, call: &ToolCall, message: Value<'_>) -> Vec<Finding> {
         let mut found = Vec::new();
-        for command in &facets.commands {
-            found.extend(self.scanner.scan(Kind::Command, command.as_bytes()));
+        for command in &call.facets().commands {
+            let command = command.as_bytes();
+            let all = self.scanner.scan(Kind::Command, command);
+            // A command is one, whatever stands in it.
+            found.extend(all.into_iter().filter(|finding| {
+                finding.category == Category::Command || !self.redactor.is_ours(command, finding)
+            }));
         }
-        self.scan_message(message, &mut found);
-        let reason = self.judge(place(), found)?;
-        Some(refusal(&reason))
+        found.extend(self.scan_message(message));
+        found
     }
 
     /// Scans all of a message that leaves, also what the protocol doesn't know, but its id: a number that was drawn looks
     /// like many things.
-    fn scan_message(&self, message: Value<'_>, found: &mut Vec<Finding>) {
+    fn scan_message(&self, message: Value<'_>) -> Vec<Finding> {
+        let mut found = Vec::new();
         for (name, member) in message.members() {
             let name = name.string();
             if matches!(name.as_str(), "jsonrpc" | "id") {
                 continue;
             }
-            self.scan_sent(member, found);
+            self.scan_sent(member, &mut found);
             if !matches!(name.as_str(), "method" | "params" | "result" | "error") {
-                found.extend(self.scanner.scan(Kind::Outbound, name.as_bytes()));
+                self.scan_text(name.as_bytes(), &mut found);
             }
         }
+        found
     }
 
     /// Scans what leaves in its canonical form: no escape, no white space that isn't needed.
     fn scan_sent(&self, value: Value<'_>, found: &mut Vec<Finding>) {
         match serde_json::from_slice::<serde_json::Value>(value.raw()) {
             Ok(json) => {
-                let text = json.to_string();
-                found.extend(self.scanner.scan(Kind::Outbound, text.as_bytes()));
+                self.scan_text(json.to_string().as_bytes(), found);
             }
             // A lone half of a pair, say: what lenient parsers read, and as it came.
             Err(_) => {
-                found.extend(self.scanner.scan(Kind::Outbound, value.raw()));
-                let text = free_text(value);
-                found.extend(self.scanner.scan(Kind::Outbound, text.as_bytes()));
+                self.scan_text(value.raw(), found);
+                self.scan_text(free_text(value).as_bytes(), found);
             }
         }
+    }
+
+    /// A placeholder is no secret.
+    fn scan_text(&self, text: &[u8], found: &mut Vec<Finding>) {
+        let all = self.scanner.scan(Kind::Outbound, text);
+        found.extend(all.into_iter().filter(|f| !self.redactor.is_ours(text, f)));
     }
 
     // ---- what the server sends ----
@@ -582,12 +677,17 @@ impl Session {
     fn server_message(&mut self, message: Value<'_>) -> Fate {
         if let Some(method) = message.get("method") {
             let name = method.string();
-            let Some(params) = message.get("params") else {
-                return Fate::Pass;
+            let place = Place::McpReceived(name.clone());
+            let about = About {
+                method: Some(&name),
+                as_such: true,
+                ..About::default()
             };
-            let place = Place::McpReceived(name);
-            let Some(reason) = self.judge_received(place, &free_text(params)) else {
-                return Fate::Pass;
+            let text = |message: Value<'_>| message.get("params").map(free_text);
+            let reason = match self.judge_received(message, place, about, text) {
+                Sent::Pass => return Fate::Pass,
+                Sent::Rewrite(other) => return Fate::Replace(other),
+                Sent::Refuse(reason) => reason,
             };
             if let Some(id) = id_of(message) {
                 let text = format!("Tollgate refused this request: {reason}.");
@@ -605,8 +705,7 @@ impl Session {
             let last_page = next.is_none_or(Value::is_null);
             return self.tool_list(message, tools, first_page, last_page);
         }
-        let body = |name| message.get(name).filter(|body| !body.is_null());
-        let Some(body) = body("result").or_else(|| body("error")) else {
+        let Some(body) = body_of(message) else {
             return Fate::Pass;
         };
         let is_call = match &asked {
@@ -615,14 +714,25 @@ impl Session {
                 .get("content")
                 .is_some_and(|c| c.kind() == JsonKind::Array),
         };
-        let place = match asked {
-            Some(asked) if is_call => Place::McpResult(asked.tool),
-            Some(asked) => Place::McpReceived(asked.method),
-            None if is_call => Place::ToolResult,
+        let place = match &asked {
+            Some(asked) if is_call => Place::McpResult(asked.tool.clone()),
+            Some(asked) => Place::McpReceived(asked.method.clone()),
+            None if is_call => Place::McpResult("(unknown)".to_owned()),
             None => Place::McpReceived("answer".to_owned()),
         };
-        let Some(reason) = self.judge_received(place, &free_text(body)) else {
-            return Fate::Pass;
+        let about = About {
+            method: asked.as_ref().map(|asked| asked.method.as_str()),
+            tool: asked
+                .as_ref()
+                .map(|asked| asked.tool.as_str())
+                .filter(|_| is_call),
+            ..About::default()
+        };
+        let text = |message: Value<'_>| body_of(message).map(free_text);
+        let reason = match self.judge_received(message, place, about, text) {
+            Sent::Pass => return self.restored(message),
+            Sent::Rewrite(other) => return Fate::Replace(other),
+            Sent::Refuse(reason) => reason,
         };
         let text = format!("Tollgate withheld this answer: {reason}.");
         match id {
@@ -652,7 +762,7 @@ impl Session {
             }
             all &= keep;
         }
-        // What stands beside the tools is text, too.
+        // What stands beside the tools is text, too. Nothing is taken out of it: with the list it is passed or not.
         let mut beside = String::new();
         let result = message.get("result");
         for (key, member) in result.into_iter().flat_map(Value::members) {
@@ -662,7 +772,19 @@ impl Session {
             }
         }
         let place = Place::McpReceived("tools/list".to_owned());
-        if let Some(reason) = self.judge_received(place, &beside) {
+        let about = About {
+            method: Some("tools/list"),
+            ..About::default()
+        };
+        let found = self.scanner.scan(Kind::Inbound, beside.as_bytes());
+        let refused = match self.received(place, found, about) {
+            Act::Pass => None,
+            Act::Refuse(reason) => Some(reason),
+            Act::Redact(ruling) => {
+                Some(self.not_redacted(&ruling, "nothing is cut out of a list of tools"))
+            }
+        };
+        if let Some(reason) = refused {
             let text = format!("Tollgate withheld this answer: {reason}.");
             return match id_of(message) {
                 Some(id) => Fate::Replace(error(&id, REFUSED, &text)),
@@ -696,27 +818,38 @@ impl Session {
         let text = definition(tool, String::new()).text;
         let mut keep = true;
         let found = self.scanner.scan(Kind::Inbound, text.as_bytes());
-        let reported = self.worth_telling(found, &place);
-        if let Some(worst) = reported.first().cloned() {
-            let refused = refuses_received(&worst, self.config.refuse_from, &place);
-            self.taint(&reported);
-            let enforced = refused && self.config.enforcement == Enforcement::Enforce;
-            if self.first_time(name, &worst.rule) {
-                self.tell(place.clone(), reported, enforced, &worst.rule);
+        self.taint(&found);
+        let about = About {
+            method: Some("tools/list"),
+            tool: Some(name),
+            ..About::default()
+        };
+        let mut ruling = self.weigh(place.clone(), found, about);
+        worth_telling(&mut ruling);
+        let enforces = self.config.enforcement == Enforcement::Enforce;
+        if let Some(what) = self.worst(&ruling) {
+            let refused = ruling.refuses() && enforces;
+            if self.first_time(name, &what) {
+                self.tell_ruling(&ruling, refused, &what);
             }
-            if enforced {
-                let why = format!("its description was refused ({})", worst.rule);
-                self.bar(name, why);
+            if refused {
+                self.bar(name, format!("its description was refused ({what})"));
                 keep = false;
             }
         }
         let Some(why) = self.drift(name, tool) else {
             return keep;
         };
-        let refused =
-            self.config.drift == Drift::Refuse && self.config.enforcement == Enforcement::Enforce;
-        if self.first_time(name, &why) {
-            self.tell(place, Vec::new(), refused, &why);
+        let by_rule = self.weigh_drift(name);
+        let refused = match &by_rule {
+            Some(ruling) => ruling.refuses(),
+            None => self.config.drift == Drift::Refuse,
+        } && enforces;
+        match by_rule {
+            Some(ruling) if ruling.decision.action == Action::Allow => return keep,
+            Some(ruling) if self.first_time(name, &why) => self.tell_ruling(&ruling, refused, &why),
+            None if self.first_time(name, &why) => self.tell(place, Vec::new(), refused, &why),
+            _ => {}
         }
         if refused {
             self.bar(name, why);
@@ -801,51 +934,63 @@ impl Session {
 
     // ---- findings ----
 
-    /// Judges text that leaves. `Some`: it is refused, and why.
-    fn judge(&mut self, place: Place, mut found: Vec<Finding>) -> Option<String> {
-        found.sort();
-        found.dedup();
-        let worst = found
-            .iter()
-            .filter(|f| refuses_sent(f, self.config.refuse_from, &place))
-            .max_by_key(|f| f.severity)?
-            .clone();
-        self.settle(place, found, &worst)
-    }
-
-    /// Judges text that comes in. `Some`: it is withheld, and why.
-    fn judge_received(&mut self, place: Place, text: &str) -> Option<String> {
-        let found = self.scanner.scan(Kind::Inbound, text.as_bytes());
-        let found = self.worth_telling(found, &place);
-        let worst = found.first()?.clone();
-        self.taint(&found);
-        if refuses_received(&worst, self.config.refuse_from, &place) {
-            return self.settle(place, found, &worst);
+    /// Judges what a server says; `text` is what of it is read.
+    fn judge_received(
+        &mut self,
+        message: Value<'_>,
+        place: Place,
+        about: About<'_>,
+        text: impl Fn(Value<'_>) -> Option<String>,
+    ) -> Sent {
+        let scan = |session: &Self, message: Value<'_>| {
+            let text = text(message).unwrap_or_default();
+            let mut found = session.scanner.scan(Kind::Inbound, text.as_bytes());
+            found.retain(|f| !session.redactor.is_ours(text.as_bytes(), f));
+            found
+        };
+        let found = scan(self, message);
+        match self.received(place, found, about) {
+            Act::Pass => Sent::Pass,
+            Act::Refuse(reason) => Sent::Refuse(reason),
+            Act::Redact(ruling) => match self.take_out(message, &ruling, about, scan) {
+                Ok(text) => Sent::Rewrite(text),
+                Err(reason) => Sent::Refuse(reason),
+            },
         }
-        self.tell(place, found, false, &worst.rule);
-        None
     }
 
-    /// Findings in text that comes in that a person may want to know of; what refuses comes first.
-    fn worth_telling(&self, mut found: Vec<Finding>, place: &Place) -> Vec<Finding> {
-        let from = self.config.refuse_from;
-        found.retain(|f| {
-            refuses_received(f, from, place)
-                || f.category == Category::Injection
-                || f.category == Category::HiddenText && f.severity >= Severity::Medium
-        });
-        found.sort_by_key(|f| {
-            let refuses = refuses_received(f, from, place);
-            std::cmp::Reverse((refuses, f.severity, f.confidence))
-        });
-        found.dedup();
-        found
+    /// Decides about text that comes in. What passes and a person may want to know of is told.
+    fn received(&mut self, place: Place, found: Vec<Finding>, about: About<'_>) -> Act {
+        self.taint(&found);
+        let mut ruling = self.weigh(place, found, about);
+        worth_telling(&mut ruling);
+        if ruling.decision.action == Action::Allow
+            && let Some(worst) = self.worst(&ruling)
+        {
+            self.tell_ruling(&ruling, false, &worst);
+            return Act::Pass;
+        }
+        self.act(ruling)
+    }
+
+    /// An answer with what was taken out of what the client sent.
+    fn restored(&self, message: Value<'_>) -> Fate {
+        let is_there = || {
+            let text = std::str::from_utf8(message.raw()).unwrap_or_default();
+            self.originals.stand_in(text)
+        };
+        if self.originals.is_empty() || !is_there() {
+            return Fate::Pass;
+        }
+        let mut out = Vec::new();
+        let mut restorer = Restorer::new(self.originals.clone(), Some("application/json"), None);
+        restorer.feed(message.raw(), &mut out);
+        restorer.finish(&mut out);
+        Fate::Replace(out)
     }
 
     fn taint(&mut self, found: &[Finding]) {
-        self.tainted |= found
-            .iter()
-            .any(|f| matches!(f.category, Category::Injection | Category::HiddenText));
+        self.tainted |= found.iter().any(reports_received);
     }
 
     /// What somebody else named is as long as he likes, and may be the secret itself. A verdict is for logs.
@@ -869,23 +1014,10 @@ impl Session {
         }
     }
 
-    fn settle(&mut self, place: Place, found: Vec<Finding>, worst: &Finding) -> Option<String> {
-        let refused = self.config.enforcement == Enforcement::Enforce;
-        let mut reason = format!("{} in {place}", worst.rule);
-        if !worst.via.is_empty() {
-            reason.push_str(&format!(", behind {}", worst.via.join(", ")));
-        }
-        self.tell(place, found, refused, &worst.rule);
-        refused.then_some(reason)
-    }
-
-    fn tell(&self, mut place: Place, findings: Vec<Finding>, refused: bool, reason: &str) {
-        if let Some(on_verdict) = &self.on_verdict {
-            self.make_showable(&mut place);
-            on_verdict(&Verdict {
-                flow: self.flow,
-                target: self.target.clone(),
-                place,
+    fn tell(&self, place: Place, findings: Vec<Finding>, refused: bool, reason: &str) {
+        self.tell_verdict(
+            place,
+            Verdict {
                 findings,
                 refused,
                 reason: reason.to_owned(),
@@ -893,9 +1025,30 @@ impl Session {
                     true => Action::Block,
                     false => Action::Allow,
                 },
-                rule: None,
-                allow: String::new(),
-            });
+                ..self.verdict()
+            },
+        );
+    }
+
+    /// What all verdicts of a session have.
+    fn verdict(&self) -> Verdict {
+        Verdict {
+            flow: self.flow,
+            target: self.target.clone(),
+            place: Place::Message,
+            findings: Vec::new(),
+            refused: false,
+            reason: String::new(),
+            action: Action::Allow,
+            rule: None,
+            allow: String::new(),
+        }
+    }
+
+    fn tell_verdict(&self, mut place: Place, verdict: Verdict) {
+        if let Some(on_verdict) = &self.on_verdict {
+            self.make_showable(&mut place);
+            on_verdict(&Verdict { place, ..verdict });
         }
     }
 }
@@ -910,28 +1063,23 @@ impl Asked {
     }
 }
 
-/// Whether a finding in text that leaves is a reason to refuse: as in the proxy.
-fn refuses_sent(finding: &Finding, from: Severity, place: &Place) -> bool {
-    let by_category = match finding.category {
-        Category::Injection => false,
-        Category::Command => matches!(place, Place::ToolCall(_)),
-        _ => finding.confidence >= Confidence::Medium,
-    };
-    by_category && finding.severity >= from
+/// What an answer says.
+fn body_of(message: Value<'_>) -> Option<Value<'_>> {
+    let body = |name| message.get(name).filter(|body| !body.is_null());
+    body("result").or_else(|| body("error"))
 }
 
-/// Whether a finding in text that comes in is one. A description is written once, for every conversation: orders to a
-/// model have no place in it. In what a tool found they may be what was looked for.
-fn refuses_received(finding: &Finding, from: Severity, place: &Place) -> bool {
-    let by_category = match (place, finding.category) {
-        (_, Category::Secret | Category::KnownSecret) => true,
-        (Place::ToolDescription(_), Category::Injection | Category::HiddenText) => true,
-        (Place::McpReceived(method), Category::HiddenText) => {
-            method.starts_with("sampling/") || method.starts_with("elicitation/")
-        }
-        _ => false,
-    };
-    by_category && finding.confidence >= Confidence::Medium && finding.severity >= from
+/// Whether a person may want to know of a finding in text that comes in, although nothing follows from it.
+fn reports_received(finding: &Finding) -> bool {
+    finding.category == Category::Injection
+        || finding.category == Category::HiddenText && finding.severity >= Severity::Medium
+}
+
+/// Leaves what follows something from, and what a person may want to know of.
+fn worth_telling(ruling: &mut Ruling) {
+    ruling.findings.retain(|(finding, own)| {
+        own.action != Action::Allow || own.rule.is_none() && reports_received(finding)
+    });
 }
 
 /// Reads a line as one message or a batch, as every program would.

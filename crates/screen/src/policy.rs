@@ -65,6 +65,9 @@ use crate::interceptor::{Place, goes_to};
 use crate::llm::Arguments;
 use crate::scan::{Category, Confidence, Finding, Severity};
 
+/// What a policy calls a tool of an MCP server that is not what it was ([`crate::mcp`]).
+pub const DRIFT: &str = "tool-drift";
+
 /// The least severity that is refused where no rule decides.
 const REFUSE_FROM: Severity = Severity::High;
 
@@ -100,7 +103,7 @@ impl Action {
         }
     }
 
-    fn strictness(self) -> u8 {
+    pub(crate) fn strictness(self) -> u8 {
         match self {
             Self::Allow => 0,
             Self::Warn => 1,
@@ -153,6 +156,7 @@ pub struct Subject<'a> {
     findings: &'a [Finding],
     call: Option<&'a CallFacts>,
     method: Option<&'a str>,
+    tool: Option<&'a str>,
     destination: Option<&'a str>,
     flow: Option<&'a Flow>,
     tainted: bool,
@@ -167,6 +171,7 @@ impl<'a> Subject<'a> {
             findings: &[],
             call: None,
             method: None,
+            tool: None,
             destination: None,
             flow: None,
             tainted: false,
@@ -193,6 +198,16 @@ impl<'a> Subject<'a> {
     pub fn method(self, method: &'a str) -> Self {
         Self {
             method: Some(method),
+            ..self
+        }
+    }
+
+    /// The tool that it is the answer or the description of. Only rules that name a finding or a category look at it: one
+    /// that is about calls of a tool says nothing of what the tool says.
+    #[must_use]
+    pub fn tool(self, tool: &'a str) -> Self {
+        Self {
+            tool: Some(tool),
             ..self
         }
     }
@@ -299,7 +314,7 @@ impl Policy {
         self.rules.is_empty()
     }
 
-    /// Looks whether every rule id that is named in full exists: a slip would be a rule that never holds.
+    /// Looks whether every rule id that is named in full exists: a slip would be a rule that never holds. [`DRIFT`] does.
     ///
     /// # Errors
     /// The first that doesn't, with its line and what may have been meant.
@@ -310,10 +325,11 @@ impl Policy {
         for rule in &self.rules {
             let named = rule.finding.iter().flat_map(Globs::literals);
             for id in named {
-                if known.clone().any(|known| known == id) {
+                let mut all = known.clone().chain([DRIFT]);
+                if all.any(|known| known == id) {
                     continue;
                 }
-                let meant = match tollgate_flow::closest(id, known.clone()) {
+                let meant = match tollgate_flow::closest(id, known.clone().chain([DRIFT])) {
                     Some(meant) => format!("; did you mean '{meant}'?"),
                     None => String::new(),
                 };
@@ -324,12 +340,43 @@ impl Policy {
         Ok(())
     }
 
-    /// The rules that look at a flow or its process, by name: without a proxy there is none, and they never hold.
+    /// The rules that look at a flow, its process or its destination, by name: where there is no connection, they never
+    /// hold.
     pub fn needing_flows(&self) -> impl Iterator<Item = String> {
         self.rules
             .iter()
-            .filter(|rule| rule.when.is_some() || rule.process.is_some())
+            .filter(|rule| rule.needs_flow())
             .map(Rule::shown)
+    }
+
+    /// Looks whether all can be done between an MCP client and its server, where nobody can be asked.
+    ///
+    /// # Errors
+    /// The first rule that may hold there, and asks a person.
+    pub(crate) fn check_for_mcp(&self) -> Result<(), PolicyError> {
+        let there = |rule: &&Rule| {
+            let at_place = |places: &Vec<&'static str>| {
+                let mut places = places.iter();
+                places.any(|kind| ["message", "tool-call", "tool-result"].contains(kind))
+            };
+            !rule.needs_flow() && rule.place.as_ref().is_none_or(at_place)
+        };
+        let asks = |rule: &&Rule| matches!(rule.action, Action::Hold(_));
+        match self.rules.iter().filter(there).find(asks) {
+            Some(rule) => {
+                let name = match &rule.name {
+                    Some(name) => format!("the rule \"{name}\""),
+                    None => "this rule".to_owned(),
+                };
+                let message = format!(
+                    "{name} asks a person (action = \"hold\"), and between an MCP client and its server nobody can be \
+                     asked; use \"block\" or \"warn\", or give it a place that is not there (url, header, request-body, \
+                     trailer, answer)"
+                );
+                Err(PolicyError::new(&rule.file, rule.line, message))
+            }
+            None => Ok(()),
+        }
     }
 
     /// What follows.
@@ -437,13 +484,7 @@ impl Policy {
 fn can_redact(place: &Place) -> bool {
     !matches!(
         place,
-        Place::ToolResult
-            | Place::Answer
-            | Place::AnswerText
-            | Place::McpSent(_)
-            | Place::McpReceived(_)
-            | Place::McpResult(_)
-            | Place::ToolDescription(_)
+        Place::ToolResult | Place::Answer | Place::AnswerText | Place::ToolDescription(_)
     )
 }
 
@@ -454,12 +495,28 @@ fn refuses(finding: &Finding, from: Severity, place: &Place) -> bool {
         let from = from.min(Severity::Medium);
         return finding.confidence >= Confidence::Medium && finding.severity >= from;
     }
-    let by_category = match finding.category {
-        Category::Injection => false,
-        Category::Command => matches!(place, Place::ToolCall(_)),
+    let by_category = match (place, finding.category) {
+        (Place::McpReceived(_) | Place::McpResult(_) | Place::ToolDescription(_), category) => {
+            refuses_received(category, place) && finding.confidence >= Confidence::Medium
+        }
+        (_, Category::Injection) => false,
+        (_, Category::Command) => matches!(place, Place::ToolCall(_)),
         _ => finding.confidence >= Confidence::Medium,
     };
     by_category && finding.severity >= from
+}
+
+/// Whether something is a reason in what an MCP server says. A description is written once, for every conversation: orders
+/// to a model have no place in it. In what a tool found they may be what was looked for.
+fn refuses_received(category: Category, place: &Place) -> bool {
+    match (place, category) {
+        (_, Category::Secret | Category::KnownSecret) => true,
+        (Place::ToolDescription(_), Category::Injection | Category::HiddenText) => true,
+        (Place::McpReceived(method), Category::HiddenText) => {
+            method.starts_with("sampling/") || method.starts_with("elicitation/")
+        }
+        _ => false,
+    }
 }
 
 /// One rule.
@@ -539,6 +596,10 @@ impl Rule {
     /// Whether it may decide about the text of an answer: what would end the answer has to name that place.
     fn ends_answers(&self) -> bool {
         self.action.is_lenient() || self.place.is_some()
+    }
+
+    fn needs_flow(&self) -> bool {
+        self.when.is_some() || self.process.is_some() || self.destination.is_some()
     }
 
     fn decision(&self, finding: Option<usize>) -> Decision {
@@ -634,7 +695,7 @@ impl Rule {
             return Holds::Wholly;
         }
         let Some(call) = subject.call else {
-            return Holds::No;
+            return self.holds_of_tool(subject);
         };
         let whole = !call.partial;
         let tool = Holds::yes(self.tool.as_ref().is_none_or(|t| t.matches(&call.name)));
@@ -659,6 +720,24 @@ impl Rule {
             }),
         ];
         each.into_iter().min().unwrap_or(Holds::No)
+    }
+
+    /// Of what a tool says, and not of a call of it.
+    fn holds_of_tool(&self, subject: &Subject<'_>) -> Holds {
+        let only_tool = self.argument.is_empty()
+            && self.command.is_none()
+            && self.path.is_none()
+            && self.url.is_none()
+            && self.host.is_none();
+        let names_it = self.finding.is_some() || self.category.is_some();
+        Holds::yes(
+            only_tool
+                && names_it
+                && match (&self.tool, subject.tool) {
+                    (Some(globs), Some(tool)) => globs.matches(tool),
+                    _ => false,
+                },
+        )
     }
 }
 
