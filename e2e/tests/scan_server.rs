@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     reason = "helpers of tests, which fail by panicking"
 )]
 
@@ -10,7 +11,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use tollgate_e2e::{
-    ForwardProxy, LIMIT, Origin, Process, ScanServer, command, require, tollgate_command,
+    ForwardProxy, LIMIT, Origin, Process, ScanServer, Tollgate, command, require, tollgate_command,
 };
 
 /// The configuration for squid that the guide shows, with another address.
@@ -350,5 +351,127 @@ fn c_icap_client_understands_the_answers() {
         );
         let answer = ask("respmod", &words(length), &["-resp", "http://example.com/"]);
         assert!(answer.contains("204"), "{length}: {answer}");
+    }
+}
+
+#[test]
+fn a_proxy_asks_scanners_elsewhere() {
+    require!("nginx", "curl", "openssl", "c-icap");
+    let origin = Origin::start();
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "0123456789abcdef\n").unwrap();
+    let token = token.to_str().unwrap();
+    let server = ScanServer::start(&["--screen", "enforce", "--token-file", token]);
+    let echo = CIcap::start();
+    let scanners = [
+        format!("icap://{}/reqmod", server.icap()),
+        format!("icap://{}/respmod", server.icap()),
+        server.http("/scan"),
+        format!("icap://{}/echo", echo.address),
+    ];
+    let scanners = scanners.join(",");
+    let arguments = [
+        "--external-scanner",
+        &scanners,
+        "--external-scanner-token-file",
+        token,
+        "--external-scanner-limit",
+        "1m",
+        "--external-scanner-timeout",
+        "60",
+    ];
+    let start =
+        |more: &[&str]| Tollgate::trusting(&origin.ca(), &[arguments.as_slice(), more].concat());
+    let proxy = start(&[]);
+    let curl = |proxy: &Tollgate| {
+        let mut curl = command("curl");
+        curl.args([
+            "--disable",
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "100",
+            "--proxy",
+            &proxy.url(),
+        ]);
+        curl.arg("--cacert").arg(proxy.cert());
+        curl
+    };
+    origin.write("/page.html", "<p>hello</p>");
+    for url in [origin.https("/page.html"), origin.http("/page.html")] {
+        let mut get = curl(&proxy);
+        get.arg(url);
+        assert_eq!(Process::run(get, LIMIT).success().text(), "<p>hello</p>");
+    }
+    let file = folder.path().join("up");
+    for (content, code, arrives) in [
+        (words(100_000), "201", true),
+        (
+            [&words(100_000)[..], b" ", secret().as_bytes()].concat(),
+            "403",
+            false,
+        ),
+        // Longer than what is shown.
+        (words(2 << 20), "502", false),
+    ] {
+        std::fs::write(&file, &content).unwrap();
+        let path = format!("/upload/{code}");
+        let mut put = curl(&proxy);
+        put.arg("--upload-file").arg(&file).arg(origin.https(&path));
+        assert_eq!(status(put), code);
+        let arrived = origin.root().join(path.trim_start_matches('/'));
+        assert_eq!(arrived.exists(), arrives, "{code}");
+        if arrives {
+            assert!(origin.read(&path) == content, "changed on its way");
+        }
+    }
+    proxy.wait_log("refused by the external scanner: aws-access-key-id");
+    // Nobody answers any more.
+    let ended = server.end().success();
+    let (_, rest) = ended.stderr.split_once("Tollgate ends: ").unwrap();
+    let connections: u32 = rest.split(' ').next().unwrap().parse().unwrap();
+    assert!(connections <= 9, "connections are used again: {rest}");
+    let mut get = curl(&proxy);
+    get.arg(origin.https("/page.html"));
+    assert_eq!(status(get), "502");
+    let open = start(&["--external-scanner-fail-open"]);
+    let mut get = curl(&open);
+    get.arg(origin.https("/page.html"));
+    assert_eq!(status(get), "200");
+}
+
+/// c-icap with its echo service.
+struct CIcap {
+    _process: Process,
+    address: std::net::SocketAddr,
+    _dir: tempfile::TempDir,
+}
+
+impl CIcap {
+    fn start() -> Self {
+        for _ in 0..5 {
+            let dir = tempfile::tempdir().unwrap();
+            let address = ForwardProxy::free_address();
+            let shown = dir.path().display();
+            let config = format!(
+                "PidFile {shown}/c-icap.pid\nCommandsSocket {shown}/c-icap.ctl\nStartServers 1\nMaxServers 1\n\
+                 MinSpareThreads 2\nMaxSpareThreads 5\nThreadsPerChild 5\nPort {address}\n\
+                 TmpDir {shown}\nServerLog {shown}/server.log\nService echo srv_echo.so\n"
+            );
+            let file = dir.path().join("c-icap.conf");
+            std::fs::write(&file, config).unwrap();
+            let mut c_icap = command("c-icap");
+            c_icap.args(["-N", "-D", "-f"]).arg(&file);
+            let mut process = Process::start(c_icap);
+            if process.becomes(|| std::net::TcpStream::connect(address).is_ok()) {
+                return Self {
+                    _process: process,
+                    address,
+                    _dir: dir,
+                };
+            }
+        }
+        panic!("c-icap did not start");
     }
 }

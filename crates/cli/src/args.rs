@@ -12,6 +12,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use tollgate_flow::export::ExportFormat as FlowFormat;
+use tollgate_remote::ScannerUrl;
 
 use crate::mitm_options::missing_flag;
 
@@ -216,6 +217,8 @@ pub struct ProxyArgs {
     pub replay: ReplayArgs,
     #[command(flatten, next_help_heading = "Screening")]
     pub screen: ScreenArgs,
+    #[command(flatten, next_help_heading = "Screening")]
+    pub external: ExternalArgs,
     /// An option by mitmproxy's name, e.g. --set confdir=DIR, --set tls_version_server_min=TLS1_3 [repeatable].
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = "mitmproxy")]
     pub set: Vec<String>,
@@ -579,6 +582,34 @@ pub struct ScreenArgs {
     /// cost=5,per=1d,each=process [repeatable].
     #[arg(long, value_name = "LIMIT", requires = "screen")]
     pub budget: Vec<String>,
+}
+
+/// Scanners elsewhere.
+#[derive(Clone, Debug, Args)]
+pub struct ExternalArgs {
+    /// Show requests and whole answers to a scanner elsewhere before they go on: icap://HOST[:PORT]/SERVICE (requests
+    /// or answers, by what its OPTIONS say), or http://HOST[:PORT]/scan (`tollgate scan-server`). With --screen monitor,
+    /// what it says is only reported [repeatable].
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TOLLGATE_EXTERNAL_SCANNER",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    pub external_scanner: Vec<ScannerUrl>,
+    /// How long a scanner may take.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, requires = "external_scanner")]
+    pub external_scanner_timeout: Duration,
+    /// The longest body that is shown. A request with a longer one is refused; an answer passes unseen.
+    #[arg(long, value_name = "SIZE", default_value = "1m", value_parser = bytes, requires = "external_scanner")]
+    pub external_scanner_limit: u64,
+    /// Let pass what a scanner can't be asked about, instead of answering 502. So it is with --screen monitor.
+    #[arg(long, requires = "external_scanner")]
+    pub external_scanner_fail_open: bool,
+    /// A file with the token for scanners over HTTP, as `scan-server --token-file` has it.
+    #[arg(long, value_name = "FILE", requires = "external_scanner")]
+    pub external_scanner_token_file: Option<PathBuf>,
 }
 
 /// Where verdicts are kept.

@@ -111,6 +111,11 @@ pub async fn start(
         }
         None => builder,
     };
+    // Behind our own screen: what that refuses is shown to nobody.
+    let external = settings.external.start(&tokio::runtime::Handle::current());
+    let builder = external.iter().fold(builder, |builder, scanner| {
+        builder.interceptor(scanner.clone())
+    });
     let mut builder = show_flows(builder, settings, printer, stream);
     if let Some(store) = store {
         // The last ones: they record what the others made of the traffic.

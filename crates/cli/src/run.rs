@@ -133,6 +133,9 @@ async fn with_proxy(
     if let Some(totals) = used.and_then(usage_totals) {
         tracing::info!("{}", totals.trim_end());
     }
+    if let Some(totals) = settings.external.totals() {
+        tracing::info!("{}", totals.trim_end());
+    }
     Ok(code)
 }
 

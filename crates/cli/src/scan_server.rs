@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::{self, ErrorKind, IsTerminal as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -198,26 +198,33 @@ fn tag(judge: &Judge, args: &ScreenArgs) -> anyhow::Result<String> {
 
 /// The token for HTTP: from the file, or else from the environment.
 fn token(args: &ScanServerArgs) -> anyhow::Result<Option<String>> {
-    let (text, from) = match &args.token_file {
-        Some(path) => {
-            let name = path.display().to_string();
-            (
-                std::fs::read_to_string(path).with_context(|| name.clone())?,
-                name,
-            )
-        }
-        None => match std::env::var("TOLLGATE_SCAN_TOKEN") {
-            Ok(text) => (text, "TOLLGATE_SCAN_TOKEN".to_owned()),
-            Err(_) => return Ok(None),
-        },
-    };
+    if let Some(path) = &args.token_file {
+        return read_token(path).map(Some);
+    }
+    match std::env::var("TOLLGATE_SCAN_TOKEN") {
+        Ok(text) => checked(&text, "TOLLGATE_SCAN_TOKEN").map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+/// A token from a file.
+///
+/// # Errors
+/// A file that can't be read, or holds none.
+pub fn read_token(path: &Path) -> anyhow::Result<String> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).with_context(|| name.clone())?;
+    checked(&text, &name)
+}
+
+fn checked(text: &str, from: &str) -> anyhow::Result<String> {
     let token = text.trim();
     let is_token = token.len() >= 16 && token.bytes().all(|byte| (b'!'..=b'~').contains(&byte));
     ensure!(
         is_token,
         "{from}: a token has at least 16 characters, and none that is white space or not ASCII"
     );
-    Ok(Some(token.to_owned()))
+    Ok(token.to_owned())
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

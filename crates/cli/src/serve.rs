@@ -161,6 +161,9 @@ async fn until_stopped(
         if let Some(totals) = used.and_then(usage_totals) {
             printer.notice(totals);
         }
+        if let Some(totals) = settings.external.totals() {
+            printer.notice(totals);
+        }
     }
     Ok(replayed)
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -13,6 +13,7 @@ use tollgate_engine::{
 };
 use tollgate_flow::filter::Filter;
 use tollgate_flow::{Credentials, OnFailure, TlsVersion, UpstreamProxy};
+use tollgate_remote::{ExternalConfig, ExternalScanner, ScannerUrl};
 use tollgate_rules::replay::{Extra, ReplayOptions};
 use tollgate_screen::policy::{Policy, PolicyError};
 use tollgate_screen::scan::Scanner;
@@ -20,8 +21,8 @@ use tollgate_screen::usage::{Ledger, Limit, Prices};
 use tollgate_screen::{Enforcement, PolicyInForce, ScreenConfig};
 
 use crate::args::{
-    AuthorityArgs, ListenAt, OutputArgs, ProxyArgs, ProxyProtocolArg, ReplayArgs, ScreenArg,
-    ScreenArgs, UpstreamHttpArg,
+    AuthorityArgs, ExternalArgs, ListenAt, OutputArgs, ProxyArgs, ProxyProtocolArg, ReplayArgs,
+    ScreenArg, ScreenArgs, UpstreamHttpArg,
 };
 use crate::files::filter_of;
 use crate::mitm_options::MitmOptions;
@@ -47,6 +48,8 @@ pub struct Settings {
     pub rules: RulesSettings,
     /// What looks at what passes.
     pub screen: Option<ScreenSettings>,
+    /// Scanners elsewhere.
+    pub external: ExternalSettings,
     /// How long connections may take to end.
     pub drain: Duration,
     /// Whether and how flows are recorded.
@@ -274,6 +277,76 @@ pub struct ScreenSettings {
     pub ledger: Arc<Ledger>,
 }
 
+/// Scanners elsewhere.
+pub struct ExternalSettings {
+    urls: Vec<ScannerUrl>,
+    config: ExternalConfig,
+    /// Those that are asked.
+    running: OnceLock<Vec<ExternalScanner>>,
+}
+
+/// Without the token.
+impl std::fmt::Debug for ExternalSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExternalSettings")
+            .field("urls", &self.urls)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ExternalSettings {
+    fn new(args: &ExternalArgs, screen: Option<ScreenArg>, offline: bool) -> anyhow::Result<Self> {
+        ensure!(
+            !offline || args.external_scanner.is_empty(),
+            "--replay connects to nothing, and --external-scanner would: leave one of them out"
+        );
+        let mut config = ExternalConfig::default();
+        if screen == Some(ScreenArg::Monitor) {
+            config.enforcement = Enforcement::Monitor;
+        }
+        config.deadline = args.external_scanner_timeout;
+        config.body = args.external_scanner_limit;
+        if args.external_scanner_fail_open {
+            config.on_failure = OnFailure::Open;
+        }
+        if let Some(path) = &args.external_scanner_token_file {
+            config.token = Some(crate::scan_server::read_token(path)?);
+        }
+        Ok(Self {
+            urls: args.external_scanner.clone(),
+            config,
+            running: OnceLock::new(),
+        })
+    }
+
+    /// The scanners; their connections live on this runtime.
+    pub fn start(&self, runtime: &tokio::runtime::Handle) -> &[ExternalScanner] {
+        self.running.get_or_init(|| {
+            let urls = self.urls.iter().cloned();
+            urls.map(|url| ExternalScanner::new(url, self.config.clone(), runtime.clone()))
+                .collect()
+        })
+    }
+
+    /// What was asked of each, a line for each; `None` without scanners.
+    pub fn totals(&self) -> Option<String> {
+        let running = self.running.get().filter(|all| !all.is_empty())?;
+        let lines = running.iter().map(|scanner| {
+            let stats = scanner.stats();
+            format!(
+                "External scanner {}: {} asked, {} refused, {} changed, {} failed, {} passed unseen\n",
+                scanner.url(),
+                stats.asked,
+                stats.refused,
+                stats.changed,
+                stats.failed,
+                stats.unseen
+            )
+        });
+        Some(lines.collect())
+    }
+}
+
 /// A policy in a file.
 #[derive(Clone, Debug)]
 pub struct ScreenPolicy {
@@ -466,12 +539,14 @@ impl Settings {
             config.auth = Some(auth);
             replay.credentials = Some(own);
         }
+        let offline = files.offline;
         Ok(Self {
             config,
             authority: AuthoritySource::new(&args.authority, &set, purpose)?,
             output: OutputSettings::new(&args.output, &set, purpose, args.screen.screen.is_some())?,
             rules: RulesSettings::new(&args.rules, &set.rules),
             screen: ScreenSettings::new(&args.screen)?,
+            external: ExternalSettings::new(&args.external, args.screen.screen, offline)?,
             drain: args.listen.drain,
             store: StoreSettings::new(&args.store, &args.authority, purpose)?,
             files,

@@ -7,6 +7,7 @@
     reason = "a test asserts by panicking, in its helpers too"
 )]
 
+mod external;
 mod http;
 mod icap;
 mod support;
