@@ -17,6 +17,10 @@ const MIN_RUN: usize = 16;
 const RUN_BEHIND: usize = 256;
 /// How far ahead of the block a run is followed.
 const RUN_AHEAD: usize = 768;
+/// A shorter number is no card and no account.
+const MIN_NUMBER: usize = 9;
+/// How far a number is followed to either side, with its separators.
+const MAX_NUMBER: usize = 48;
 /// So many printable bytes in a row make decoded base64 text.
 const MIN_TEXT: usize = 12;
 /// Most bytes that one compressed stretch may become.
@@ -99,33 +103,29 @@ impl Pass<'_> {
     pub(super) fn runs(&mut self, window: Window<'_>) {
         let text = window.text;
         let belongs = |at: usize| text.get(at).is_some_and(|&byte| in_run(byte));
-        // Runs are at least as long as the stride, so a step lands in each.
-        let mut at = window.from;
-        while at < window.to {
-            if !belongs(at) {
-                at += MIN_RUN;
-                continue;
-            }
-            // A run of sixteen reaches eight to one side.
-            let after = belongs(at + 4) && belongs(at + 8) && belongs(at + 2) && belongs(at + 6);
-            let before = at < 8
-                || (belongs(at - 4) && belongs(at - 8) && belongs(at - 2) && belongs(at - 6));
-            if !after && !before {
-                at += MIN_RUN;
-                continue;
-            }
-            let mut start = at;
-            while start > 0 && belongs(start - 1) && window.from.saturating_sub(start) < RUN_BEHIND
-            {
-                start -= 1;
-            }
-            let mut end = at + 1;
+        let end_of = |mut end: usize| {
             while belongs(end) && end < window.to + RUN_AHEAD {
                 end += 1;
             }
-            if end - start >= MIN_RUN {
+            end
+        };
+        let mut at = window.from;
+        // A run that goes on from before: with the block before it was seen whole, unless it is a long one.
+        if at > 0 && belongs(at - 1) && belongs(at) {
+            let mut start = at;
+            while start > 0 && belongs(start - 1) && at - start < RUN_BEHIND {
+                start -= 1;
+            }
+            let end = end_of(at);
+            let seen = at - start < RUN_BEHIND && end < at + RUN_AHEAD;
+            if !seen && end - start >= MIN_RUN {
                 self.run(window, start..end);
             }
+            at = end + 1;
+        }
+        while let Some(start) = next_run(text, at..window.to, MIN_RUN, perhaps_in_run, in_run) {
+            let end = end_of(start + MIN_RUN);
+            self.run(window, start..end);
             at = end + 1;
         }
     }
@@ -332,10 +332,7 @@ impl Pass<'_> {
             before.is_some_and(u8::is_ascii_alphanumeric)
                 && after.is_some_and(u8::is_ascii_alphanumeric)
         };
-        let breaks = memchr::memchr_iter(b'=', block)
-            .filter(|&at| soft(at))
-            .count();
-        if breaks == 0 {
+        if !memchr::memchr_iter(b'=', block).any(soft) {
             return;
         }
         let start = window.from.saturating_sub(RUN_BEHIND);
@@ -421,45 +418,59 @@ impl Pass<'_> {
 
     /// Payment cards and bank accounts, in groups or in one piece.
     pub(super) fn numbers(&mut self, window: Window<'_>) {
+        if self.kind == Kind::Inbound {
+            return;
+        }
         let text = window.text;
-        let byte = |at: usize| text.get(at).copied().unwrap_or(0);
+        let belongs = |at: usize| text.get(at).is_some_and(|&byte| in_number(byte));
         let mut at = window.from;
-        while at < window.to {
-            // In a card number no two separators stand side by side.
-            let digit = if byte(at).is_ascii_digit() {
-                at
-            } else if byte(at + 1).is_ascii_digit() {
-                at + 1
-            } else {
-                at += 12;
-                continue;
-            };
-            let part = |b: u8| b.is_ascii_digit() || b == b' ' || b == b'-';
-            let mut start = digit;
-            while start > 0 && digit - start < 48 && part(byte(start - 1)) {
-                start -= 1;
+        while at > 0 && window.from - at < MAX_NUMBER && belongs(at - 1) {
+            at -= 1;
+        }
+        while let Some(run) = next_run(
+            text,
+            at..window.to,
+            MIN_NUMBER,
+            perhaps_in_number,
+            in_number,
+        ) {
+            // Separators before the first digit don't count, as many as there are.
+            let mut digit = run;
+            while belongs(digit) && !text.get(digit).is_some_and(u8::is_ascii_digit) {
+                digit += 1;
             }
-            let mut end = digit + 1;
-            while end < text.len() && end - digit < 48 && part(byte(end)) {
+            let mut end = digit;
+            while belongs(end) && end - digit < MAX_NUMBER {
                 end += 1;
             }
-            if end - start >= 9 {
-                self.card(window, start..end);
-                // The bank's code can be letters: the country may stand some groups earlier.
-                let first = start.saturating_sub(24);
-                for place in first..=start {
-                    self.spaced_iban(window, place);
+            at = end + 1;
+            if end == digit {
+                continue;
+            }
+            self.card(window, digit..end);
+            // The bank's code can be letters: the country may stand some groups earlier.
+            let start = run.max(digit.saturating_sub(MAX_NUMBER));
+            let first = start.saturating_sub(26);
+            let around = window.get(first..text.len().min(start + 3));
+            for (place, five) in around.array_windows().enumerate() {
+                if let [a, b, c, d, b' '] = five
+                    && a.is_ascii_uppercase()
+                    && b.is_ascii_uppercase()
+                    && c.is_ascii_digit()
+                    && d.is_ascii_digit()
+                {
+                    self.spaced_iban(window, first + place);
                 }
             }
-            at = end + 1;
         }
     }
 
     fn card(&mut self, window: Window<'_>, range: Range<usize>) {
-        if self.kind == Kind::Inbound {
+        let text = window.get(range.clone());
+        let count = text.iter().filter(|byte| byte.is_ascii_digit()).count();
+        if !(14..=19).contains(&count) {
             return;
         }
-        let text = window.get(range.clone());
         // Leading and trailing separators don't belong.
         let lead = text
             .iter()
@@ -473,9 +484,6 @@ impl Pass<'_> {
         let range = range.start + lead..range.end.saturating_sub(tail).max(range.start + lead);
         let text = window.get(range.clone());
         let digits: Vec<u8> = text.iter().copied().filter(u8::is_ascii_digit).collect();
-        if !(14..=19).contains(&digits.len()) {
-            return;
-        }
         let edge = |at: Option<usize>| {
             at.and_then(|at| window.text.get(at))
                 .is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.'))
@@ -507,21 +515,8 @@ impl Pass<'_> {
         }
     }
 
-    /// `GB82 WEST 1234 …`: groups of four from a country code on.
-    fn spaced_iban(&mut self, window: Window<'_>, digits: usize) {
-        if self.kind == Kind::Inbound {
-            return;
-        }
-        // The check digits are the first digits, right after the country's letters.
-        let Some(start) = digits.checked_sub(2) else {
-            return;
-        };
-        let head = window.get(start..start + 5);
-        let starts = matches!(head, [a, b, c, d, b' '] if a.is_ascii_uppercase() && b.is_ascii_uppercase()
-            && c.is_ascii_digit() && d.is_ascii_digit());
-        if !starts {
-            return;
-        }
+    /// `GB82 WEST 1234 …`: groups of four from a country code on, which stands at `start`.
+    fn spaced_iban(&mut self, window: Window<'_>, start: usize) {
         let mut compact = Vec::with_capacity(34);
         let mut end = start;
         for (at, group) in window
@@ -568,6 +563,60 @@ fn in_run(byte: u8) -> bool {
         table
     };
     TABLE[usize::from(byte)]
+}
+
+/// Whether no byte of these is below `+` or beyond ASCII, as spaces and quotes are.
+fn perhaps_in_run(group: [u8; 8]) -> bool {
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    const TO_HIGH: u64 = 0x5555_5555_5555_5555;
+    let group = u64::from_le_bytes(group);
+    // A sum runs over into the next byte only from one beyond ASCII.
+    !group & group.wrapping_add(TO_HIGH) & HIGH == HIGH
+}
+
+/// Whether all of these are digits, spaces or punctuation below them.
+fn perhaps_in_number(group: [u8; 4]) -> bool {
+    u32::from_le_bytes(group) & 0xe0e0_e0e0 == 0x2020_2020
+}
+
+/// Digits, and what separates groups of them.
+fn in_number(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b' ' | b'-')
+}
+
+/// Where the next stretch of at least `least` bytes begins that all belong, if it begins within `starts`.
+///
+/// With `least` no less than `2 * GROUP - 1`, it has a whole group of `GROUP` bytes in it, wherever groups of that size
+/// begin: only groups are asked. `perhaps` says at once of most that not all of their bytes belong.
+fn next_run<const GROUP: usize>(
+    text: &[u8],
+    starts: Range<usize>,
+    least: usize,
+    perhaps: impl Fn([u8; GROUP]) -> bool,
+    belongs: impl Fn(u8) -> bool,
+) -> Option<usize> {
+    let mut at = starts.start;
+    let mut rest = text.get(at..)?;
+    while at < starts.end + GROUP {
+        let group = rest.first_chunk::<GROUP>()?;
+        if perhaps(*group) && group.iter().all(|&byte| belongs(byte)) {
+            let before = text.get(starts.start..at)?.iter().rev();
+            let start = at - before.take_while(|&&byte| belongs(byte)).count();
+            if start >= starts.end {
+                return None;
+            }
+            let known = at + GROUP - start;
+            let more = text.get(at + GROUP..start + least).unwrap_or_default();
+            if known >= least
+                || (known + more.len() == least && more.iter().all(|&byte| belongs(byte)))
+            {
+                return Some(start);
+            }
+        }
+        at += GROUP;
+        rest = rest.get(GROUP..).unwrap_or_default();
+    }
+    None
 }
 
 /// A run and what is between its slashes.
@@ -793,4 +842,52 @@ fn unescape(token: &[u8]) -> (Vec<u8>, &'static str) {
         }
     }
     (out, how)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn first_run(text: &[u8], starts: Range<usize>, least: usize) -> Option<usize> {
+        starts.into_iter().find(|&start| {
+            let run = text.get(start..start + least);
+            run.is_some_and(|run| run.iter().all(u8::is_ascii_alphabetic))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_next_run_is_the_first_that_is_long_enough(
+            text in "(a{0,30}[. ]){0,6}a{0,30}",
+            from in 0_usize..80,
+            len in 0_usize..80,
+        ) {
+            let text = text.as_bytes();
+            let from = from.min(text.len());
+            let starts = from..(from + len).min(text.len());
+            let letter = |byte: u8| byte.is_ascii_alphabetic();
+            let found = next_run(text, starts.clone(), 9, |_: [u8; 5]| true, letter);
+            prop_assert_eq!(found, first_run(text, starts.clone(), 9));
+            let found = next_run(text, starts.clone(), 16, |_: [u8; 8]| true, letter);
+            prop_assert_eq!(found, first_run(text, starts, 16));
+        }
+    }
+
+    /// What is ruled out at once doesn't belong.
+    #[test]
+    fn what_belongs_is_not_ruled_out() {
+        for byte in 0..=u8::MAX {
+            for at in 0..8 {
+                let mut group = [b'a'; 8];
+                group[at] = byte;
+                assert!(perhaps_in_run(group) || !in_run(byte), "{byte}");
+            }
+            for at in 0..4 {
+                let mut group = [b'1'; 4];
+                group[at] = byte;
+                assert!(perhaps_in_number(group) || !in_number(byte), "{byte}");
+            }
+        }
+    }
 }

@@ -150,7 +150,7 @@ const PARTS: usize = 10;
 #[rustfmt::skip]
 const PHRASES: &[(&str, Part, u32)] = &[
     ("<|im_start|>", Part::Authority, 60), ("<|system|>", Part::Authority, 60), ("[inst]", Part::Authority, 35), ("<<sys>>", Part::Authority, 50),
-    ("[system]", Part::Authority, 30), ("<system>", Part::Authority, 25), ("</system>", Part::Authority, 25), ("(system_message)", Part::Authority, 50), ("system message:", Part::Authority, 30), ("\nsystem:", Part::Authority, 30), ("\\nsystem:", Part::Authority, 30), ("<!-- system", Part::Authority, 35),
+    ("[system]", Part::Authority, 30), ("<system>", Part::Authority, 25), ("</system>", Part::Authority, 25), ("(system_message)", Part::Authority, 50), ("system message:", Part::Authority, 30), ("\\nsystem:", Part::Authority, 30), ("<!-- system", Part::Authority, 35),
     ("system note", Part::Authority, 30), ("system update", Part::Authority, 25), ("system override", Part::Authority, 35), ("admin override", Part::Authority, 35), ("administrator notice", Part::Authority, 30), ("new directive", Part::Authority, 25), ("priority directive", Part::Authority, 30),
     ("new instructions:", Part::Authority, 30), ("### instruction", Part::Authority, 30), ("<important>", Part::Authority, 25), ("message from the developers", Part::Authority, 30),
 
@@ -177,6 +177,9 @@ const PHRASES: &[(&str, Part, u32)] = &[
 
     ("prompt injection", Part::About, 30), ("injection patterns", Part::About, 30), ("injection attack", Part::About, 20), ("attack pattern", Part::About, 30), ("attackers", Part::About, 15), ("attacker", Part::About, 10), ("for example", Part::About, 10), ("such as", Part::About, 5), ("phrases like", Part::About, 30), ("defenders", Part::About, 15), ("detect", Part::About, 5), ("malicious", Part::About, 10), ("vulnerab", Part::About, 5), ("research", Part::About, 5),
 ];
+
+/// Phrases that begin a line. All others are written in one line, and a line break in the text is a space to them.
+const AT_LINE_START: &[(&str, Part, u32)] = &[("\nsystem:", Part::Authority, 30)];
 
 /// Words for what is set aside.
 const OBJECTS: &[&str] = &[
@@ -325,6 +328,14 @@ fn phrases() -> Option<&'static AhoCorasick> {
         .as_ref()
 }
 
+/// The verbs that set something aside, all at once: most text has none of them.
+fn verbs() -> Option<&'static AhoCorasick> {
+    static AUTOMATON: OnceLock<Option<AhoCorasick>> = OnceLock::new();
+    AUTOMATON
+        .get_or_init(|| AhoCorasick::new(SETTING_ASIDE).ok())
+        .as_ref()
+}
+
 /// Weighs the surroundings of an anchor.
 pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, anchor: Range<usize>) {
     if pass.kind == Kind::Command {
@@ -423,17 +434,21 @@ fn flat(text: &[u8]) -> String {
 
 fn weigh(text: &str) -> u32 {
     let mut worth = [0_u32; PARTS];
-    // Phrases are written in one line; a line break in the text is a space to them.
     let line = text.replace('\n', " ");
-    for searched in [text, line.as_str()] {
-        let Some(automaton) = phrases() else {
-            continue;
-        };
-        for found in automaton.find_overlapping_iter(searched) {
-            if let Some(&(_, part, weight)) = PHRASES.get(found.pattern().as_usize())
-                && let Some(slot) = worth.get_mut(part as usize)
-            {
-                *slot = (*slot).max(weight);
+    let mut count = |part: Part, weight: u32| {
+        if let Some(slot) = worth.get_mut(part as usize) {
+            *slot = (*slot).max(weight);
+        }
+    };
+    for &(phrase, part, weight) in AT_LINE_START {
+        if text.contains(phrase) {
+            count(part, weight);
+        }
+    }
+    if let Some(automaton) = phrases() {
+        for found in automaton.find_overlapping_iter(&line) {
+            if let Some(&(_, part, weight)) = PHRASES.get(found.pattern().as_usize()) {
+                count(part, weight);
             }
         }
     }
@@ -459,6 +474,9 @@ fn weigh(text: &str) -> u32 {
 /// and since when.
 fn set_aside(text: &str) -> (u32, bool) {
     let mut best = (0, false);
+    if verbs().is_some_and(|verbs| !verbs.is_match(text)) {
+        return best;
+    }
     for verb in SETTING_ASIDE {
         for (at, _) in text.match_indices(verb).take(4) {
             // `override_defaults`, `"ignored":`: names, not orders.

@@ -1,15 +1,17 @@
 //! Many literals at once, ASCII case-insensitively.
 //!
-//! Every literal is known by its rarest three bytes. The text is run over once with a rolling hash
-//! of three bytes and a table of bits that stays in the first-level cache; only where a bit is set,
-//! literals are compared. Ordinary text sets off a comparison every few hundred bytes, where an
+//! Every literal is known by its rarest three bytes, and by the one behind them. The text is run over once: a hash of
+//! three bytes finds a byte in a table that stays in the first-level cache, and the fourth byte one of its bits; only
+//! where that is set, literals are compared. Ordinary text sets off a comparison every few hundred bytes, where an
 //! automaton takes a step, and a load that misses, for every byte.
 
 /// Bits of the hash.
-const BITS: u32 = 15;
-/// Words of the table of bits.
-const WORDS: usize = 1 << (BITS - 6);
+const BITS: u32 = 14;
+/// Bytes of the table.
+const SLOTS: usize = 1 << BITS;
 const MULTIPLIER: u32 = 0x9e37_79b1;
+/// The bit that tells the cases of a letter apart, in eight bytes.
+const FOLD: u64 = 0x2020_2020_2020_2020;
 
 /// A literal in a bucket.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +29,8 @@ struct Entry {
 #[derive(Debug, Clone)]
 pub(super) struct Literals {
     all: Vec<Vec<u8>>,
-    bits: Box<[u64; WORDS]>,
+    /// For each hash of three bytes, which bytes may follow: a bit for each value of their three lowest bits.
+    table: Box<[u8; SLOTS]>,
     /// Where a hash's entries start in `entries`; one more than there are hashes.
     starts: Vec<u32>,
     entries: Vec<Entry>,
@@ -40,7 +43,8 @@ pub(super) struct Literals {
 impl Literals {
     /// Takes literals in lower case.
     pub(super) fn new(all: Vec<Vec<u8>>) -> Self {
-        let mut placed: Vec<(u32, Entry)> = Vec::with_capacity(all.len());
+        let mut table = Box::new([0_u8; SLOTS]);
+        let mut placed: Vec<(usize, Entry)> = Vec::with_capacity(all.len());
         let mut short = Vec::new();
         let mut farthest = 0;
         for (index, literal) in all.iter().enumerate() {
@@ -48,9 +52,10 @@ impl Literals {
             let best = literal
                 .windows(3)
                 .enumerate()
-                .min_by_key(|(at, three)| (commonness(three), *at));
+                .map(|(at, three)| (at, three, literal.get(at + 3).copied()))
+                .min_by_key(|(at, three, next)| (commonness(three, *next), *at));
             match best {
-                Some((offset, &[a, b, c])) => {
+                Some((offset, &[a, b, c], next)) => {
                     farthest = farthest.max(offset);
                     let last = literal.len().saturating_sub(1);
                     let other_at = if offset >= last - offset { 0 } else { last };
@@ -60,19 +65,19 @@ impl Literals {
                         other: literal.get(other_at).copied().unwrap_or(0) | 0x20,
                         other_at: u32::try_from(other_at).unwrap_or(0),
                     };
-                    placed.push((hash([a, b, c]), entry));
+                    let hash = slot(u32::from_le_bytes([a, b, c, 0]) | FOLD as u32);
+                    if let Some(follow) = table.get_mut(hash) {
+                        *follow |= next.map_or(u8::MAX, |next| 1 << (next & 7));
+                    }
+                    placed.push((hash, entry));
                 }
                 _ => short.push(index),
             }
         }
         placed.sort_by_key(|(hash, entry)| (*hash, entry.literal));
-        let mut bits = Box::new([0_u64; WORDS]);
-        let mut starts = vec![0_u32; (1 << BITS) + 1];
+        let mut starts = vec![0_u32; SLOTS + 1];
         for (hash, _) in &placed {
-            if let Some(word) = bits.get_mut((hash >> 6) as usize) {
-                *word |= 1 << (hash & 63);
-            }
-            if let Some(count) = starts.get_mut(*hash as usize + 1) {
+            if let Some(count) = starts.get_mut(*hash + 1) {
                 *count += 1;
             }
         }
@@ -83,7 +88,7 @@ impl Literals {
         }
         Literals {
             all,
-            bits,
+            table,
             starts,
             entries: placed.into_iter().map(|(_, entry)| entry).collect(),
             short,
@@ -91,20 +96,57 @@ impl Literals {
         }
     }
 
-    /// Calls `each` with every literal that starts in `from..to`, and with where it starts.
+    /// Whether four bytes, of which case is folded, begin a comparison.
     #[expect(
         clippy::indexing_slicing,
         reason = "the index is masked to the table's size, in the hottest loop there is"
     )]
+    fn hit(&self, four: u32) -> bool {
+        self.table[slot(four) & (SLOTS - 1)] >> (four >> 24 & 7) & 1 != 0
+    }
+
+    /// Calls `each` with every literal that starts in `from..to`, and with where it starts.
     pub(super) fn find(&self, text: &[u8], from: usize, to: usize, mut each: impl FnMut(u32, u32)) {
         // The three bytes of a literal that starts at the last place stand a little later.
-        let end = text.len().min(to + self.farthest + 3);
-        let block = text.get(from..end).unwrap_or_default();
-        for (at, three) in block.array_windows::<3>().enumerate() {
-            let hash = hash(*three);
-            if self.bits[(hash >> 6) as usize & (WORDS - 1)] >> (hash & 63) & 1 != 0 {
-                self.candidates(text, from, to, from + at, hash, &mut each);
+        let end = text.len().min(to + self.farthest + 4);
+        let mut at = from;
+        let mut rest = text.get(from..end).unwrap_or_default();
+        // Eight places at once, for which twelve bytes are read.
+        while let Some(low) = rest.first_chunk::<8>()
+            && let Some(high) = rest.get(4..).and_then(<[u8]>::first_chunk::<8>)
+        {
+            let low = u64::from_le_bytes(*low) | FOLD;
+            let high = u64::from_le_bytes(*high) | FOLD;
+            let fours = [
+                low,
+                low >> 8,
+                low >> 16,
+                low >> 24,
+                high,
+                high >> 8,
+                high >> 16,
+                high >> 24,
+            ]
+            .map(|bytes| bytes as u32);
+            let any = fours.iter().fold(false, |any, &four| any | self.hit(four));
+            if any {
+                for (place, &four) in fours.iter().enumerate() {
+                    if self.hit(four) {
+                        self.candidates(text, from, to, at + place, slot(four), &mut each);
+                    }
+                }
             }
+            at += 8;
+            rest = rest.get(8..).unwrap_or_default();
+        }
+        // Of the last, whatever follows: it may be missing.
+        while let Some(&[a, b, c]) = rest.first_chunk::<3>() {
+            let hash = slot(u32::from_le_bytes([a, b, c, 0]) | FOLD as u32);
+            if self.table.get(hash).is_some_and(|follow| *follow != 0) {
+                self.candidates(text, from, to, at, hash, &mut each);
+            }
+            at += 1;
+            rest = rest.get(1..).unwrap_or_default();
         }
         for &index in &self.short {
             let Some(literal) = self.all.get(index as usize) else {
@@ -123,18 +165,18 @@ impl Literals {
         }
     }
 
-    #[cold]
+    #[inline(never)]
     fn candidates(
         &self,
         text: &[u8],
         from: usize,
         to: usize,
         three: usize,
-        hash: u32,
+        hash: usize,
         each: &mut impl FnMut(u32, u32),
     ) {
-        let first = self.starts.get(hash as usize).copied().unwrap_or(0) as usize;
-        let last = self.starts.get(hash as usize + 1).copied().unwrap_or(0) as usize;
+        let first = self.starts.get(hash).copied().unwrap_or(0) as usize;
+        let last = self.starts.get(hash + 1).copied().unwrap_or(0) as usize;
         for entry in self.entries.get(first..last).unwrap_or_default() {
             let Some(start) = three.checked_sub(entry.offset as usize) else {
                 continue;
@@ -163,26 +205,25 @@ impl Literals {
     }
 }
 
-/// The hash of three bytes, the same for both cases of a letter (and for a few other pairs, which
-/// the comparison tells apart).
-fn hash(three: [u8; 3]) -> u32 {
-    let [a, b, c] = three;
-    (u32::from_le_bytes([a, b, c, 0]) | 0x20_2020).wrapping_mul(MULTIPLIER) >> (32 - BITS)
+/// The place of three bytes in the table, the lowest of four; the same for both cases of a letter if case is folded
+/// (and for a few other pairs, which the comparison tells apart).
+fn slot(four: u32) -> usize {
+    ((four & 0xff_ffff).wrapping_mul(MULTIPLIER) >> (32 - BITS)) as usize
 }
 
-/// How common three bytes are in text, roughly: the sum of what each letter is worth.
-fn commonness(three: &[u8]) -> u32 {
-    let letters: u32 = three
-        .iter()
-        .map(|byte| match byte {
-            b'e' | b't' | b' ' | b'a' | b'o' | b'i' | b'n' | b's' | b'r' => 10,
-            b'h' | b'l' | b'd' | b'c' | b'u' | b'm' => 7,
-            b'f' | b'p' | b'g' | b'w' | b'y' | b'b' => 5,
-            b'/' | b':' | b'-' | b'_' | b'.' | b'=' | b'"' => 6,
-            b'v' | b'k' => 3,
-            _ => 1,
-        })
-        .sum();
+/// How common three bytes are in text, roughly: the sum of what each letter is worth. What follows them counts as well;
+/// if anything may, it is worth most.
+fn commonness(three: &[u8], next: Option<u8>) -> u32 {
+    let worth = |byte: &u8| match byte {
+        b'e' | b't' | b' ' | b'a' | b'o' | b'i' | b'n' | b's' | b'r' => 10,
+        b'h' | b'l' | b'd' | b'c' | b'u' | b'm' => 7,
+        b'f' | b'p' | b'g' | b'w' | b'y' | b'b' => 5,
+        b'/' | b':' | b'-' | b'_' | b'.' | b'=' | b'"' => 6,
+        b'v' | b'k' => 3,
+        _ => 1,
+    };
+    let next = next.as_ref().map_or(20, worth);
+    let letters: u32 = three.iter().map(worth).sum::<u32>() + next;
     const FREQUENT: [&[u8; 3]; 20] = [
         b"the", b"ing", b"and", b"ion", b"tio", b"ent", b"for", b"ate", b"ter", b"res", b"con",
         b"ers", b"pro", b"com", b"ret", b"str", b"est", b"int", b"all", b"://",

@@ -53,6 +53,8 @@ pub(super) struct Pattern {
     hir: Hir,
     /// It starts with `\b`.
     at_word: bool,
+    /// The greatest length of a match, if the pattern bounds it.
+    longest: Option<usize>,
     compiled: OnceLock<Option<Regex>>,
 }
 
@@ -78,6 +80,7 @@ impl Pattern {
         let at_word = matches!(first, Some(HirKind::Look(Look::WordAscii)));
         Ok(Pattern {
             at_word,
+            longest: hir.properties().maximum_len(),
             hir,
             compiled: OnceLock::new(),
         })
@@ -96,7 +99,6 @@ impl Pattern {
         Required::of(&self.hir)
     }
 
-    /// The greatest length of a match, if the pattern bounds it.
     pub(super) fn regex(&self) -> Option<&Regex> {
         self.compiled
             .get_or_init(|| {
@@ -112,6 +114,11 @@ impl Pattern {
                     .ok()
             })
             .as_ref()
+    }
+
+    /// The greatest length of a match, if the pattern bounds it.
+    pub(super) fn longest(&self) -> Option<usize> {
+        self.longest
     }
 
     /// Whether a match has to start a word.
@@ -203,6 +210,17 @@ pub(super) struct Hit {
 impl Rule {
     /// Searches from `from`; `anchored` demands that the match starts right there.
     pub(super) fn find(&self, text: &[u8], from: usize, anchored: bool) -> Option<Hit> {
+        self.find_within(text, from..text.len(), anchored)
+    }
+
+    /// The same for matches that lie within `range`; what is around it is known to the pattern.
+    pub(super) fn find_within(
+        &self,
+        text: &[u8],
+        range: std::ops::Range<usize>,
+        anchored: bool,
+    ) -> Option<Hit> {
+        let from = range.start;
         // Cheaper than asking the regex: a match that has to start a word can't start inside one.
         if anchored && self.pattern.at_word {
             let word = |at: Option<usize>| {
@@ -214,7 +232,7 @@ impl Rule {
             }
         }
         let regex = self.pattern.regex()?;
-        let input = Input::new(text).range(from..).anchored(if anchored {
+        let input = Input::new(text).range(range).anchored(if anchored {
             Anchored::Yes
         } else {
             Anchored::No

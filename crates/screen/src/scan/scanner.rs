@@ -609,6 +609,7 @@ impl Pass<'_> {
             .find(window.text, window.from, window.to, |literal, start| {
                 found.push((start, literal));
             });
+        found.sort_unstable();
         for &(start, literal) in &found {
             let (start, literal) = (start as usize, literal as usize);
             let range = start..start + scanner.literals.len_of(literal);
@@ -671,8 +672,17 @@ impl Pass<'_> {
             }
             return;
         }
+        // Without a match, a search runs on to the end of what it is given.
+        let text = window.text;
+        let end = which
+            .pattern
+            .longest()
+            .map_or(text.len(), |most| literal.start.saturating_add(most));
+        let end = end.min(text.len());
         let mut from = first;
-        while let Some(hit) = which.find(window.text, from, false) {
+        while from <= end
+            && let Some(hit) = which.find_within(text, from..end, false)
+        {
             if hit.whole.start > literal.start {
                 return;
             }
@@ -692,6 +702,11 @@ impl Pass<'_> {
         }
         let part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
         let text = window.get(start..window.text.len().min(start + MOST));
+        // Nearly every failed candidate ends here: nothing cuts it.
+        let first = text.iter().take_while(|byte| part(byte)).count();
+        if first == 0 || text.get(first) != Some(&b'\n') {
+            return;
+        }
         let mut joined: Vec<u8> = Vec::new();
         let mut at = 0;
         let mut lines = 0;

@@ -177,6 +177,29 @@ fn chars(text: &[u8]) -> impl Iterator<Item = (usize, usize, char)> {
     })
 }
 
+/// How many bytes of ASCII a text begins with.
+fn ascii_len(text: &[u8]) -> usize {
+    let whole = text
+        .chunks(32)
+        .take_while(|chunk| chunk.is_ascii())
+        .map(<[u8]>::len)
+        .sum();
+    let rest = text.get(whole..).unwrap_or_default();
+    whole + rest.iter().take_while(|byte| byte.is_ascii()).count()
+}
+
+/// The character that a text begins with.
+fn first_char(text: &[u8]) -> Option<char> {
+    let len = match text.first()? {
+        0..=0x7f => 1,
+        0xc2..=0xdf => 2,
+        0xe0..=0xef => 3,
+        0xf0..=0xf4 => 4,
+        _ => return None,
+    };
+    std::str::from_utf8(text.get(..len)?).ok()?.chars().next()
+}
+
 fn invisible(c: char) -> bool {
     matches!(c,
         '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}' | '\u{ad}' | '\u{34f}' | '\u{61c}'
@@ -190,7 +213,7 @@ fn look(window: Window<'_>) -> Seen {
     let start = window.from.saturating_sub(8);
     let end = window.text.len().min(window.to + 64);
     let mut seen = Seen::default();
-    let mut last: [char; 2] = [' ', ' '];
+    let mut last = ' ';
     let mut run = 0;
     let mut run_start = 0;
     let mut latin = false;
@@ -200,28 +223,51 @@ fn look(window: Window<'_>) -> Seen {
         None => *range = Some(from..to),
     };
     let mut flag = false;
-    for (offset, len, c) in chars(window.get(start..end)) {
+    let text = window.get(start..end);
+    let mut offset = 0;
+    while let Some(rest) = text.get(offset..).filter(|rest| !rest.is_empty()) {
         let at = start + offset;
         let here = at >= window.from && at < window.to;
-        if c.is_ascii() {
-            if c.is_ascii_alphanumeric() {
-                if run > 0 && last[0].is_ascii_alphanumeric() && here {
-                    seen.in_words += 1;
-                    seen.dressed = true;
-                    grow(&mut seen.in_words_at, run_start, at);
-                }
-                latin |= c.is_ascii_alphabetic();
-                if latin && foreign {
-                    seen.dressed = true;
-                }
-            } else {
-                (latin, foreign) = (false, false);
+        let plain = ascii_len(rest);
+        if let Some((&first, &last_byte)) = rest
+            .get(..plain)
+            .and_then(|plain| Some((plain.first()?, plain.last()?)))
+        {
+            // Of plain text only its ends matter: the word that it goes on with, and the one that goes on behind it.
+            let plain_text = rest.get(..plain).unwrap_or_default();
+            if run > 0 && last.is_ascii_alphanumeric() && first.is_ascii_alphanumeric() && here {
+                seen.in_words += 1;
+                seen.dressed = true;
+                grow(&mut seen.in_words_at, run_start, at);
+            }
+            let word = |byte: &&u8| byte.is_ascii_alphanumeric();
+            let head = plain_text.iter().take_while(word);
+            latin |= head.clone().any(u8::is_ascii_alphabetic);
+            let head = head.count();
+            if latin && foreign && head > 0 {
+                seen.dressed = true;
+            }
+            if head < plain {
+                foreign = false;
+                latin = plain_text
+                    .iter()
+                    .rev()
+                    .take_while(word)
+                    .any(u8::is_ascii_alphabetic);
             }
             flag = false;
             run = 0;
-            last = [c, last[0]];
+            last = char::from(last_byte);
+            offset += plain;
             continue;
         }
+        // Bytes that make no character are passed over.
+        let Some(c) = first_char(rest) else {
+            offset += 1;
+            continue;
+        };
+        let len = c.len_utf8();
+        offset += len;
         match c {
             '\u{e0020}'..='\u{e007f}' if !flag && here => {
                 seen.tags.push((u32::from(c) & 0x7f) as u8);
@@ -256,7 +302,7 @@ fn look(window: Window<'_>) -> Seen {
         }
         flag = c == '\u{1f3f4}';
         run = 0;
-        last = [c, last[0]];
+        last = c;
         match unmask(c) {
             Some((_, true)) => seen.dressed |= here,
             Some((_, false)) => {

@@ -72,7 +72,7 @@ pub(super) fn look(pass: &mut Pass<'_>, window: Window<'_>, separator: Range<usi
         destination(pass, window, url.clone(), host, place);
     }
     if pass.kind != Kind::Command {
-        labels(pass, window, url.clone(), host);
+        labels(pass, window, url.clone(), host, place);
         payload(pass, window, url, host, rest, place, template);
     }
 }
@@ -309,7 +309,7 @@ fn destination(
 }
 
 /// Data in the labels of a host name.
-fn labels(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u8]) {
+fn labels(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u8], place: Place) {
     if host.len() > 255 || host.first() == Some(&b'[') {
         return;
     }
@@ -378,6 +378,9 @@ fn labels(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u8
         };
         pass.emit(window, &rule, url.clone(), report);
     }
+    if pass.kind != Kind::Outbound || place != Place::Target {
+        return;
+    }
     // Names that say what they are for.
     let lower = host.to_ascii_lowercase();
     const NAMES: [&[u8]; 20] = [
@@ -402,10 +405,7 @@ fn labels(pass: &mut Pass<'_>, window: Window<'_>, url: Range<usize>, host: &[u8
         b"hookb.in",
         b"keylogger",
     ];
-    if pass.kind == Kind::Outbound
-        && place(window, url.start) == Place::Target
-        && NAMES.iter().any(|name| verify::contains(&lower, name))
-    {
+    if NAMES.iter().any(|name| verify::contains(&lower, name)) {
         let rule = own("drop-site");
         let report = Report {
             confidence: Confidence::Medium,
