@@ -63,5 +63,6 @@ pub use tls::{CertificateProblem, ClientTls, TlsDecision, TlsFailure, TlsFailure
 pub use tollgate_wire::headers::{HeaderList, InvalidHeader};
 pub use tollgate_wire::tls::ClientHello;
 pub use upstream_proxy::{Credentials, InvalidProxy, ProxyScheme, UpstreamProxy, Via};
+pub use url::UrlParts;
 pub use value::Value;
 pub use websocket::{InjectError, Injected, WebSocket, WebSocketClose, WebSocketHandle};

@@ -4,13 +4,19 @@ use std::borrow::Cow;
 use std::io::Write as _;
 
 /// What makes up a request's URL.
-pub(crate) struct UrlParts<'a> {
+#[derive(Clone, Debug)]
+pub struct UrlParts<'a> {
+    /// The method: the URL of a CONNECT is an authority.
     pub method: &'a [u8],
+    /// `http`, `https`, or nothing.
     pub scheme: &'a [u8],
-    /// Where it went.
+    /// The host that it went to.
     pub host: &'a str,
+    /// The port that it went to.
     pub port: u16,
+    /// Path and query.
     pub path: &'a [u8],
+    /// The authority of the target, or `:authority`; empty for none.
     pub authority: &'a [u8],
     /// All `Host` fields, joined.
     pub host_header: Option<Cow<'a, [u8]>>,
@@ -42,6 +48,22 @@ impl UrlParts<'_> {
                 self.write(out, host, port);
             }
             None => self.write_url(out),
+        }
+    }
+
+    /// Whether the URL by the host that the request names passes a test: [`Field::Url`](crate::filter::Field::Url).
+    pub fn test_pretty_url(&self, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        let mut url = Vec::with_capacity(self.path.len() + 64);
+        self.write_pretty_url(&mut url);
+        test(&url)
+    }
+
+    /// Whether the host that it went to passes a test, or the one that the request names:
+    /// [`Field::Host`](crate::filter::Field::Host).
+    pub fn test_hosts(&self, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        test(self.host.as_bytes()) || {
+            let named = self.pretty_host();
+            *named != *self.host.as_bytes() && test(&named)
         }
     }
 

@@ -1,7 +1,8 @@
 //! What recording costs, and what reading takes.
 //!
 //! `TOLLGATE_BENCH_FLOWS=1000000 cargo bench -p tollgate-store` lists and searches a store of a million flows; without
-//! the variable it has 20 000. Making it takes a while, so it is kept in the target folder.
+//! the variable it has 20 000. Making it takes a while, so it is kept in the target folder. Flows are recorded as the
+//! proxy does it, through a capture.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -13,62 +14,147 @@
 
 use std::hint::black_box;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tollgate_flow::filter::Filter;
-use tollgate_flow::record::{Body, HttpExchange, HttpRequest, HttpResponse, Record, Timestamp};
-use tollgate_store::{Flows, Place, Query, Store, StoreConfig, Words};
+use tollgate_flow::{
+    ConnectionId, ConnectionInfo, Direction, Flow, FlowId, HttpVersion, Interceptor, Outcome,
+    Piece, Response, Scheme, Target, TlsVersion, UpstreamInfo,
+};
+use tollgate_store::{Capture, CaptureLimits, Flows, Place, Query, Store, StoreConfig, Words};
+use tollgate_wire::http1::{RequestHead, ResponseHead, Version};
 
-fn flow(n: u64) -> Record {
-    let host = format!("host{}.example.com", n % 50);
-    let mut request = HttpRequest::new(
-        "GET",
-        "https",
-        &host,
-        443,
-        &format!("/api/v1/items/{n}?page={}", n % 9),
-    );
-    for (name, value) in [
-        ("Host", host.as_str()),
-        (
-            "User-Agent",
-            "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
-        ),
-        ("Accept", "application/json, text/plain, */*"),
-        ("Accept-Encoding", "gzip, deflate, br, zstd"),
-        (
-            "Authorization",
-            "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N",
-        ),
-    ] {
-        request
-            .message
-            .headers
-            .push(name.to_owned(), value.to_owned());
+/// Flows are ended one after the other, in so many connections at a time.
+const CONNECTIONS: u64 = 24;
+
+/// So many requests come over a connection.
+const REQUESTS: u64 = 200;
+
+/// So many flows are handed over before what waits is written: the queue has room for more.
+const BATCH: u64 = 2048;
+
+/// Makes flows as they are when a worker has ended them.
+struct Traffic {
+    next: u64,
+    lines: Vec<Flow>,
+}
+
+impl Traffic {
+    fn from(next: u64) -> Self {
+        Self {
+            next,
+            lines: Vec::new(),
+        }
     }
-    request.message.started = Timestamp::new(1_790_000_000.0 + n as f64 / 1000.0);
-    let mut response = HttpResponse::new(if n.is_multiple_of(100) { 500 } else { 200 }, "OK");
-    for (name, value) in [
-        ("Content-Type", "application/json"),
-        ("Server", "nginx"),
-        ("Cache-Control", "no-store"),
-    ] {
-        response.message.headers.push(name, value);
+
+    /// The next flow, and the body of its response.
+    fn flow(&mut self) -> (&mut Flow, String) {
+        let n = self.next;
+        self.next += 1;
+        let line = (n % CONNECTIONS) as usize;
+        if self.lines.is_empty() || n % (CONNECTIONS * REQUESTS) == 0 {
+            self.lines = (0..CONNECTIONS).map(|line| connection(n + line)).collect();
+        }
+        let flow = &mut self.lines[line];
+        let host = flow.request.target.host.clone();
+        let started = UNIX_EPOCH + Duration::from_millis(1_790_000_000_000 + n);
+        flow.id = FlowId::new(started, u128::from(n));
+        flow.timing.started = started;
+        flow.timing.request_end = Some(Duration::from_micros(20));
+        flow.timing.response_start = Some(Duration::from_micros(2000 + n % 500));
+        flow.timing.response_end = Some(Duration::from_micros(3000 + n % 500));
+        let target = format!("/api/v1/items/{n}?page={}", n % 9);
+        flow.request.head = RequestHead::build(b"GET", target.as_bytes(), Version::Http11).unwrap();
+        for (name, value) in [
+            ("Host", &*host),
+            (
+                "User-Agent",
+                "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+            ),
+            ("Accept", "application/json, text/plain, */*"),
+            ("Accept-Encoding", "gzip, deflate, br, zstd"),
+            (
+                "Authorization",
+                "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N",
+            ),
+        ] {
+            let list = flow.request.headers_mut();
+            list.append(name.as_bytes(), value.as_bytes()).unwrap();
+        }
+        let mut response = Response::default();
+        let status = if n.is_multiple_of(100) { 500 } else { 200 };
+        response.head = ResponseHead::build(status, b"OK").unwrap();
+        for (name, value) in [
+            ("Content-Type", "application/json"),
+            ("Server", "nginx"),
+            ("Cache-Control", "no-store"),
+        ] {
+            let list = response.headers_mut();
+            list.append(name.as_bytes(), value.as_bytes()).unwrap();
+        }
+        let mut body = format!("{{\"id\":{n},\"name\":\"item{n}\",\"values\":[");
+        for i in 0..100 {
+            body.push_str(&format!("{},", n.wrapping_mul(i + 7) % 1000));
+        }
+        body.push_str("0]}");
+        response.body_size = body.len() as u64;
+        flow.response = Some(Box::new(response));
+        (flow, body)
     }
-    let mut body = format!("{{\"id\":{n},\"name\":\"item{n}\",\"values\":[");
-    for i in 0..100 {
-        body.push_str(&format!("{},", n.wrapping_mul(i + 7) % 1000));
+}
+
+/// A new connection, and what it shows of itself in each of its flows.
+fn connection(n: u64) -> Flow {
+    let client = format!("127.0.0.1:{}", 20_000 + n % 40_000)
+        .parse()
+        .unwrap();
+    let local = "127.0.0.1:8080".parse().unwrap();
+    let mut flow = Flow::new(Arc::new(ConnectionInfo::new(
+        ConnectionId(n),
+        client,
+        local,
+        None,
+    )));
+    flow.request.target = Target::new(&format!("host{}.example.com", n % 50), 443);
+    flow.request.scheme = Scheme::Https;
+    flow.request.version = HttpVersion::Http11;
+    flow.upstream = Some(Arc::new(UpstreamInfo {
+        address: "192.0.2.1:443".parse().unwrap(),
+        via: None,
+        local: client,
+        tls_version: Some(TlsVersion::Tls13),
+        alpn: Some(b"http/1.1".to_vec()),
+        certificates: Arc::new([vec![n as u8; 1200], vec![2; 1100]]),
+        unverified: false,
+        connected: SystemTime::now(),
+        connect_time: Duration::from_millis(5),
+        handshake_time: Duration::from_millis(7),
+    }));
+    flow
+}
+
+/// Ends flows, as workers do, until there are so many.
+fn record(store: &Store, traffic: &mut Traffic, until: u64) {
+    let capture = Capture::new(store.sink(), CaptureLimits::default());
+    while traffic.next < until {
+        let (flow, body) = traffic.flow();
+        let _ = capture.data(
+            flow,
+            Piece {
+                direction: Direction::Response,
+                data: body.as_bytes(),
+                last: true,
+            },
+        );
+        capture.end(flow, &Outcome::COMPLETED);
+        if traffic.next.is_multiple_of(BATCH) {
+            store.flush();
+        }
     }
-    body.push_str("0]}");
-    response.message.body = Body::whole(body);
-    response.message.ended = Some(request.message.started.after(Duration::from_millis(3)));
-    let mut exchange = HttpExchange::new(request);
-    exchange.response = Some(response);
-    Record::http(
-        format!("0190{:04x}-{:04x}-7000-8000-{n:012x}", n >> 16, n & 0xffff),
-        exchange,
-    )
+    store.flush();
+    assert_eq!(store.stats().dropped_behind, 0);
 }
 
 fn unbounded(place: Place) -> StoreConfig {
@@ -79,32 +165,27 @@ fn unbounded(place: Place) -> StoreConfig {
     }
 }
 
-fn fill(store: &Store, flows: impl Iterator<Item = Record>) {
-    let sink = store.sink();
-    for record in flows {
-        let mut record = Some(record);
-        while let Some(one) = record.take() {
-            if sink.record(one.clone()).is_err() {
-                store.flush();
-                record = Some(one);
-            }
-        }
-    }
-    store.flush();
-}
-
-/// The time of a whole batch, from the first push until all is written, for each flow.
+/// The time of a batch, from the first flow that ends until all is written, for each flow. Making it counts, too.
 fn insert(criterion: &mut Criterion) {
-    let flows: Vec<Record> = (0..10_000).map(flow).collect();
     let mut group = criterion.benchmark_group("record");
     group.throughput(Throughput::Elements(1));
     group.bench_function("disk", |bencher| {
         bencher.iter_custom(|iterations| {
             let folder = tempfile::tempdir().unwrap();
             let store = Store::open(unbounded(Place::Disk(folder.path().into()))).unwrap();
+            let mut traffic = Traffic::from(0);
             let begin = Instant::now();
-            let all = flows.iter().cycle().take(iterations as usize);
-            fill(&store, all.cloned());
+            record(&store, &mut traffic, iterations);
+            begin.elapsed()
+        });
+    });
+    group.bench_function("nothing", |bencher| {
+        bencher.iter_custom(|iterations| {
+            let mut traffic = Traffic::from(0);
+            let begin = Instant::now();
+            for _ in 0..iterations {
+                black_box(traffic.flow());
+            }
             begin.elapsed()
         });
     });
@@ -117,7 +198,7 @@ fn read(criterion: &mut Criterion) {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("flows-{flows}"));
     let store = Store::open(unbounded(Place::Disk(folder.clone()))).unwrap();
     let there = store.flows().last_number().unwrap();
-    fill(&store, (there..flows).map(flow));
+    record(&store, &mut Traffic::from(there), flows);
     drop(store);
     let reader = Flows::open(&folder).unwrap();
     println!("{:?}", reader.usage().unwrap());
@@ -148,11 +229,26 @@ fn read(criterion: &mut Criterion) {
     search("words, one flow", words(&format!("item{middle}")), 1);
     search("words, many flows", words("host7 items gecko"), 50);
     search("words, none", words("nowhere"), 0);
-    let filter = Query {
-        filter: Some(Filter::new("~c 500 & ~d host0").unwrap()),
-        ..Query::newest(50)
+    let filter = |text: &str, limit| Query {
+        filter: Some(Filter::new(text).unwrap()),
+        limit,
+        ..Query::default()
     };
-    search("filter, newest 50", filter, 50);
+    search(
+        "filter, newest 50",
+        filter("~c 500 & ~d host0", Some(50)),
+        50,
+    );
+    // These look at everything.
+    for (name, text, expected) in [
+        ("filter, by status", "~c 404", 0),
+        ("filter, by host", "~d nowhere.example", 0),
+        ("filter, by URL", "~u items/17[?]", 1),
+        ("filter, by header", "~hs 'x-nothing: 1'", 0),
+        ("filter, by body", "~bs item17,", 0),
+    ] {
+        search(name, filter(text, None), expected);
+    }
     group.finish();
 }
 

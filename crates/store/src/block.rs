@@ -28,6 +28,7 @@ use std::sync::{Arc, OnceLock};
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use tollgate_flow::FlowId;
+use tollgate_flow::filter::Filter;
 use tollgate_flow::mitm::{FlowReader, FlowWriter};
 use tollgate_flow::record::{Certificates, Record, Timestamp};
 
@@ -35,6 +36,7 @@ use crate::codec::{Cursor, put_number, put_sized};
 use crate::entry::{Entry, Whole};
 use crate::error::StoreError;
 use crate::link::{Context, WrittenLink};
+use crate::peek;
 use crate::summary::{Summary, micros};
 use crate::words::WordSet;
 
@@ -726,11 +728,7 @@ impl Block {
         let summary = match stored {
             Stored::File { summary, .. } => Summary::read(summary, seq, self.number),
             Stored::Entry(entry) => self.context(entry.link).and_then(|context| {
-                let size = |body: &usize| {
-                    let span = self.body_spans.get(*body);
-                    span.map_or(0, |(begin, end)| (end - begin) as u64)
-                };
-                let sketch = entry.sketch(context, size)?;
+                let sketch = entry.sketch(context, |body| self.body_size(*body))?;
                 let answer = entry.response.as_ref();
                 let cut = answer.and_then(|answer| answer.message.cut_from);
                 let mut summary = Summary::of(seq, self.number, &sketch);
@@ -741,6 +739,27 @@ impl Block {
         match summary {
             Some(summary) => Ok(Some(summary)),
             None => Err(damaged(self.number, "a flow can't be read")),
+        }
+    }
+
+    /// Whether a filter means a flow; `None` when only the whole flow can tell.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`].
+    pub fn matches(&self, seq: u64, filter: &Filter) -> Result<Option<bool>, StoreError> {
+        match self.find(seq)? {
+            None => Ok(Some(false)),
+            Some(Stored::File { summary, .. }) => match Summary::read(summary, seq, self.number) {
+                Some(row) => Ok(row.matches(filter)),
+                None => Err(damaged(self.number, "a flow can't be read")),
+            },
+            Some(Stored::Entry(entry)) => match self.context(entry.link) {
+                Some(context) => {
+                    let size = |body| self.body_size(body);
+                    Ok(peek::matches(&entry, context, &size, filter))
+                }
+                None => Err(damaged(self.number, "a flow can't be read")),
+            },
         }
     }
 
@@ -811,6 +830,11 @@ impl Block {
     fn body(&self, at: usize) -> Option<&[u8]> {
         let (begin, end) = self.body_spans.get(at)?;
         self.bodies.as_ref()?.get(*begin..*end)
+    }
+
+    fn body_size(&self, at: usize) -> u64 {
+        let span = self.body_spans.get(at);
+        span.map_or(0, |(begin, end)| (end - begin) as u64)
     }
 
     fn context(&self, link: u32) -> Option<&Context> {

@@ -563,6 +563,7 @@ mod tests {
     use crate::summary::Summary;
     use crate::{FlowSink, Place, Query, Store, StoreConfig, Words};
     use std::time::Duration;
+    use tollgate_flow::filter::Filter;
     use tollgate_flow::record::Replay;
     use tollgate_flow::{
         ClientHello, ClientTls, ConnectionId, ConnectionInfo, ErrorClass, FlowError, HeaderList,
@@ -959,6 +960,85 @@ mod tests {
         }
         // Four that were captured; one that was collected, for the record and for the store.
         assert_eq!(capture.cut_counter().load(Ordering::Relaxed), 4 + 2);
+    }
+
+    #[test]
+    fn a_filter_is_answered_from_heads_as_from_the_record() {
+        let store = Store::open(StoreConfig::new(Place::Memory)).unwrap();
+        let capture = Capture::new(store.sink(), CaptureLimits::default());
+        for (mut flow, [_, received], outcome) in variety() {
+            let _ = capture.data(&mut flow, piece(Direction::Response, &received));
+            capture.end(&flow, &outcome);
+        }
+        let mut twice = flow(99);
+        let hosts = [("Host", "one.example"), ("Host", "two.example")];
+        request(&mut twice, "GET", "/", &hosts);
+        capture.end(&twice, &Outcome::COMPLETED);
+        let records = records(&store);
+        let last = records.len();
+        for (expression, of_head) in [
+            ("~m GET | ~m CONNECT", true),
+            ("~u ^http://www.example.com/a/1", true),
+            ("~u a.example:443", true),
+            ("~u ^https://b.example/$", true),
+            ("~d www.example.com", true),
+            ("~d ^example.com$ | ~d ^::1$", true),
+            ("!~d b.example", true),
+            ("~hq '^x: caf'", true),
+            ("~hs 'server: x\r\n'", true),
+            ("~h host", true),
+            ("~t a/b", true),
+            ("~ts 'html$' & !~a", true),
+            ("~c 404 | ~status 2xx", true),
+            ("~e & ~q", true),
+            ("~s & ~http & !~websocket & !~replay", true),
+            ("~size 0 | ~sizes >60 | ~sizeq 10", true),
+            ("~duration >=3ms & ~duration <4ms", true),
+            ("~src :9$ & ~m GET", true),
+            ("~dst b.example:443", true),
+            ("~sni . | ~ja3 . | ~ja4 .", true),
+            ("~version 2.0", true),
+            ("~id 1$", true),
+            ("~marked | ~comment .", true),
+            ("~finding two", false),
+            ("~meta block", false),
+            ("~b word1", false),
+        ] {
+            let filter = Filter::new(expression).unwrap();
+            let (mut yes, mut no) = (0, 0);
+            for (n, record) in records.iter().enumerate() {
+                let seq = n as u64 + 1;
+                let block = store.flows().holding(seq, false).unwrap().unwrap();
+                let answer = block.matches(seq, &filter).unwrap();
+                let expected = filter.matches(record);
+                *if expected { &mut yes } else { &mut no } += 1;
+                assert!(
+                    answer.is_none_or(|answer| answer == expected),
+                    "{expression} at {n}"
+                );
+                // Of several hosts the record makes one.
+                if of_head && n + 1 < last {
+                    assert!(answer.is_some(), "{expression} at {n}");
+                }
+                if expression.starts_with("~b") {
+                    assert_eq!(answer, None);
+                }
+            }
+            assert!(no > 0, "{expression}");
+            let never = ["~marked", "~sni"]
+                .iter()
+                .any(|part| expression.contains(part));
+            assert!(yes > 0 || never, "{expression}");
+            let query = Query {
+                filter: Some(filter),
+                ..Query::all()
+            };
+            assert_eq!(
+                store.flows().list(&query).unwrap().len(),
+                yes,
+                "{expression}"
+            );
+        }
     }
 
     #[test]

@@ -504,15 +504,19 @@ impl<'a> Line<'a> {
         })
     }
 
-    /// A request of this line, without headers or body.
-    pub fn request(&self, scheme: &'static str, host: &str, port: u16) -> HttpRequest {
-        let scheme = match self.method.eq_ignore_ascii_case(b"CONNECT") {
+    /// The request's scheme, over a connection of this one.
+    pub fn scheme(&self, scheme: &'static str) -> &'static str {
+        match self.method.eq_ignore_ascii_case(b"CONNECT") {
             true => "",
             false => scheme,
-        };
+        }
+    }
+
+    /// A request of this line, without headers or body.
+    pub fn request(&self, scheme: &'static str, host: &str, port: u16) -> HttpRequest {
         HttpRequest {
             method: Bytes::copy_from_slice(self.method),
-            scheme: Bytes::from_static(scheme.as_bytes()),
+            scheme: Bytes::from_static(self.scheme(scheme).as_bytes()),
             authority: Bytes::copy_from_slice(self.authority),
             path: Bytes::copy_from_slice(self.path),
             host: host.to_owned(),

@@ -132,8 +132,8 @@ impl Flows {
 
     /// The rows of the flows that a query means.
     ///
-    /// Rows are looked at from the end that the query names until there are enough. A filter is asked about rows; flows
-    /// are read only where it wants more than a row has. Words are looked up in the index.
+    /// Flows are looked at from the end that the query names until there are enough. A filter is asked about what a
+    /// block has beside bodies; those are read only where it wants them. Words are looked up in the index.
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Segment`]. A flow whose block is damaged doesn't match what only the
@@ -164,12 +164,22 @@ impl Flows {
                 if left == 0 {
                     break;
                 }
+                // Most are none that the filter means: only of the others a row is made.
+                let verdict = match &query.filter {
+                    Some(filter) => page.block.matches(seq, filter),
+                    None => Ok(Some(true)),
+                };
+                let is_meant = match verdict {
+                    Ok(Some(false)) | Err(StoreError::Damaged { .. }) => continue,
+                    Ok(verdict) => verdict.is_some(),
+                    Err(error) => return Err(error.into()),
+                };
                 let row = match page.block.summary(seq) {
                     Ok(Some(row)) => row,
                     Ok(None) | Err(StoreError::Damaged { .. }) => continue,
                     Err(error) => return Err(error.into()),
                 };
-                if query.means_time(&row) && self.matches(query, &row, page.words_hold)? {
+                if query.means_time(&row) && self.matches(query, &row, is_meant, page.words_hold)? {
                     left -= 1;
                     found(row)?;
                 }
@@ -178,29 +188,29 @@ impl Flows {
         Ok(())
     }
 
-    fn matches(&self, query: &Query, row: &Summary, words_hold: bool) -> Result<bool, StoreError> {
+    /// Asks the whole flow about what is still to be known: whether the filter means it, whether it has the words.
+    fn matches(
+        &self,
+        query: &Query,
+        row: &Summary,
+        is_meant: bool,
+        words_hold: bool,
+    ) -> Result<bool, StoreError> {
         let words = query.words.as_ref().filter(|_| !words_hold);
-        let verdict = match &query.filter {
-            Some(filter) => row.matches(filter),
-            None => Some(true),
-        };
-        match (verdict, words) {
-            (Some(false), _) => Ok(false),
-            (Some(true), None) => Ok(true),
-            _ => {
-                let record = match self.read(row) {
-                    Ok(Some(record)) => record,
-                    // Deleted meanwhile, or damaged.
-                    Ok(None) | Err(StoreError::Damaged { .. } | StoreError::Segment(_)) => {
-                        return Ok(false);
-                    }
-                    Err(error) => return Err(error),
-                };
-                let filter = query.filter.as_ref().filter(|_| verdict.is_none());
-                Ok(filter.is_none_or(|filter| filter.matches(&record))
-                    && words.is_none_or(|words| words.matches(&record)))
-            }
+        let filter = query.filter.as_ref().filter(|_| !is_meant);
+        if words.is_none() && filter.is_none() {
+            return Ok(true);
         }
+        let record = match self.read(row) {
+            Ok(Some(record)) => record,
+            // Deleted meanwhile, or damaged.
+            Ok(None) | Err(StoreError::Damaged { .. } | StoreError::Segment(_)) => {
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(filter.is_none_or(|filter| filter.matches(&record))
+            && words.is_none_or(|words| words.matches(&record)))
     }
 
     /// The whole flow of a row. `None` when it is gone meanwhile.
@@ -273,7 +283,7 @@ impl Flows {
     }
 
     /// The block that holds a flow which is not deleted.
-    fn holding(&self, seq: u64, whole: bool) -> Result<Option<Arc<Block>>, StoreError> {
+    pub(crate) fn holding(&self, seq: u64, whole: bool) -> Result<Option<Arc<Block>>, StoreError> {
         let at = saturating(seq);
         let found = self.block("last >= ?1 AND first <= ?2", &[at, at], whole)?;
         let Some(found) = found.filter(|found| !found.deleted.contains(&seq)) else {

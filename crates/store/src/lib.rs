@@ -18,6 +18,7 @@ mod error;
 mod flows;
 mod follow;
 mod link;
+mod peek;
 mod schema;
 mod segment;
 mod sink;

@@ -197,8 +197,8 @@ impl Subject for Flow {
                 false
             }
             Field::Method => test(self.request.method()),
-            Field::Url => url(&self.url_parts(), test),
-            Field::Host => hosts(&self.url_parts(), test),
+            Field::Url => self.url_parts().test_pretty_url(test),
+            Field::Host => self.url_parts().test_hosts(test),
             Field::HeaderBlock(direction) => headers(direction).is_some_and(|list| {
                 let size = list
                     .iter()
@@ -362,14 +362,14 @@ impl Subject for Record {
         match field {
             Field::Method => http.is_some_and(|http| test(&http.request.method)),
             Field::Url => match &self.content {
-                Content::Http(http) => url(&http.request.url_parts(), test),
+                Content::Http(http) => http.request.url_parts().test_pretty_url(test),
                 Content::Dns(dns) => {
                     let first = dns.request.questions.first();
                     first.is_some_and(|question| test(question.name.as_bytes()))
                 }
                 Content::Tcp(_) | Content::Udp(_) => false,
             },
-            Field::Host => http.is_some_and(|http| hosts(&http.request.url_parts(), test)),
+            Field::Host => http.is_some_and(|http| http.request.url_parts().test_hosts(test)),
             Field::HeaderBlock(direction) => http
                 .and_then(|http| message(http, direction))
                 .is_some_and(|message| {
@@ -468,19 +468,6 @@ fn message(http: &HttpExchange, direction: Direction) -> Option<&HttpMessage> {
     match direction {
         Direction::Request => Some(&http.request.message),
         Direction::Response => http.response.as_ref().map(|response| &response.message),
-    }
-}
-
-fn url(parts: &UrlParts<'_>, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-    let mut url = Vec::with_capacity(parts.path.len() + 64);
-    parts.write_pretty_url(&mut url);
-    test(&url)
-}
-
-fn hosts(parts: &UrlParts<'_>, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-    test(parts.host.as_bytes()) || {
-        let named = parts.pretty_host();
-        *named != *parts.host.as_bytes() && test(&named)
     }
 }
 
