@@ -753,13 +753,11 @@ impl Block {
                 Some(row) => Ok(row.matches(filter)),
                 None => Err(damaged(self.number, "a flow can't be read")),
             },
-            Some(Stored::Entry(entry)) => match self.context(entry.link) {
-                Some(context) => {
-                    let size = |body| self.body_size(body);
-                    Ok(peek::matches(&entry, context, &size, filter))
-                }
-                None => Err(damaged(self.number, "a flow can't be read")),
-            },
+            Some(Stored::Entry(entry)) => {
+                let context = || self.context(entry.link);
+                let size = |body| self.body_size(body);
+                Ok(peek::matches(&entry, &context, &size, filter))
+            }
         }
     }
 

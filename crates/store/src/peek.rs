@@ -8,16 +8,19 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use tollgate_flow::filter::{Field, Filter, Subject};
-use tollgate_flow::record::{FlowType, Replay, Timestamp};
+use tollgate_flow::record::{Address, FlowType, Replay, Timestamp};
 use tollgate_flow::{Direction, HttpVersion, UrlParts};
 
 use crate::entry::{Entry, Fields, Line, Message};
 use crate::link::Context;
 
+/// Reads what carried a flow: a filter mostly doesn't ask for it.
+type ContextOf<'a> = &'a dyn Fn() -> Option<&'a Context>;
+
 /// A flow of HTTP without its bodies, which are numbers. It notes when it was asked for what it doesn't have.
 struct Peek<'a> {
     entry: &'a Entry<&'a [u8], usize>,
-    context: &'a Context,
+    context: ContextOf<'a>,
     size: &'a dyn Fn(usize) -> u64,
     unknown: Cell<bool>,
 }
@@ -25,10 +28,10 @@ struct Peek<'a> {
 /// Whether a filter means a flow; `None` when only the whole flow can tell. `size` tells how long a body is.
 ///
 /// If the filter comes to its answer without looking at what isn't here, the answer holds: it is that about the record.
-pub(crate) fn matches(
-    entry: &Entry<&[u8], usize>,
-    context: &Context,
-    size: &dyn Fn(usize) -> u64,
+pub(crate) fn matches<'a>(
+    entry: &'a Entry<&'a [u8], usize>,
+    context: ContextOf<'a>,
+    size: &'a dyn Fn(usize) -> u64,
     filter: &Filter,
 ) -> Option<bool> {
     let peek = Peek {
@@ -63,10 +66,32 @@ impl<'a> Peek<'a> {
         Line::read(self.entry.line)
     }
 
+    /// The texts of the connections.
+    fn any_of_context(
+        &self,
+        context: &Context,
+        field: Field,
+        test: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> bool {
+        let address = |address: &Address| format!("{}:{}", address.host, address.port);
+        let text = match field {
+            Field::Source => context.client.common.peername.as_ref().map(address),
+            Field::Destination => context.server.address.as_ref().map(address),
+            Field::Ja3 => context.facts.ja3.as_deref().map(str::to_owned),
+            Field::Ja4 => context.facts.ja4.as_deref().map(str::to_owned),
+            Field::Sni => context.client.common.sni.as_deref().map(str::to_owned),
+            // The record knows how it is asked about.
+            _ if context.facts.process.is_some() => return self.unknown(),
+            _ => None,
+        };
+        text.is_some_and(|text| test(text.as_bytes()))
+    }
+
     /// `None` where the record has to say it.
     fn url(&self) -> Option<UrlParts<'_>> {
         let line = self.line()?;
-        let target = self.context.server.address.as_ref()?;
+        let context = (self.context)()?;
+        let target = context.server.address.as_ref()?;
         let mut hosts = Fields::new(self.entry.request.headers).all("host");
         let host = hosts.next();
         if hosts.next().is_some() {
@@ -74,7 +99,7 @@ impl<'a> Peek<'a> {
         }
         Some(UrlParts {
             method: line.method,
-            scheme: line.scheme(self.context.scheme()).as_bytes(),
+            scheme: line.scheme(context.scheme()).as_bytes(),
             host: &target.host,
             port: target.port,
             path: line.path,
@@ -127,7 +152,6 @@ impl Subject for Peek<'_> {
     }
 
     fn any(&self, field: Field, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-        let context = self.context;
         match field {
             Field::Method => match self.line() {
                 Some(line) => test(line.method),
@@ -153,34 +177,22 @@ impl Subject for Peek<'_> {
             Field::ContentType(direction) => self
                 .fields(direction)
                 .is_some_and(|fields| fields.all("content-type").any(test)),
-            Field::Source => match &context.client.common.peername {
-                Some(peer) => test(format!("{}:{}", peer.host, peer.port).as_bytes()),
-                None => false,
+            Field::Source
+            | Field::Destination
+            | Field::Ja3
+            | Field::Ja4
+            | Field::Sni
+            | Field::Process => match (self.context)() {
+                Some(context) => self.any_of_context(context, field, test),
+                None => self.unknown(),
             },
-            Field::Destination => match &context.server.address {
-                Some(origin) => test(format!("{}:{}", origin.host, origin.port).as_bytes()),
-                None => false,
-            },
-            Field::Ja3 => {
-                let ja3 = context.facts.ja3.as_ref();
-                ja3.is_some_and(|ja3| test(ja3.as_bytes()))
-            }
-            Field::Ja4 => {
-                let ja4 = context.facts.ja4.as_ref();
-                ja4.is_some_and(|ja4| test(ja4.as_bytes()))
-            }
-            Field::Sni => {
-                let name = context.client.common.sni.as_ref();
-                name.is_some_and(|name| test(name.as_bytes()))
-            }
             Field::Version => test(self.entry.request.version.as_str().as_bytes()),
             Field::Id => test(self.entry.id.to_string().as_bytes()),
             // Nobody has marked it, or said anything of it.
             Field::Marker | Field::Comment => test(b""),
             Field::Metadata if self.entry.notes.is_none() => test(b""),
             Field::Finding if self.entry.notes.is_none() => false,
-            Field::Process if context.facts.process.is_none() => false,
-            Field::Body(_) | Field::Metadata | Field::Finding | Field::Process => self.unknown(),
+            Field::Body(_) | Field::Metadata | Field::Finding => self.unknown(),
         }
     }
 }
