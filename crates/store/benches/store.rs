@@ -54,7 +54,7 @@ impl Traffic {
         let n = self.next;
         self.next += 1;
         let line = (n % CONNECTIONS) as usize;
-        if self.lines.is_empty() || n % (CONNECTIONS * REQUESTS) == 0 {
+        if self.lines.is_empty() || n.is_multiple_of(CONNECTIONS * REQUESTS) {
             self.lines = (0..CONNECTIONS).map(|line| connection(n + line)).collect();
         }
         let flow = &mut self.lines[line];
