@@ -228,6 +228,7 @@ impl MitmOptions {
             ("stickyauth", Value::Str(v)) => self.rules.stickyauth = v,
             ("anticache", Value::Bool(v)) => self.rules.anticache = v,
             ("anticomp", Value::Bool(v)) => self.rules.anticomp = v,
+            ("body_size_limit", Value::Str(v)) => self.rules.body_size_limit = v,
             // Everything streams here, whatever its size; only the spelling is looked at.
             ("stream_large_bodies", Value::Str(v)) => {
                 if let Some(size) = v.filter(|size| !is_size(size)) {
@@ -507,7 +508,7 @@ const OPTIONS: &[Spec] = &[
     option("block_global", Kind::Bool, Status::Only(&["false"])),
     option("block_list", Kind::List, Status::Supported),
     option("block_private", Kind::Bool, Status::Only(&["false"])),
-    option("body_size_limit", Kind::OptStr, Status::Missing),
+    option("body_size_limit", Kind::OptStr, Status::Supported),
     option("cert_passphrase", Kind::OptStr, Status::Missing),
     option("certs", Kind::List, Status::Supported),
     option("ciphers_client", Kind::OptStr, Status::Missing),

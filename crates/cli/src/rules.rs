@@ -29,14 +29,15 @@ impl RulesSettings {
     /// What flags and `--set` say together: lists are joined, and of the rest a flag wins.
     pub fn new(args: &RulesArgs, set: &MitmOptions) -> Self {
         let joined = |set: &[String], flags: &[String]| [set, flags].concat();
-        let mut options = MitmOptions::default();
+        // What has no flag stays as `--set` says.
+        let mut options = set.clone();
         options.block_list = joined(&set.block_list, &args.block_list);
         options.map_remote = joined(&set.map_remote, &args.map_remote);
         options.map_local = joined(&set.map_local, &args.map_local);
         options.modify_headers = joined(&set.modify_headers, &args.modify_headers);
         options.modify_body = joined(&set.modify_body, &args.modify_body);
-        options.stickycookie = args.stickycookie.clone().or(set.stickycookie.clone());
-        options.stickyauth = args.stickyauth.clone().or(set.stickyauth.clone());
+        options.stickycookie = args.stickycookie.clone().or(options.stickycookie);
+        options.stickyauth = args.stickyauth.clone().or(options.stickyauth);
         options.anticache = args.anticache || (set.anticache && !args.no_anticache);
         options.anticomp = args.anticomp || (set.anticomp && !args.no_anticomp);
         Self {

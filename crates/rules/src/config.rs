@@ -26,7 +26,7 @@ use crate::template::Template;
 const MAX_RULES_FILE: u64 = 4 << 20;
 
 /// The actions, as keys of a rule; each rule has one.
-pub(crate) const ACTIONS: [&str; 20] = [
+pub(crate) const ACTIONS: [&str; 21] = [
     "block",
     "allow",
     "tunnel",
@@ -42,6 +42,7 @@ pub(crate) const ACTIONS: [&str; 20] = [
     "upstream",
     "throttle",
     "budget",
+    "body_limit",
     "hold",
     "inject",
     "sticky_cookie",
@@ -77,6 +78,7 @@ struct RawRule {
     upstream: Option<String>,
     throttle: Option<RawThrottle>,
     budget: Option<RawBudget>,
+    body_limit: Option<String>,
     hold: Option<RawHold>,
     inject: Option<RawInject>,
     sticky_cookie: Option<bool>,
@@ -476,6 +478,9 @@ impl Reader<'_> {
             let budget = Budget::new(raw.requests, upload, duration(&raw.per)?);
             found.push(("budget", Some(Action::Budget(Arc::new(budget)))));
         }
+        if let Some(limit) = &raw.body_limit {
+            found.push(("body_limit", Some(Action::BodyLimit(bytes(limit)?))));
+        }
         if let Some(raw) = raw.hold {
             let hold = HoldFor {
                 deadline: duration(&raw.deadline)?,
@@ -742,7 +747,7 @@ fn throttle(raw: &RawThrottle) -> Result<Throttle, Problem> {
 }
 
 /// Bytes: `100k`, `1m`.
-fn bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     scaled(
         text,
         &[
@@ -751,6 +756,7 @@ fn bytes(text: &str) -> Result<u64, String> {
             ("k", 1024.0),
             ("m", 1048576.0),
             ("g", 1073741824.0),
+            ("t", 1099511627776.0),
         ],
     )
     .map(|bytes| bytes as u64)
@@ -844,6 +850,8 @@ mod tests {
             [[rule]]
             budget = { requests = 100, upload = "10m", per = "1h" }
             [[rule]]
+            body_limit = "10m"
+            [[rule]]
             hold = { for = "30s", then = "continue" }
             [[rule]]
             inject = { host = "api.example.com", header = "X-Key", command = "echo k" }
@@ -860,7 +868,7 @@ mod tests {
         "#;
         let rules = read(text).unwrap();
         let words: Vec<&str> = rules.iter().map(|rule| rule.action()).collect();
-        assert_eq!(words.len(), 24);
+        assert_eq!(words.len(), 25);
         for word in ACTIONS.iter().chain(&["anticomp"]) {
             assert!(words.contains(word), "{word}");
         }
@@ -923,6 +931,10 @@ mod tests {
                 "'fast' is no time",
             ),
             ("[[rule]]\nthrottle = {}", "a throttle has"),
+            (
+                "[[rule]]\nbody_limit = \"big\"",
+                "'big' is no number of bytes",
+            ),
             ("[[rule]]\nhold = { for = \"30 days\" }", "is no time"),
             (
                 "[[rule]]\nupstream = \"ftp://x\"",

@@ -212,6 +212,10 @@ fn on_request(rule: &Rule, flow: &mut Flow, allowed: &mut bool) -> Option<Explai
             "counts it, and answers 429 when the budget is used up".to_owned(),
             false,
         ),
+        Action::BodyLimit(limit) => says(
+            format!("refuses bodies of more than {limit} bytes, both ways"),
+            false,
+        ),
         Action::Inject(inject) if inject.belongs(flow) => says(
             format!("puts {} in, from {}", inject.header, inject.source),
             false,

@@ -20,7 +20,7 @@ use crate::hold::Holds;
 use crate::local::{self, Candidates};
 use crate::rewrite::{Replace, Rewriter};
 use crate::rule::{Action, CUT, MessageOutcome, Rule, blocked, modify_headers};
-use crate::set::{Connecting, OfConnection, RuleSet};
+use crate::set::{Connecting, OfConnection, RuleSet, content_length};
 use crate::sticky::Bucket;
 use crate::url::set_url;
 
@@ -69,6 +69,8 @@ struct State {
     request: Option<Chain>,
     response: Option<Chain>,
     budgets: Vec<Arc<Budget>>,
+    /// What bodies may yet have, the request's and the response's.
+    left: [Option<u64>; 2],
     upload: Vec<Arc<Bucket>>,
     download: Vec<Arc<Bucket>>,
 }
@@ -246,6 +248,22 @@ impl Rules {
                 }
                 return Step::Continue;
             }
+            Action::BodyLimit(limit) => {
+                // Asked for here, since its filter is about the request.
+                lock(state).limit(Direction::Response, *limit);
+                let length = match flow.request.body() {
+                    Some(body) => Some(body.len() as u64),
+                    None => content_length(flow.request.headers()),
+                };
+                if length.is_some_and(|length| length > *limit) {
+                    note(flow, rule);
+                    return too_large(413, rule, *limit);
+                }
+                if length.is_none() {
+                    lock(state).limit(Direction::Request, *limit);
+                }
+                return Step::Continue;
+            }
             Action::Hold(hold) => {
                 note(flow, rule);
                 let this = self.clone();
@@ -372,6 +390,14 @@ impl Rules {
                     note(flow, rule);
                     continue;
                 }
+                Action::BodyLimit(limit) if lock(&state).left(Direction::Response).is_some() => {
+                    let length = response_length(flow);
+                    if length.is_some_and(|length| length > *limit) && rule.applies(flow) {
+                        note(flow, rule);
+                        return too_large(502, rule, *limit);
+                    }
+                    continue;
+                }
                 _ if rule.on != Direction::Response || !rule.applies(flow) => continue,
                 Action::Headers(edits) => {
                     if let Some(response) = &mut flow.response {
@@ -464,6 +490,7 @@ impl Interceptor for Rules {
             request: None,
             response: None,
             budgets: Vec::new(),
+            left: [None; 2],
             upload: Vec::new(),
             download: Vec::new(),
         };
@@ -498,6 +525,12 @@ impl Interceptor for Rules {
                 if budget.upload(host, bytes, Instant::now()).is_err() {
                     return Step::close("a budget of bytes to this host is used up");
                 }
+            }
+        }
+        if let Some(left) = state.left_mut(piece.direction) {
+            match left.checked_sub(piece.data.len() as u64) {
+                Some(less) => *left = less,
+                None => return Step::close("the body is larger than a rule lets it be"),
             }
         }
         let (chain, buckets) = match piece.direction {
@@ -574,6 +607,26 @@ impl Interceptor for Rules {
 
     fn end(&self, flow: &Flow, _: &Outcome) {
         self.shard(flow.id).remove(&flow.id);
+    }
+}
+
+impl State {
+    fn left_mut(&mut self, of: Direction) -> &mut Option<u64> {
+        let [request, response] = &mut self.left;
+        match of {
+            Direction::Request => request,
+            Direction::Response => response,
+        }
+    }
+
+    fn left(&mut self, of: Direction) -> Option<u64> {
+        *self.left_mut(of)
+    }
+
+    /// A body may have no more; of several limits the smallest holds.
+    fn limit(&mut self, of: Direction, limit: u64) {
+        let left = self.left_mut(of);
+        *left = Some(left.map_or(limit, |left| left.min(limit)));
     }
 }
 
@@ -797,6 +850,31 @@ fn broken(rule: &Rule, why: &str) -> Step {
     Step::respond(Reply::new(502).text(text))
 }
 
+/// A body that is too large, and says so before it comes.
+fn too_large(status: u16, rule: &Rule, limit: u64) -> Step {
+    let whose = match status {
+        413 => "request",
+        _ => "response",
+    };
+    let text = format!(
+        "Tollgate: the body of the {whose} is larger than the {limit} bytes that {} allows\n",
+        rule.name()
+    );
+    Step::respond(Reply::new(status).text(text))
+}
+
+/// How many bytes the body of a response has, where that is known.
+fn response_length(flow: &Flow) -> Option<u64> {
+    let response = flow.response.as_ref()?;
+    if flow.request.method() == b"HEAD" || matches!(response.status(), 100..=199 | 204 | 304) {
+        return None;
+    }
+    match response.body() {
+        Some(body) => Some(body.len() as u64),
+        None => content_length(response.headers()),
+    }
+}
+
 /// A budget's refusal: 429, and when to come again.
 fn used_up(rule: &Rule, exhausted: Exhausted) -> Step {
     let seconds = exhausted.0.as_secs().saturating_add(1).to_string();
@@ -828,6 +906,86 @@ mod tests {
 
     fn rules(text: &str) -> Rules {
         Rules::new(RuleSet::parse(text, "rules.toml", ".".as_ref()).unwrap())
+    }
+
+    fn data(rules: &Rules, flow: &mut Flow, direction: Direction, length: usize) -> Step {
+        let data = vec![b'x'; length];
+        let piece = Piece {
+            direction,
+            data: &data,
+            last: false,
+        };
+        rules.data(flow, piece)
+    }
+
+    fn status(step: Step) -> u16 {
+        match step {
+            Step::Respond(reply) => reply.status,
+            step => panic!("{step:?}"),
+        }
+    }
+
+    #[test]
+    fn a_body_is_as_large_as_its_limit_at_most() {
+        use Direction::{Request, Response};
+        let rules = rules(
+            "[[rule]]\nwhen = \"~d small\"\nbody_limit = \"100b\"\n[[rule]]\nbody_limit = \"1k\"\n",
+        );
+        let begun = |url: &str, length: Option<&str>| {
+            let mut flow = flow("POST", url);
+            let (name, value) = match length {
+                Some(length) => ("Content-Length", length),
+                None => ("Transfer-Encoding", "chunked"),
+            };
+            let headers = flow.request.headers_mut();
+            headers.append(name.as_bytes(), value.as_bytes()).unwrap();
+            let interest = rules.interest(&flow);
+            assert!(interest.contains(Interest::REQUEST | Interest::RESPONSE));
+            assert!(interest.contains(Interest::RESPONSE_DATA));
+            assert_eq!(interest.contains(Interest::REQUEST_DATA), length.is_none());
+            let step = rules.request(&mut flow);
+            (flow, step)
+        };
+        for (url, length, refused) in [
+            ("http://small/", "100", false),
+            ("http://small/", "101", true),
+            ("http://other/", "1024", false),
+            ("http://other/", "1025", true),
+        ] {
+            let (_, step) = begun(url, Some(length));
+            match refused {
+                true => assert_eq!(status(step), 413, "{url} {length}"),
+                false => assert!(matches!(step, Step::Continue), "{url} {length}"),
+            }
+        }
+        // What doesn't say its length is cut where it goes beyond.
+        for direction in [Request, Response] {
+            let (mut flow, step) = begun("http://small/", None);
+            assert!(matches!(step, Step::Continue));
+            respond(&mut flow, 200, &[]);
+            assert!(matches!(rules.response(&mut flow), Step::Continue));
+            for length in [60, 40, 0] {
+                let step = data(&rules, &mut flow, direction, length);
+                assert!(matches!(step, Step::Continue), "{step:?}");
+            }
+            let step = data(&rules, &mut flow, direction, 1);
+            assert!(matches!(step, Step::Close(_)), "{step:?}");
+        }
+        for (method, length, refused) in [
+            ("GET", "100", false),
+            ("GET", "101", true),
+            ("HEAD", "101", false),
+        ] {
+            let mut flow = flow(method, "http://small/");
+            rules.interest(&flow);
+            assert!(matches!(rules.request(&mut flow), Step::Continue));
+            respond(&mut flow, 200, &[("Content-Length", length)]);
+            let step = rules.response(&mut flow);
+            match refused {
+                true => assert_eq!(status(step), 502, "{method} {length}"),
+                false => assert!(matches!(step, Step::Continue), "{method} {length}"),
+            }
+        }
     }
 
     /// A flow that became a WebSocket, and that the rules have begun with.

@@ -7,7 +7,8 @@ use tollgate_flow::Direction;
 use tollgate_flow::filter::Filter;
 
 use crate::config::{
-    body_replace, existing, header_is_valid, read_bounded, replacement, status_code, text_regex,
+    body_replace, bytes, existing, header_is_valid, read_bounded, replacement, status_code,
+    text_regex,
 };
 use crate::error::{Place, RuleError};
 use crate::local::MapLocal;
@@ -37,6 +38,8 @@ pub struct MitmOptions {
     pub anticache: bool,
     /// Whether servers are asked for uncompressed bodies.
     pub anticomp: bool,
+    /// The largest body: `512k`, `1m`.
+    pub body_size_limit: Option<String>,
 }
 
 /// Lowers options into rules, in the order in which mitmproxy's addons act.
@@ -101,6 +104,14 @@ pub(crate) fn lower(
     for spec in &options.modify_body {
         let (when, edit) = body_spec(spec, files).map_err(at("modify_body", spec))?;
         add(named("modify_body", spec), when, Action::Body(edit));
+    }
+    if let Some(limit) = &options.body_size_limit {
+        let bytes = bytes(limit).map_err(at("body_size_limit", limit))?;
+        add(
+            named("body_size_limit", limit),
+            None,
+            Action::BodyLimit(bytes),
+        );
     }
     if let Some(filter) = &options.stickyauth {
         let when = parse_filter(filter).map_err(at("stickyauth", filter))?;
@@ -276,6 +287,7 @@ mod tests {
             stickyauth: Some(".".into()),
             anticache: true,
             anticomp: true,
+            body_size_limit: Some("1m".into()),
         };
         let rules = lower(&options, &mut Vec::new()).unwrap();
         let words: Vec<&str> = rules.iter().map(Rule::action).collect();
@@ -290,6 +302,7 @@ mod tests {
                 "map_remote",
                 "map_local",
                 "modify_body",
+                "body_limit",
                 "sticky_auth",
                 "sticky_cookie",
             ]
@@ -300,7 +313,12 @@ mod tests {
     #[test]
     fn what_is_wrong_names_the_option() {
         type Set = fn(&mut MitmOptions, &str);
-        let cases: [(Set, &str, &str); 7] = [
+        let cases: [(Set, &str, &str); 8] = [
+            (
+                |o, v| o.body_size_limit = Some(v.into()),
+                "big",
+                "body_size_limit 'big': 'big' is no number of bytes",
+            ),
             (
                 |o, v| o.block_list.push(v.into()),
                 "/~d a",

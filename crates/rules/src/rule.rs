@@ -72,6 +72,8 @@ pub(crate) enum Action {
     Upstream(Via),
     Throttle(Throttle),
     Budget(Arc<Budget>),
+    /// The largest body, of requests and of responses.
+    BodyLimit(u64),
     Hold(HoldFor),
     Inject(Arc<Inject>),
     StickyCookie(CookieJar),
@@ -104,6 +106,7 @@ impl Action {
             Self::Upstream(_) => "upstream",
             Self::Throttle(_) => "throttle",
             Self::Budget(_) => "budget",
+            Self::BodyLimit(_) => "body_limit",
             Self::Hold(_) => "hold",
             Self::Inject(_) => "inject",
             Self::StickyCookie(_) => "sticky_cookie",

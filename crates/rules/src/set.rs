@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tollgate_flow::filter::{Field, Subject};
 use tollgate_flow::record::{FlowType, Replay};
-use tollgate_flow::{ClientHello, ConnectionInfo, Direction, Flow, Interest, Target};
+use tollgate_flow::{ClientHello, ConnectionInfo, Direction, Flow, HeaderList, Interest, Target};
 
 use crate::config;
 use crate::error::{Place, RuleError};
@@ -151,6 +151,15 @@ impl RuleSet {
                         }
                     }
                 }
+                Action::BodyLimit(_) => {
+                    if may(Direction::Request) {
+                        wanted |= head(Direction::Request, bodies) | Interest::RESPONSE;
+                        wanted |= Interest::RESPONSE_DATA;
+                        if !flow.request.headers().contains("content-length") && has_body(flow) {
+                            wanted |= Interest::REQUEST_DATA;
+                        }
+                    }
+                }
                 Action::Budget(budget) => {
                     if may(Direction::Request) {
                         wanted |= head(Direction::Request, bodies);
@@ -222,11 +231,13 @@ fn asks_websocket(flow: &Flow) -> bool {
 }
 
 fn request_length(flow: &Flow) -> u64 {
-    let length = flow.request.headers().get("content-length");
-    length
-        .and_then(|text| std::str::from_utf8(text).ok())
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(u64::MAX)
+    content_length(flow.request.headers()).unwrap_or(u64::MAX)
+}
+
+/// How many bytes a message says that its body has.
+pub(crate) fn content_length(headers: &HeaderList) -> Option<u64> {
+    let text = std::str::from_utf8(headers.get("content-length")?).ok()?;
+    text.trim().parse().ok()
 }
 
 /// Whether a request without `Content-Length` may have a body: over HTTP/1.1 only one that says so has.

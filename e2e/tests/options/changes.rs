@@ -3,7 +3,7 @@
 use tollgate_e2e::require;
 
 use crate::pair::{Pair, compare, compare_over, sets};
-use crate::traffic::{Origin, Transport, get, post};
+use crate::traffic::{Came, Origin, Transport, get, post};
 use crate::{at, site};
 
 #[test]
@@ -191,6 +191,35 @@ fn sticky_cookies_and_credentials() {
             get("/want"),
             get("/"),
         ],
+    );
+}
+
+#[test]
+fn bodies_have_a_largest_size() {
+    require!("mitmproxy-venv", "openssl");
+    let origin = Origin::start();
+    let pair = Pair::start(&origin, &sets(&["body_size_limit=200"]));
+    let long = "x".repeat(300);
+    // Each has its own words for it; the status, and what the origin sees, are the same.
+    let status = |came: &Came| {
+        let status = came
+            .0
+            .as_ref()
+            .map(|lines| lines[0].split(' ').nth(1).unwrap_or_default().to_owned());
+        (status, came.1.clone())
+    };
+    compare_over(
+        &pair,
+        &Transport::ALL,
+        &origin,
+        &[
+            get("/"),
+            post("/", "x".repeat(200)),
+            post("/", long.as_str()),
+            get(&format!("/{long}")),
+            get("/"),
+        ],
+        status,
     );
 }
 

@@ -33,7 +33,10 @@ const OPTIONS: &[(&str, How)] = &[
     ("block_global", ONLY),
     ("block_list", Test("changes::block_list_answers_and_cuts")),
     ("block_private", ONLY),
-    ("body_size_limit", MISSING),
+    (
+        "body_size_limit",
+        Test("changes::bodies_have_a_largest_size"),
+    ),
     ("cert_passphrase", MISSING),
     ("certs", TLS),
     ("ciphers_client", MISSING),
