@@ -903,6 +903,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::tests::{flow, respond};
+    use tollgate_flow::HttpVersion;
 
     fn rules(text: &str) -> Rules {
         Rules::new(RuleSet::parse(text, "rules.toml", ".".as_ref()).unwrap())
@@ -971,6 +972,13 @@ mod tests {
             let step = data(&rules, &mut flow, direction, 1);
             assert!(matches!(step, Step::Close(_)), "{step:?}");
         }
+        // Over HTTP/2 a GET may have a body, and needn't say so.
+        let mut hidden = flow("GET", "http://small/");
+        hidden.request.version = HttpVersion::Http2;
+        assert!(rules.interest(&hidden).contains(Interest::REQUEST_DATA));
+        assert!(matches!(rules.request(&mut hidden), Step::Continue));
+        let step = data(&rules, &mut hidden, Request, 101);
+        assert!(matches!(step, Step::Close(_)), "{step:?}");
         for (method, length, refused) in [
             ("GET", "100", false),
             ("GET", "101", true),

@@ -155,7 +155,9 @@ impl RuleSet {
                     if may(Direction::Request) {
                         wanted |= head(Direction::Request, bodies) | Interest::RESPONSE;
                         wanted |= Interest::RESPONSE_DATA;
-                        if !flow.request.headers().contains("content-length") && has_body(flow) {
+                        // Over HTTP/2 any method may have one, whatever is usual.
+                        if !flow.request.headers().contains("content-length") && may_have_body(flow)
+                        {
                             wanted |= Interest::REQUEST_DATA;
                         }
                     }
@@ -241,12 +243,20 @@ pub(crate) fn content_length(headers: &HeaderList) -> Option<u64> {
 }
 
 /// Whether a request without `Content-Length` may have a body: over HTTP/1.1 only one that says so has.
-fn has_body(flow: &Flow) -> bool {
+fn may_have_body(flow: &Flow) -> bool {
     use tollgate_flow::HttpVersion as V;
     match flow.request.version {
         V::Http10 | V::Http11 => flow.request.headers().contains("transfer-encoding"),
-        V::Http2 | V::Http3 => !matches!(flow.request.method(), b"GET" | b"HEAD"),
+        V::Http2 | V::Http3 => true,
     }
+}
+
+/// The same, of methods that usually have one.
+fn has_body(flow: &Flow) -> bool {
+    use tollgate_flow::HttpVersion as V;
+    may_have_body(flow)
+        && (matches!(flow.request.version, V::Http10 | V::Http11)
+            || !matches!(flow.request.method(), b"GET" | b"HEAD"))
 }
 
 /// What is decided about a connection.
