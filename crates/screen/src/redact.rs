@@ -103,6 +103,26 @@ pub struct Redacted {
     pub left: Vec<Finding>,
 }
 
+impl Redacted {
+    /// Whether all was taken out; else why not.
+    pub(crate) fn whole(&self) -> Result<(), String> {
+        match self.left.first() {
+            None => Ok(()),
+            Some(left) if left.via.is_empty() => Err(cant_be_cut_out(left)),
+            Some(left) => Err(format!(
+                "{} stands only behind {}",
+                left.rule,
+                left.via.join(", ")
+            )),
+        }
+    }
+}
+
+/// Why a text can't be sent in which this is left.
+pub(crate) fn cant_be_cut_out(left: &Finding) -> String {
+    format!("{} can't be cut out of the text around it", left.rule)
+}
+
 /// Whether something that was found in a text is to be taken out.
 pub type Wanted<'a> = &'a dyn Fn(&[u8], &Finding) -> bool;
 

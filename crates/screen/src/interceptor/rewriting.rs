@@ -6,7 +6,7 @@ use super::ruling::{Fate, Round, Ruling, Standing};
 use super::{Place, Screen, credential, goes_to};
 use crate::llm::{Arguments, Dialect, ToolCall};
 use crate::policy::CallFacts;
-use crate::redact::{Originals, Redacted, Shape, signed_by};
+use crate::redact::{Originals, Redacted, Shape, cant_be_cut_out, signed_by};
 use crate::scan::{Category, Finding};
 
 impl Screen {
@@ -35,7 +35,7 @@ impl Screen {
         let Some(new) = new else {
             return Err("it stands in the host's name".to_owned());
         };
-        whole(&redacted)?;
+        redacted.whole()?;
         flow.request
             .head
             .set_target(new)
@@ -65,7 +65,7 @@ impl Screen {
         let standing = round.standing.clone();
         let any = |_: &[u8], _: &Finding| true;
         let redacted = self.taken_out(flow, &standing, &ruling.place, &value, Shape::Plain, &any);
-        whole(&redacted)?;
+        redacted.whole()?;
         let fields = match is_trailer {
             true => flow.request.trailers.as_mut(),
             false => Some(flow.request.headers_mut()),
@@ -103,7 +103,7 @@ impl Screen {
             |_: &[u8], one: &Finding| dialect.is_none() || one.category != Category::Command;
         let place = &ruling.place;
         let redacted = self.taken_out(flow, &round.standing, place, text, shape, &counts);
-        whole(&redacted)?;
+        redacted.whole()?;
         self.keep(flow, round, place, &redacted);
         Ok(redacted.text)
     }
@@ -129,7 +129,7 @@ impl Screen {
         };
         let wanted = |_: &[u8], finding: &Finding| goes(finding);
         let redacted = self.redactor.redact(text.as_bytes(), shape, &wanted);
-        whole(&redacted)?;
+        redacted.whole()?;
         let arguments = match shape {
             Shape::Json => serde_json::from_slice(&redacted.text)
                 .map(Arguments::Json)
@@ -222,20 +222,6 @@ fn unsigned(flow: &Flow) -> Result<(), String> {
         Some(by) => Err(format!("the request is signed ({by})")),
         None => Ok(()),
     }
-}
-
-fn whole(redacted: &Redacted) -> Result<(), String> {
-    let Some(left) = redacted.left.first() else {
-        return Ok(());
-    };
-    Err(match left.via.is_empty() {
-        true => cant_be_cut_out(left),
-        false => format!("{} stands only behind {}", left.rule, left.via.join(", ")),
-    })
-}
-
-fn cant_be_cut_out(left: &Finding) -> String {
-    format!("{} can't be cut out of the text around it", left.rule)
 }
 
 fn shape(content_type: &[u8], text: &[u8]) -> Shape {

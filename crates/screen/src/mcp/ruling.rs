@@ -4,7 +4,7 @@ use super::Session;
 use crate::interceptor::{Enforcement, Place, Verdict};
 use crate::llm::json::{Tape, Value};
 use crate::policy::{Action, CallFacts, DRIFT, Decision, Subject};
-use crate::redact::{Replaced, Shape};
+use crate::redact::{Replaced, Shape, cant_be_cut_out};
 use crate::scan::{Category, Confidence, Finding, Severity};
 
 /// What a message is, beside what was found in it.
@@ -223,12 +223,7 @@ impl Session {
                 continue;
             }
             let one = self.redactor.redact(member.raw(), Shape::Json, &wanted);
-            if let Some(left) = one.left.first() {
-                return Err(match left.via.is_empty() {
-                    true => cant_be_cut_out(left),
-                    false => format!("{} stands only behind {}", left.rule, left.via.join(", ")),
-                });
-            }
+            one.whole()?;
             if !one.replaced.is_empty() {
                 let span = member.span();
                 edits.replace(
@@ -300,8 +295,4 @@ impl Session {
             },
         );
     }
-}
-
-fn cant_be_cut_out(left: &Finding) -> String {
-    format!("{} can't be cut out of the text around it", left.rule)
 }
