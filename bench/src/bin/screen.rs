@@ -3,6 +3,7 @@
 //! ```sh
 //! bench/screen CORPORA     # or TOLLGATE_CORPORA=CORPORA bench/screen
 //! bench/screen --speed     # without corpora: the figures about time alone
+//! bench/screen --speed verdict    # of these, one part
 //! ```
 //!
 //! CORPORA is a folder of files with one JSON object per line (`id`, `kind`, `text`, `label` = secret, attack or benign;
@@ -30,13 +31,14 @@ use std::process::ExitCode;
 
 use tollgate_screen::scan::Scanner;
 
-const USAGE: &str = "usage: bench/screen CORPORA | --speed
+const USAGE: &str = "usage: bench/screen CORPORA | --speed [PART]
 
 CORPORA (or the environment variable TOLLGATE_CORPORA) is a folder with labelled text: files of JSON lines with `id`,
 `kind` (outbound, inbound, command), `text` and `label` (secret, attack, benign). It is not part of the repository.
 The sources are public: agent-egress-bench, the examples of noseyparker's rules, agentdojo, CyberSecEval's prompts,
 atomic-red-team, the pages of tldr; bench/README.md says which lines count.
---speed prints what the scanners cost, for which the repository has what it takes.";
+--speed prints what the scanners cost, for which the repository has what it takes; with one of scanning, stream, event,
+verdict, request and memory, that part alone.";
 
 /// One row of the table.
 pub(crate) struct Row {
@@ -65,11 +67,18 @@ fn main() -> ExitCode {
         .filter(|_| !speed_only)
         .or_else(|| std::env::var_os("TOLLGATE_CORPORA"))
         .map(PathBuf::from);
-    if folder.is_none() && !speed_only {
+    let part = std::env::args_os()
+        .nth(2)
+        .filter(|_| speed_only)
+        .map(|part| part.to_string_lossy().into_owned());
+    let known = part
+        .as_deref()
+        .is_none_or(|part| speed::PARTS.contains(&part));
+    if folder.is_none() && !speed_only || !known {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     }
-    match table(folder.filter(|_| !speed_only).as_deref()) {
+    match table(folder.filter(|_| !speed_only).as_deref(), part.as_deref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench/screen: {error}");
@@ -78,7 +87,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn table(folder: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
+fn table(folder: Option<&Path>, part: Option<&str>) -> Result<(), Box<dyn std::error::Error>> {
     let scanner = Scanner::builtin();
     println!("| what | figure | wanted | of what |");
     println!("|---|---:|---|---|");
@@ -87,7 +96,7 @@ fn table(folder: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
             row.print();
         }
     }
-    for row in speed::rows(&scanner, folder)? {
+    for row in speed::rows(&scanner, folder, part)? {
         row.print();
     }
     Ok(())

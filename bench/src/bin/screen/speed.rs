@@ -22,11 +22,67 @@ const FOR: Duration = Duration::from_millis(2000);
 /// A measurement takes so many seconds at least.
 const LEAST: f64 = 0.1;
 
-/// Every row about time.
-pub(super) fn rows(scanner: &Scanner, folder: Option<&Path>) -> Result<Vec<Row>> {
+/// What is measured, by the names that `--speed` takes.
+pub(super) const PARTS: [&str; 6] = [
+    "scanning", "stream", "event", "verdict", "request", "memory",
+];
+
+/// Every row about time; or those of one part alone.
+pub(super) fn rows(
+    scanner: &Scanner,
+    folder: Option<&Path>,
+    only: Option<&str>,
+) -> Result<Vec<Row>> {
+    let takes = |part: &str| only.is_none_or(|only| only == part);
     let all = material::all()?;
+    let words = all
+        .get(2)
+        .map(|kind| kind.text.as_slice())
+        .unwrap_or_default();
     let mut rows = Vec::new();
-    for kind in &all {
+    if takes("scanning") {
+        rows.extend(scanning(scanner, folder, &all)?);
+    }
+    if takes("stream") {
+        for dialect in [
+            Dialect::AnthropicMessages,
+            Dialect::OpenAiChat,
+            Dialect::OpenAiResponses,
+        ] {
+            rows.push(stream(scanner, dialect, words, 40, "≥ 150 MB/s"));
+        }
+        rows.push(stream(
+            scanner,
+            Dialect::AnthropicMessages,
+            words,
+            1900,
+            "≥ 150 MB/s",
+        ));
+    }
+    if takes("event") {
+        rows.push(event(scanner, words));
+    }
+    if takes("verdict") {
+        rows.push(verdict(scanner, words));
+    }
+    if takes("request") {
+        rows.extend(request(scanner, words)?);
+    }
+    if takes("memory") {
+        rows.push(Row {
+            what: "memory of a stream's scanner".to_owned(),
+            figure: format!("{:.1} KiB", state_size(scanner, words) as f64 / 1024.0),
+            wanted: "≤ 4 KiB",
+            note: "at its largest, without what is held".to_owned(),
+        });
+    }
+    Ok(rows)
+}
+
+/// The scanners alone.
+fn scanning(scanner: &Scanner, folder: Option<&Path>, all: &[Material]) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for kind in all {
         let wanted = if kind.name.starts_with("mixed") {
             "≥ 300 MB/s"
         } else {
@@ -80,33 +136,6 @@ pub(super) fn rows(scanner: &Scanner, folder: Option<&Path>) -> Result<Vec<Row>>
             "",
         ));
     }
-    let words = all
-        .get(2)
-        .map(|kind| kind.text.as_slice())
-        .unwrap_or_default();
-    for dialect in [
-        Dialect::AnthropicMessages,
-        Dialect::OpenAiChat,
-        Dialect::OpenAiResponses,
-    ] {
-        rows.push(stream(scanner, dialect, words, 40, "≥ 150 MB/s"));
-    }
-    rows.push(stream(
-        scanner,
-        Dialect::AnthropicMessages,
-        words,
-        1900,
-        "≥ 150 MB/s",
-    ));
-    rows.push(event(scanner, words));
-    rows.push(verdict(scanner, words));
-    rows.extend(request(scanner, words)?);
-    rows.push(Row {
-        what: "memory of a stream's scanner".to_owned(),
-        figure: format!("{:.1} KiB", state_size(scanner, words) as f64 / 1024.0),
-        wanted: "≤ 4 KiB",
-        note: "at its largest, without what is held".to_owned(),
-    });
     Ok(rows)
 }
 
