@@ -90,7 +90,10 @@ impl Command {
     #[must_use]
     pub fn name(&self) -> &str {
         let program = self.argv.first().map_or("", String::as_str);
-        program.rsplit('/').next().unwrap_or(program)
+        match program.bytes().rposition(|byte| byte == b'/') {
+            Some(slash) => program.get(slash + 1..).unwrap_or_default(),
+            None => program,
+        }
     }
 
     /// The arguments.

@@ -4,6 +4,11 @@
 //! and at effects (which file is read or written, what is connected to what), so that a new program
 //! with the same effect is still seen.
 
+use std::borrow::Cow;
+use std::sync::OnceLock;
+
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
+
 use super::finding::Category;
 use super::finding::Severity::{self, Critical, High, Low, Medium};
 use super::rule::RuleInfo;
@@ -117,13 +122,14 @@ impl Judge<'_> {
         let name = command.name();
         self.files(command, name);
         self.variables(command);
-        let separators = self
-            .script
-            .commands
-            .iter()
-            .flat_map(|c| &c.assignments)
-            .any(|(name, value)| name == "IFS" && value.chars().any(|c| !c.is_whitespace()));
-        if command.indirect && separators {
+        let separators = || {
+            self.script
+                .commands
+                .iter()
+                .flat_map(|c| &c.assignments)
+                .any(|(name, value)| name == "IFS" && value.chars().any(|c| !c.is_whitespace()))
+        };
+        if command.indirect && separators() {
             self.tell(OBSCURED, name, "its name is put together by IFS");
         }
         self.program(at, command, name);
@@ -191,6 +197,9 @@ impl Judge<'_> {
                 .filter(|(key, _)| key.starts_with('-') || matches!(*key, "of" | "if"))
                 .map_or(arg.as_str(), |(_, value)| value);
             let value = value.strip_prefix('@').unwrap_or(value);
+            if !may_be_path(value) {
+                continue;
+            }
             let path = canonical(value);
             if !path.contains('/')
                 && !path.starts_with('~')
@@ -392,16 +401,11 @@ impl Judge<'_> {
                 self.tell(HIDE, name, "stands in a hidden folder");
             }
         }
-        if OFFENSIVE_TOOLS
-            .iter()
-            .any(|tool| name.eq_ignore_ascii_case(tool))
-            || args.iter().any(|arg| {
-                let file = arg.rsplit('/').next().unwrap_or(arg).to_ascii_lowercase();
-                OFFENSIVE_FILES.iter().any(|tool| file.starts_with(tool))
-            })
-            || OFFENSIVE_FILES
+        if offensive_tool(name)
+            || args
                 .iter()
-                .any(|tool| name.to_ascii_lowercase().starts_with(tool))
+                .any(|arg| offensive_file(arg.rsplit('/').next().unwrap_or(arg)))
+            || offensive_file(name)
         {
             self.tell(OFFENSIVE, name, "known for attacks");
         }
@@ -1192,14 +1196,7 @@ impl Judge<'_> {
     fn network(&mut self, command: &Command, name: &str) {
         let args = command.args();
         for arg in args {
-            let lower = arg.to_ascii_lowercase();
-            if (lower.contains("169.254.169.254")
-                || lower.contains("metadata.google.internal")
-                || lower.contains("169.254.170.2")
-                || lower.contains("100.100.100.200")
-                || lower.contains("fd00:ec2::254"))
-                && !name.contains("route")
-            {
+            if metadata_service(arg) && !name.contains("route") {
                 self.tell(METADATA, name, "an address that hands out credentials");
             }
         }
@@ -1370,18 +1367,16 @@ impl Judge<'_> {
     /// What shows only in several commands together.
     fn together(&mut self) {
         let commands = &self.script.commands;
+        let asks: Vec<bool> = commands.iter().map(recon).collect();
         let mut facts: Vec<&str> = Vec::new();
         let mut piped_shells: Vec<(&'static str, (&'static str, Severity, &'static str))> =
             Vec::new();
         let mut downloaded: Vec<String> = Vec::new();
         let mut ran_download = false;
         let mut loops = false;
-        for command in commands {
+        for (command, asks) in commands.iter().zip(&asks) {
             let name = command.name();
-            if recon(command)
-                && !facts.contains(&name)
-                && !command.through.contains(&"substitution")
-            {
+            if *asks && !facts.contains(&name) && !command.through.contains(&"substitution") {
                 facts.push(name);
             }
             if crate_shell(name)
@@ -1500,8 +1495,8 @@ impl Judge<'_> {
         if ran_download {
             self.tell(DOWNLOAD_RUN, "sh", "runs what it downloads");
         }
-        let filters = |command: &&Command| {
-            recon(command)
+        let filters = |(command, asks): &(&Command, &bool)| {
+            **asks
                 || command.reads_from.is_some()
                 || matches!(
                     command.name(),
@@ -1517,14 +1512,15 @@ impl Judge<'_> {
                         | "ls"
                 )
         };
-        let nothing_else = commands.iter().filter(|command| !filters(command)).count() == 0;
+        let nothing_else = || commands.iter().zip(&asks).all(|one| filters(&one));
         let asked = commands
             .iter()
-            .filter(|command| {
-                recon(command) && command.reads_from.is_none() && command.through.is_empty()
+            .zip(&asks)
+            .filter(|(command, asks)| {
+                **asks && command.reads_from.is_none() && command.through.is_empty()
             })
             .count();
-        if facts.len() >= 3 || (facts.len() >= 2 && nothing_else && asked >= 2) {
+        if facts.len() >= 3 || (facts.len() >= 2 && asked >= 2 && nothing_else()) {
             self.tell(
                 RECON,
                 facts.first().copied().unwrap_or("sh"),
@@ -1551,7 +1547,7 @@ pub(super) fn sensitive_path(path: &str) -> Option<&'static str> {
         Some("a file with credentials")
     } else if persistent(&path) {
         Some("a file that is run at a start, a login or a time")
-    } else if matches!(path.as_str(), "/etc/passwd" | "/etc/group") {
+    } else if matches!(&*path, "/etc/passwd" | "/etc/group") {
         Some("the list of accounts")
     } else {
         None
@@ -1624,8 +1620,38 @@ fn download_names(command: &Command) -> Vec<String> {
     names
 }
 
+/// Whether a word can be a path that somebody has rules about; those have more in them than letters.
+fn may_be_path(word: &str) -> bool {
+    word.bytes()
+        .any(|byte| matches!(byte, b'/' | b'~' | b'.' | b'_' | b'$' | b'"' | b'\''))
+}
+
 /// A path with its dots resolved and a person's folder as `~`.
-fn canonical(path: &str) -> String {
+fn canonical(path: &str) -> Cow<'_, str> {
+    if is_canonical(path) {
+        Cow::Borrowed(path)
+    } else {
+        Cow::Owned(resolved(path))
+    }
+}
+
+/// Whether a path can be seen to have nothing to resolve; most have.
+fn is_canonical(path: &str) -> bool {
+    let absolute = ["/root", "/home/", "/Users/", "/export/home/"];
+    let mut before = b'/';
+    for (at, byte) in path.bytes().enumerate() {
+        match byte {
+            b'"' | b'\'' | b'~' | b'$' => return false,
+            b'.' if before == b'/' => return false,
+            b'/' if before == b'/' && at > 0 => return false,
+            _ => before = byte,
+        }
+    }
+    // A folder's last slash goes.
+    before != b'/' && !absolute.iter().any(|start| path.starts_with(start))
+}
+
+fn resolved(path: &str) -> String {
     let mut path = path.trim_matches(['"', '\'']).to_owned();
     if let Some(rest) = path.strip_prefix("file://") {
         path = rest.to_owned();
@@ -1681,16 +1707,17 @@ fn crate_shell(name: &str) -> bool {
 }
 
 fn temporary(path: &str) -> bool {
-    [
-        "/tmp/",
-        "/var/tmp/",
-        "/dev/shm/",
-        "/private/tmp/",
-        "$TMPDIR/",
-        "/run/shm/",
-    ]
-    .iter()
-    .any(|folder| path.starts_with(folder))
+    path.starts_with(['/', '$'])
+        && [
+            "/tmp/",
+            "/var/tmp/",
+            "/dev/shm/",
+            "/private/tmp/",
+            "$TMPDIR/",
+            "/run/shm/",
+        ]
+        .iter()
+        .any(|folder| path.starts_with(folder))
 }
 
 /// Folders whose loss can't be undone.
@@ -1848,7 +1875,7 @@ fn persistent(path: &str) -> bool {
     if path.contains("completion") {
         return false;
     }
-    FOLDERS.iter().any(|folder| path.starts_with(folder))
+    path.starts_with('/') && FOLDERS.iter().any(|folder| path.starts_with(folder))
         || path
             .strip_prefix("~/")
             .is_some_and(|below| HOME.iter().any(|file| below.starts_with(file)))
@@ -1882,10 +1909,10 @@ fn credentials(path: &str) -> bool {
         "/etc/pwd.db",
         "/var/lib/sss/secrets/secrets.ldb",
     ];
-    if EXACT.contains(&path) || glob_hits(path, &EXACT) {
+    if path.starts_with('/') && (EXACT.contains(&path) || glob_hits(path, &EXACT)) {
         return true;
     }
-    const PARTS: [&str; 46] = [
+    const PARTS: &[&str] = &[
         ".ssh/id_",
         ".aws/credentials",
         ".aws/sso/cache",
@@ -1933,7 +1960,19 @@ fn credentials(path: &str) -> bool {
         ".codex/auth.json",
         ".config/op/",
     ];
-    if PARTS.iter().any(|part| path.contains(part)) {
+    static AUTOMATON: OnceLock<Option<AhoCorasick>> = OnceLock::new();
+    let make = || {
+        AhoCorasick::builder()
+            .kind(Some(AhoCorasickKind::DFA))
+            .prefilter(false)
+            .build(PARTS)
+            .ok()
+    };
+    let any = match AUTOMATON.get_or_init(make) {
+        Some(automaton) => automaton.is_match(path),
+        None => PARTS.iter().any(|part| path.contains(part)),
+    };
+    if any {
         return !path.ends_with(".pub");
     }
     let file = path.rsplit('/').next().unwrap_or(path);
@@ -1958,9 +1997,82 @@ fn credentials(path: &str) -> bool {
         || (file.ends_with(".ovpn") && path.contains("/etc/"))
 }
 
+/// Whether an argument names a service that hands out credentials to machines of a cloud.
+fn metadata_service(arg: &str) -> bool {
+    const HOSTS: &[&str] = &[
+        "169.254.169.254",
+        "metadata.google.internal",
+        "169.254.170.2",
+        "100.100.100.200",
+        "fd00:ec2::254",
+    ];
+    static AUTOMATON: OnceLock<Option<AhoCorasick>> = OnceLock::new();
+    // Nearly every argument is shorter than the shortest of them.
+    if arg.len() < 13 {
+        return false;
+    }
+    let make = || {
+        AhoCorasick::builder()
+            .ascii_case_insensitive(true)
+            .kind(Some(AhoCorasickKind::DFA))
+            .prefilter(false)
+            .build(HOSTS)
+            .ok()
+    };
+    match AUTOMATON.get_or_init(make) {
+        Some(automaton) => automaton.is_match(arg),
+        None => {
+            let arg = arg.to_ascii_lowercase();
+            HOSTS.iter().any(|host| arg.contains(host))
+        }
+    }
+}
+
+/// Whether a program is one for attacks.
+fn offensive_tool(name: &str) -> bool {
+    const FIRST: u32 = first_letters(OFFENSIVE_TOOLS);
+    let first = name.as_bytes().first();
+    first.is_some_and(|first| FIRST & letter(*first) != 0)
+        && OFFENSIVE_TOOLS
+            .iter()
+            .any(|tool| name.eq_ignore_ascii_case(tool))
+}
+
+/// Whether a file is called as a program for attacks is.
+fn offensive_file(name: &str) -> bool {
+    const FIRST: u32 = first_letters(OFFENSIVE_FILES);
+    let name = name.as_bytes();
+    name.first()
+        .is_some_and(|first| FIRST & letter(*first) != 0)
+        && OFFENSIVE_FILES.iter().any(|tool| {
+            name.get(..tool.len())
+                .is_some_and(|head| head.eq_ignore_ascii_case(tool.as_bytes()))
+        })
+}
+
+/// The letters that words begin with, a bit for each: most names end there.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "within bounds, and evaluated when it is compiled"
+)]
+const fn first_letters(words: &[&str]) -> u32 {
+    let mut all = 0;
+    let mut at = 0;
+    while at < words.len() {
+        all |= letter(words[at].as_bytes()[0]);
+        at += 1;
+    }
+    all
+}
+
+const fn letter(byte: u8) -> u32 {
+    1 << (byte & 31)
+}
+
 /// Whether a pattern with `?`, `*` or `[…]` stands for one of these paths.
 fn glob_hits(pattern: &str, paths: &[&str]) -> bool {
-    if !pattern.contains(['?', '*', '[']) || !pattern.starts_with('/') {
+    let wild = |byte| matches!(byte, b'?' | b'*' | b'[');
+    if !pattern.starts_with('/') || !pattern.bytes().any(wild) {
         return false;
     }
     // A pattern that stands for everything isn't meant.
@@ -2064,27 +2176,28 @@ fn recon(command: &Command) -> bool {
             )
         }),
         "cat" | "more" | "less" | "head" | "grep" => args.iter().any(|arg| {
-            [
-                "/etc/passwd",
-                "/etc/group",
-                "/etc/os-release",
-                "/etc/issue",
-                "/etc/hosts",
-                "/etc/resolv.conf",
-                "/etc/shells",
-                "/etc/fstab",
-                "/etc/crontab",
-                "/proc/version",
-                "/proc/cpuinfo",
-                "/etc/redhat-release",
-                "/etc/lsb-release",
-                "/etc/network",
-                "/etc/login.defs",
-                "/etc/security",
-                "/etc/pam.d",
-            ]
-            .iter()
-            .any(|file| arg.starts_with(file))
+            arg.starts_with('/')
+                && [
+                    "/etc/passwd",
+                    "/etc/group",
+                    "/etc/os-release",
+                    "/etc/issue",
+                    "/etc/hosts",
+                    "/etc/resolv.conf",
+                    "/etc/shells",
+                    "/etc/fstab",
+                    "/etc/crontab",
+                    "/proc/version",
+                    "/proc/cpuinfo",
+                    "/etc/redhat-release",
+                    "/etc/lsb-release",
+                    "/etc/network",
+                    "/etc/login.defs",
+                    "/etc/security",
+                    "/etc/pam.d",
+                ]
+                .iter()
+                .any(|file| arg.starts_with(file))
         }),
         "systemctl" => args
             .iter()
@@ -2279,6 +2392,8 @@ const SECRET_NAMES: [&str; 26] = [
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn rules_of(text: &str) -> Vec<&'static str> {
@@ -2372,6 +2487,23 @@ mod tests {
             "echo hello > out.txt",
         ] {
             assert_eq!(rules_of(text), Vec::<&str>::new(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_for_canonical_is(
+            path in r#"(/root|/home/|/Users/|/export/home/|file://)?[/.~$"'ab]{0,12}"#
+        ) {
+            if is_canonical(&path) {
+                prop_assert_eq!(resolved(&path), path);
+            }
+        }
+
+        #[test]
+        fn what_may_be_no_path_stays_as_it_is(word in r#"[-a-c0-9:@*=(){}|\\ ]{0,12}"#) {
+            prop_assert!(!may_be_path(&word));
+            prop_assert_eq!(resolved(&word), word);
         }
     }
 }

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 
 use super::word::{Piece, Room, Word};
-use super::{
-    Command, MAX_ARGV, MAX_COMMANDS, MAX_NESTING, MAX_SCRIPT, Redirect, RedirectKind, Script,
-};
+use super::{Command, MAX_COMMANDS, MAX_NESTING, MAX_SCRIPT, Redirect, RedirectKind, Script};
 
 /// How many characters all scripts inside a script may have together.
 const MAX_WORK: usize = 8 * MAX_SCRIPT;
@@ -20,6 +18,8 @@ pub(super) struct Reader {
     pub(super) variables: HashMap<String, String>,
     pub(super) files: HashMap<String, String>,
     pub(super) truncated: bool,
+    /// Room for the pieces of a word.
+    spare: Vec<Piece>,
     work: usize,
     /// How many characters expansions and copies have added.
     expanded: usize,
@@ -242,7 +242,9 @@ impl Reader {
                 continue;
             }
             if let Some(end) = skip_to {
-                if word.bare().as_deref() == Some(end) {
+                let ends = word.is_bare(end);
+                self.spare = word.pieces;
+                if ends {
                     break;
                 }
                 continue;
@@ -276,11 +278,12 @@ impl Reader {
                     }
                     continue;
                 }
-                match word.bare().as_deref() {
+                match word.keyword() {
                     Some(
                         "if" | "then" | "else" | "elif" | "fi" | "do" | "done" | "while" | "until"
                         | "!" | "{" | "}" | "time" | "coproc" | "esac" | "function",
                     ) => {
+                        self.spare = word.pieces;
                         if command.redirects.is_empty() {
                             continue;
                         }
@@ -304,19 +307,8 @@ impl Reader {
                     substituted.clone_from(&word.substituted);
                 }
             }
-            let ifs = self
-                .variables
-                .get("IFS")
-                .map_or(" \t\n", String::as_str)
-                .to_owned();
-            let fields = self.fields(&word, &ifs);
-            for field in fields {
-                if command.argv.len() < MAX_ARGV {
-                    command.argv.push(field);
-                } else {
-                    self.truncated = true;
-                }
-            }
+            self.fields(&word, &mut command.argv);
+            self.spare = word.pieces;
         }
         // `case x in a)`: patterns look like commands; one that is followed by `)` is one.
         if text.peek(0) == ')'
@@ -438,7 +430,7 @@ impl Reader {
         skip_blanks(text);
         let before = text.at;
         let word = self.word(text, around);
-        if word.bare().as_deref() != Some("in") {
+        if !word.is_bare("in") {
             text.at = before;
             return;
         }
@@ -449,13 +441,10 @@ impl Reader {
                 break;
             }
             let before = text.at;
-            let ifs = self
-                .variables
-                .get("IFS")
-                .map_or(" \t\n", String::as_str)
-                .to_owned();
             let word = self.word(text, around);
-            values.extend(self.fields(&word, &ifs));
+            let mut fields = Vec::new();
+            self.fields(&word, &mut fields);
+            values.append(&mut fields);
             if text.at == before {
                 text.at += 1;
             }
@@ -522,7 +511,9 @@ impl Reader {
                 target: String::new(),
             });
         }
-        let target = self.word(text, around).text();
+        let word = self.word(text, around);
+        let target = word.text();
+        self.spare = word.pieces;
         let kind = match kind {
             // `>&file` writes a file; `>&2` copies.
             RedirectKind::Duplicate if !target.chars().all(|c| c.is_ascii_digit() || c == '-') => {
@@ -535,7 +526,11 @@ impl Reader {
 
     /// One word, up to a blank or an operator.
     fn word(&mut self, text: &mut Text, around: &Around<'_>) -> Word {
-        let mut word = Word::default();
+        let mut word = Word {
+            pieces: std::mem::take(&mut self.spare),
+            ..Word::default()
+        };
+        word.pieces.clear();
         loop {
             let c = text.peek(0);
             if text.done() {
@@ -741,16 +736,18 @@ impl Reader {
         true
     }
 
-    fn fields(&mut self, word: &Word, ifs: &str) -> Vec<String> {
+    /// Adds the fields of a word, up to [`MAX_ARGV`].
+    fn fields(&mut self, word: &Word, out: &mut Vec<String>) {
+        let ifs = self.variables.get("IFS");
+        let ifs = ifs.map_or(" \t\n", String::as_str);
         let before = MAX_EXPANDED.saturating_sub(self.expanded);
         let mut room = Room {
             left: before,
             cut: false,
         };
-        let fields = word.fields(ifs, &mut room);
+        word.fields(ifs, out, &mut room);
         self.truncated |= room.cut;
         self.expanded += before - room.left;
-        fields
     }
 
     /// Commands up to the closing bracket of a substitution.
@@ -922,7 +919,7 @@ fn case_head(reader: &mut Reader, text: &mut Text, around: &Around<'_>) {
         skip_blanks(text);
     }
     let before = text.at;
-    if reader.word(text, around).bare().as_deref() != Some("in") {
+    if !reader.word(text, around).is_bare("in") {
         text.at = before;
         return;
     }
@@ -937,6 +934,11 @@ fn case_head(reader: &mut Reader, text: &mut Text, around: &Around<'_>) {
 }
 
 fn assignment(word: &Word) -> Option<(String, String)> {
+    let letter =
+        |piece: &Piece| matches!(piece, Piece::Bare(c) if c.is_ascii_alphabetic() || *c == '_');
+    if !word.pieces.first().is_some_and(letter) || !word.pieces.contains(&Piece::Bare('=')) {
+        return None;
+    }
     let mut name = String::new();
     let mut pieces = word.pieces.iter();
     for piece in pieces.by_ref() {

@@ -1,7 +1,7 @@
 //! What a command does through another: wrappers, interpreters, pipes into a shell, known output.
 
 use super::parse::{Reader, ansi_c, with};
-use super::{Command, MAX_ARGV, MAX_NESTING, MAX_SCRIPT, RedirectKind};
+use super::{Command, MAX_ARGV, MAX_NESTING, MAX_SCRIPT, Redirect, RedirectKind};
 use crate::scan::encoding;
 
 /// At most this many files that a script writes are remembered.
@@ -37,6 +37,75 @@ pub(super) fn shell(name: &str) -> bool {
             | "tcsh"
             | "pwsh"
     )
+}
+
+/// How a program runs others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inner {
+    /// It doesn't, as far as is known.
+    None,
+    Shell,
+    /// As another user.
+    User,
+    Env,
+    /// A wrapper whose options take no arguments.
+    Plain,
+    /// A wrapper whose options do.
+    Valued,
+    /// A wrapper with a word of its own before the command.
+    Second,
+    Xargs,
+    Find,
+    Eval,
+    Trap,
+    Alias,
+    /// In a terminal of its own, or later.
+    Session,
+    Ssh,
+    Sshpass,
+    Container,
+    AppleScript,
+    Source,
+    Interpreter,
+    /// A program called by its path: it may be a file that the script has written.
+    Program,
+}
+
+impl Inner {
+    /// What the program with this name does.
+    fn of(name: &str, program: &str) -> Self {
+        match name {
+            name if shell(name) => Self::Shell,
+            "sudo" | "doas" | "pkexec" | "su" | "runuser" | "sudoedit" => Self::User,
+            "env" => Self::Env,
+            "nohup" | "setsid" | "command" | "builtin" | "exec" | "busybox" | "toybox"
+            | "catchsegv" | "eatmydata" | "unbuffer" | "proxychains" | "proxychains4"
+            | "torsocks" | "firejail" | "caffeinate" | "fakeroot" | "time" | "coproc" => {
+                Self::Plain
+            }
+            "nice" | "ionice" | "chrt" | "taskset" | "stdbuf" | "strace" | "ltrace" | "unshare"
+            | "nsenter" | "systemd-run" | "systemd-inhibit" | "watch" | "cgexec" | "numactl"
+            | "prlimit" => Self::Valued,
+            "timeout" | "chroot" | "flock" => Self::Second,
+            "xargs" | "parallel" => Self::Xargs,
+            "find" | "fd" | "fdfind" | "gfind" => Self::Find,
+            "eval" => Self::Eval,
+            "trap" => Self::Trap,
+            "alias" => Self::Alias,
+            "script" | "screen" | "tmux" | "at" | "batch" => Self::Session,
+            "ssh" => Self::Ssh,
+            "sshpass" => Self::Sshpass,
+            "docker" | "podman" | "nerdctl" | "kubectl" | "oc" | "lxc" | "crictl" => {
+                Self::Container
+            }
+            "osascript" => Self::AppleScript,
+            "source" | "." => Self::Source,
+            "perl" | "ruby" | "node" | "php" | "lua" | "awk" | "gawk" | "mawk" => Self::Interpreter,
+            name if name.starts_with("python") => Self::Interpreter,
+            _ if program.contains('/') => Self::Program,
+            _ => Self::None,
+        }
+    }
 }
 
 impl Reader {
@@ -80,32 +149,57 @@ impl Reader {
             return;
         };
         command.input = input;
-        let command = command.clone();
-        for (name, value) in &command.assignments {
-            if command.argv.is_empty() {
-                self.variables.insert(name.clone(), value.clone());
-            }
+        let program = command.argv.first().map_or("", String::as_str);
+        let inner = Inner::of(command.name(), program);
+        if command.argv.is_empty() {
+            self.variables.extend(command.assignments.iter().cloned());
         }
-        self.remember_file(&command);
-        if depth < MAX_NESTING {
-            self.inside(&command, at, depth);
-        } else {
+        self.remember_file(at);
+        if depth >= MAX_NESTING {
             self.truncated = true;
+            return;
+        }
+        // Most commands are only themselves, and needn't be copied.
+        if inner == Inner::None || inner == Inner::Program && self.files.is_empty() {
+            return;
+        }
+        if let Some(command) = self.commands.get(at).cloned() {
+            self.inside(inner, &command, at, depth);
         }
     }
 
     /// Files whose contents are known.
-    fn remember_file(&mut self, command: &Command) {
+    fn remember_file(&mut self, at: usize) {
+        let Some(command) = self.commands.get(at) else {
+            return;
+        };
+        let tee = command.name() == "tee";
+        let writes = |redirect: &Redirect| {
+            matches!(redirect.kind, RedirectKind::Write | RedirectKind::Append)
+        };
+        if !tee && !command.redirects.iter().any(writes) {
+            return;
+        }
+        let text = if tee {
+            command.input.clone()
+        } else {
+            output_of(command)
+        };
+        let Some(text) = text else {
+            return;
+        };
         let mut files: Vec<(String, bool)> = command
             .redirects
             .iter()
-            .filter_map(|redirect| match redirect.kind {
-                RedirectKind::Write => Some((redirect.target.clone(), false)),
-                RedirectKind::Append => Some((redirect.target.clone(), true)),
-                _ => None,
+            .filter(|redirect| writes(redirect))
+            .map(|redirect| {
+                (
+                    redirect.target.clone(),
+                    redirect.kind == RedirectKind::Append,
+                )
             })
             .collect();
-        let text = if command.name() == "tee" {
+        if tee {
             let append = command.args().iter().any(|arg| arg == "-a");
             files.extend(
                 command
@@ -114,13 +208,7 @@ impl Reader {
                     .filter(|arg| !arg.starts_with('-'))
                     .map(|arg| (arg.clone(), append)),
             );
-            command.input.clone()
-        } else {
-            output_of(command)
-        };
-        let Some(text) = text else {
-            return;
-        };
+        }
         for (file, append) in files {
             if self.files.len() > MAX_FILES || !self.spend(text.len()) {
                 self.truncated = true;
@@ -139,17 +227,15 @@ impl Reader {
     }
 
     /// What runs inside a command.
-    fn inside(&mut self, command: &Command, at: usize, depth: usize) {
-        let name = command.name().to_owned();
+    fn inside(&mut self, inner: Inner, command: &Command, at: usize, depth: usize) {
+        let name = command.name();
         let args = command.args();
         let elevated = command.elevated;
-        if shell(&name) {
-            self.shell(command, &name, depth);
-            return;
-        }
-        match name.as_str() {
-            "sudo" | "doas" | "pkexec" | "su" | "runuser" | "sudoedit" => {
-                if matches!(name.as_str(), "su" | "runuser")
+        match inner {
+            Inner::None => {}
+            Inner::Shell => self.shell(command, name, depth),
+            Inner::User => {
+                if matches!(name, "su" | "runuser")
                     && let Some(script) = option(args, &["-c", "--command"])
                 {
                     self.script_as(&script, &with(&command.through, "su"), depth + 1, true);
@@ -176,7 +262,7 @@ impl Reader {
                     self.again(command, at, rest, "sudo", depth, true);
                 }
             }
-            "env" => {
+            Inner::Env => {
                 let rest = skip_options(args, &["-u", "-C", "-S", "--unset", "--chdir"]);
                 if let Some(script) = option(args, &["-S", "--split-string"]) {
                     self.script_as(&script, &with(&command.through, "env"), depth + 1, elevated);
@@ -184,15 +270,11 @@ impl Reader {
                 }
                 self.again(command, at, skip_assignments(rest), "env", depth, elevated);
             }
-            "nohup" | "setsid" | "command" | "builtin" | "exec" | "busybox" | "toybox"
-            | "catchsegv" | "eatmydata" | "unbuffer" | "proxychains" | "proxychains4"
-            | "torsocks" | "firejail" | "caffeinate" | "fakeroot" | "time" | "coproc" => {
+            Inner::Plain => {
                 let rest = skip_options(args, &["-a", "-f", "-n"]);
                 self.again(command, at, rest, "wrapper", depth, elevated);
             }
-            "nice" | "ionice" | "chrt" | "taskset" | "stdbuf" | "strace" | "ltrace" | "unshare"
-            | "nsenter" | "systemd-run" | "systemd-inhibit" | "watch" | "cgexec" | "numactl"
-            | "prlimit" => {
+            Inner::Valued => {
                 let rest = skip_options(
                     args,
                     &[
@@ -224,7 +306,7 @@ impl Reader {
                     );
                 }
             }
-            "timeout" | "chroot" | "flock" => {
+            Inner::Second => {
                 let rest = skip_options(
                     args,
                     &["-k", "-s", "--signal", "--kill-after", "--userspec", "-w"],
@@ -241,7 +323,7 @@ impl Reader {
                 }
                 self.again(command, at, rest, "wrapper", depth, elevated);
             }
-            "xargs" | "parallel" => {
+            Inner::Xargs => {
                 let rest = skip_options(
                     args,
                     &[
@@ -272,7 +354,7 @@ impl Reader {
                 }
                 self.again(command, at, &inner, "xargs", depth, elevated);
             }
-            "find" | "fd" | "fdfind" | "gfind" => {
+            Inner::Find => {
                 let mut rest = args;
                 while let Some(start) = rest.iter().position(|arg| {
                     matches!(
@@ -296,7 +378,7 @@ impl Reader {
                     rest = tail.get(end..).unwrap_or_default();
                 }
             }
-            "eval" => {
+            Inner::Eval => {
                 let script = args.join(" ");
                 self.script_as(
                     &script,
@@ -305,12 +387,12 @@ impl Reader {
                     elevated,
                 );
             }
-            "trap" => {
+            Inner::Trap => {
                 if let Some(script) = args.first() {
                     self.script_as(script, &with(&command.through, "trap"), depth + 1, elevated);
                 }
             }
-            "alias" => {
+            Inner::Alias => {
                 for arg in args {
                     if let Some((_, script)) = arg.split_once('=') {
                         self.script_as(
@@ -322,7 +404,7 @@ impl Reader {
                     }
                 }
             }
-            "script" | "screen" | "tmux" | "at" | "batch" => {
+            Inner::Session => {
                 if let Some(script) = option(args, &["-c"]) {
                     self.script_as(
                         &script,
@@ -330,11 +412,11 @@ impl Reader {
                         depth + 1,
                         elevated,
                     );
-                } else if matches!(name.as_str(), "at" | "batch") {
+                } else if matches!(name, "at" | "batch") {
                     if let Some(script) = &command.input {
                         self.script_as(script, &with(&command.through, "at"), depth + 1, elevated);
                     }
-                } else if matches!(name.as_str(), "screen" | "tmux")
+                } else if matches!(name, "screen" | "tmux")
                     && let Some(script) = args.iter().rev().find(|arg| arg.contains(' '))
                 {
                     self.script_as(
@@ -345,7 +427,7 @@ impl Reader {
                     );
                 }
             }
-            "ssh" => {
+            Inner::Ssh => {
                 let rest = skip_options(
                     args,
                     &[
@@ -358,14 +440,12 @@ impl Reader {
                     self.script_as(&script, &with(&command.through, "ssh"), depth + 1, elevated);
                 }
             }
-            "sshpass" => {
+            Inner::Sshpass => {
                 let rest = skip_options(args, &["-p", "-f", "-d", "-P"]);
                 self.again(command, at, rest, "wrapper", depth, elevated);
             }
-            "docker" | "podman" | "nerdctl" | "kubectl" | "oc" | "lxc" | "crictl" => {
-                self.container(command, at, depth)
-            }
-            "osascript" => {
+            Inner::Container => self.container(command, at, depth),
+            Inner::AppleScript => {
                 for code in args.iter().filter(|arg| arg.contains("do shell script")) {
                     for part in code.split("do shell script").skip(1) {
                         if let Some(script) = apple_string(part) {
@@ -379,24 +459,15 @@ impl Reader {
                     }
                 }
             }
-            "source" | "." => {
+            Inner::Source => {
                 if let Some(file) = args.first() {
                     self.file(file, command, depth);
                 }
             }
-            _ => {
-                if name.starts_with("python")
-                    || matches!(
-                        name.as_str(),
-                        "perl" | "ruby" | "node" | "php" | "lua" | "awk" | "gawk" | "mawk"
-                    )
-                {
-                    self.interpreter(command, depth);
-                } else if let Some(program) = command.argv.first()
-                    && program.contains('/')
-                {
-                    let program = program.clone();
-                    self.file(&program, command, depth);
+            Inner::Interpreter => self.interpreter(command, depth),
+            Inner::Program => {
+                if let Some(program) = command.argv.first() {
+                    self.file(program, command, depth);
                 }
             }
         }

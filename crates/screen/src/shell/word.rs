@@ -8,6 +8,13 @@ const MAX_FIELDS: usize = MAX_ARGV;
 /// at the end of a long string.
 const MAX_WORD: usize = MAX_SCRIPT;
 
+/// Words that mean something where a command begins.
+const KEYWORDS: [&str; 20] = [
+    "if", "then", "else", "elif", "fi", "do", "done", "while", "until", "!", "{", "}", "time",
+    "coproc", "esac", "function", "for", "select", "case", "[[",
+];
+const LONGEST_KEYWORD: usize = 8;
+
 /// A character of a word, and what may still happen to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Piece {
@@ -75,27 +82,35 @@ impl Word {
             .collect()
     }
 
-    /// The text if the word is bare characters alone: a keyword can't be quoted.
-    pub(super) fn bare(&self) -> Option<String> {
-        self.pieces
-            .iter()
-            .map(|piece| match piece {
-                Piece::Bare(c) => Some(*c),
-                _ => None,
-            })
-            .collect()
+    /// The keyword that the word is, if it is one: bare characters alone, for a keyword can't be quoted.
+    pub(super) fn keyword(&self) -> Option<&'static str> {
+        if self.pieces.len() > LONGEST_KEYWORD {
+            return None;
+        }
+        KEYWORDS.into_iter().find(|keyword| self.is_bare(keyword))
     }
 
-    /// Braces, then fields. `room` is how many characters may still be copied for that, here and for the words to come;
-    /// where it is at its end, braces stay as they are.
-    pub(super) fn fields(&self, ifs: &str, room: &mut Room) -> Vec<String> {
+    /// Whether the word is this text in bare characters.
+    pub(super) fn is_bare(&self, text: &str) -> bool {
+        text.len() == self.pieces.len()
+            && text
+                .chars()
+                .zip(&self.pieces)
+                .all(|(c, piece)| *piece == Piece::Bare(c))
+    }
+
+    /// Braces, then fields, as long as there is room for more words. `room` is how many characters may still be copied
+    /// for that, here and for the words to come; where it is at its end, braces stay as they are.
+    pub(super) fn fields(&self, ifs: &str, out: &mut Vec<String>, room: &mut Room) {
+        if !self.pieces.contains(&Piece::Bare('{')) {
+            split(&self.pieces, ifs, out, room);
+            return;
+        }
         let mut words = Vec::new();
         braces(&self.pieces, &mut words, room);
-        let mut out = Vec::new();
         for word in words {
-            split(&word, ifs, &mut out, room);
+            split(&word, ifs, out, room);
         }
-        out
     }
 }
 
@@ -199,7 +214,7 @@ fn split(word: &[Piece], ifs: &str, out: &mut Vec<String>, room: &mut Room) {
             room.cut = true;
         }
     };
-    let mut field = String::new();
+    let mut field = String::with_capacity(word.len());
     let mut exists = false;
     for piece in word {
         match piece {
