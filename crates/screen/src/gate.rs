@@ -52,6 +52,7 @@ mod calls;
 mod dialects;
 mod edit;
 mod follow_up;
+mod repeat;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -61,6 +62,7 @@ pub use self::dialects::refusal_body;
 pub(crate) use self::edit::Splice;
 use self::edit::{FrameEdit, Piece};
 pub use self::follow_up::{BlockedCalls, repair_request};
+use self::repeat::Repeat;
 use crate::llm::assembler::{Assembler, Order, Phase, Reading, Touch};
 use crate::llm::frame::{Envelope, Frame, Framer, Place, contents, rewrite, write_new};
 use crate::llm::json::Tape;
@@ -256,6 +258,7 @@ impl Gate {
                 faulty: None,
                 ended: false,
                 refused_body: false,
+                repeat: Repeat::default(),
                 options,
             },
         }
@@ -264,6 +267,11 @@ impl Gate {
     /// Takes the next bytes of the body, content codings undone.
     pub fn feed(&mut self, mut input: &[u8], out: &mut impl Output, events: &mut Vec<GateEvent>) {
         while !input.is_empty() {
+            if self.framer.is_between_events() {
+                let limit = self.framer.limit();
+                let passed = self.core.pass_repeats(input, limit, out, events);
+                input = input.get(passed..).unwrap_or_default();
+            }
             let (used, frame) = self.framer.next(input);
             if let Some(frame) = frame {
                 self.core.take(&frame, out, events);
@@ -385,12 +393,54 @@ struct Core {
     ended: bool,
     /// A refusal was written in the place of the whole body.
     refused_body: bool,
+    repeat: Repeat,
     options: GateOptions,
 }
 
 impl Core {
+    /// Passes on the events at the beginning of `input` that differ from the last one in their text alone; how many
+    /// bytes they have.
+    fn pass_repeats(
+        &self,
+        input: &[u8],
+        limit: usize,
+        out: &mut impl Output,
+        events: &mut Vec<GateEvent>,
+    ) -> usize {
+        // What is held, or was changed, has its say about each event.
+        if !self.queue.is_empty() || self.calls.any_changed() {
+            return 0;
+        }
+        let mut passed = 0;
+        while let Some(rest) = input.get(passed..)
+            && let Some((used, block, text)) = self.repeat.next(rest)
+            && used <= limit
+        {
+            events.push(GateEvent::Seen(Event::TextDelta { block, text }));
+            passed += used;
+        }
+        if let Some(all) = input.get(..passed).filter(|all| !all.is_empty()) {
+            out.write(all);
+        }
+        passed
+    }
+
+    /// Remembers a message that says nothing but more of a text.
+    fn remember(&mut self, frame: &Frame<'_>) {
+        if let [Event::TextDelta { block, .. }] = *self.reading.events
+            && let Some(text) = self.reading.text.clone()
+            && self.reading.touches.is_empty()
+            && frame.envelope == Envelope::Sse
+            && let Some(Cow::Borrowed(data)) = frame.data
+            && let Some(text) = data.get(text)
+        {
+            self.repeat.remember(frame.raw, text, block);
+        }
+    }
+
     /// Takes a message.
     fn take(&mut self, frame: &Frame<'_>, out: &mut impl Output, events: &mut Vec<GateEvent>) {
+        self.repeat.forget();
         if let Some(fault) = frame.fault {
             self.fault(frame, fault, out, events);
             return;
@@ -424,6 +474,7 @@ impl Core {
         if let Some(dialect) = self.reading.dialect {
             self.last = Some((dialect, frame.envelope));
         }
+        self.remember(frame);
         self.report(events);
         let unknown = |touch: &Touch| self.calls.get(touch.call).is_none();
         if unreadable || self.reading.touches.iter().any(unknown) {

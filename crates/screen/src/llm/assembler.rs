@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::ops::Range;
 
 use super::dialect::Dialect;
 use super::json::{Tape, Value};
@@ -18,6 +19,9 @@ pub(crate) struct Reading {
     pub order: Order,
     /// The format it was read as.
     pub dialect: Option<Dialect>,
+    /// Where the inside of the text stands that was read last, if it is whole: no half of a character came before it or
+    /// is left behind it.
+    pub text: Option<Range<usize>>,
 }
 
 impl Reading {
@@ -26,6 +30,7 @@ impl Reading {
         self.touches.clear();
         self.order = Order::default();
         self.dialect = None;
+        self.text = None;
     }
 }
 
@@ -348,7 +353,8 @@ impl Calls {
     pub fn text(&mut self, block: BlockId, piece: Value<'_>, reading: &mut Reading) {
         let position = self.halves.iter().position(|(known, _)| *known == block);
         let mut half = position.map(|at| self.halves.swap_remove(at).1);
-        let mut text = String::with_capacity(piece.raw().len());
+        let before = half;
+        let mut text = String::with_capacity(piece.inner().len());
         piece.append_to(&mut text, &mut half);
         if let Some(half) = half
             && self.halves.len() < Self::MAX_OPEN
@@ -357,6 +363,8 @@ impl Calls {
         }
         if !text.is_empty() {
             self.has_text = true;
+            let whole = before.is_none() && half.is_none();
+            reading.text = whole.then(|| piece.inner_span());
             reading.events.push(Event::TextDelta { block, text });
         }
     }

@@ -257,6 +257,26 @@ impl Framer {
         }
     }
 
+    /// Whether a stream of events, with lines that end in LF, stands between two of them.
+    pub fn is_between_events(&self) -> bool {
+        let Lines {
+            seen,
+            empty,
+            after_cr,
+            crlf,
+            awaits_lf,
+        } = self.lines;
+        self.framing == Some(Framing::Sse)
+            && (self.buf.is_empty() || self.used)
+            && empty
+            && !(seen || after_cr || crlf || awaits_lf || self.too_large || self.broken)
+    }
+
+    /// How large a message may be.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Ends the body: what is left in it.
     pub fn finish(&mut self) -> Option<Frame<'_>> {
         if std::mem::take(&mut self.used) {

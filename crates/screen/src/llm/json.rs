@@ -191,19 +191,11 @@ impl Tape {
     }
 
     fn string(&mut self, text: &[u8], start: usize) -> Result<usize, JsonError> {
-        let mut at = start + 1;
-        let mut escaped = false;
-        loop {
-            let rest = text.get(at..).unwrap_or_default();
-            let found = memchr2(b'"', b'\\', rest).ok_or(JsonError::Malformed(text.len()))?;
-            at += found;
-            if text.get(at) == Some(&b'"') {
-                self.push(Kind::String, start, at + 1, escaped);
-                return Ok(at + 1);
-            }
-            escaped = true;
-            at += 2;
-        }
+        let inside = text.get(start + 1..).unwrap_or_default();
+        let (length, escaped) = string_length(inside).ok_or(JsonError::Malformed(text.len()))?;
+        let end = start + 1 + length + 1;
+        self.push(Kind::String, start, end, escaped);
+        Ok(end)
     }
 
     fn scalar(&mut self, text: &[u8], start: usize) -> Result<usize, JsonError> {
@@ -223,6 +215,47 @@ impl Tape {
         self.push(Kind::Scalar, start, start + length, false);
         Ok(start + length)
     }
+}
+
+/// How many bytes stand before the quote that ends a string, and whether one of them is a backslash.
+pub(crate) fn string_length(inside: &[u8]) -> Option<(usize, bool)> {
+    let mut at = 0;
+    let mut escaped = false;
+    loop {
+        let rest = inside.get(at..)?;
+        at += find::<b'"', b'\\'>(rest)?;
+        if inside.get(at) == Some(&b'"') {
+            return Some((at, escaped));
+        }
+        escaped = true;
+        at += 2;
+    }
+}
+
+/// Where the first of two bytes stands. Names are short and text is full of escapes: eight bytes at a time begin sooner
+/// than a search for long stretches does.
+fn find<const A: u8, const B: u8>(text: &[u8]) -> Option<usize> {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = EACH << 7;
+    const STRETCH: usize = 64;
+    let mut at = 0;
+    let mut rest = text;
+    while let Some((eight, behind)) = rest.split_first_chunk::<8>() {
+        if at == STRETCH {
+            return memchr2(A, B, rest).map(|found| at + found);
+        }
+        let bytes = u64::from_le_bytes(*eight);
+        // The lowest bit that is set stands for the first byte that the XOR makes zero.
+        let zero = |word: u64| word.wrapping_sub(EACH) & !word & HIGH;
+        let found = zero(bytes ^ (EACH * u64::from(A))) | zero(bytes ^ (EACH * u64::from(B)));
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+        rest = behind;
+    }
+    let found = rest.iter().position(|byte| *byte == A || *byte == B)?;
+    Some(at + found)
 }
 
 fn skip_space(text: &[u8], mut at: usize) -> usize {
@@ -383,10 +416,15 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// What stands between the quotes.
-    fn inner(self) -> &'t [u8] {
-        let raw = self.raw();
-        raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default()
+    /// What stands between the quotes of a string.
+    pub(crate) fn inner(self) -> &'t [u8] {
+        self.text.get(self.inner_span()).unwrap_or_default()
+    }
+
+    /// Where it stands.
+    pub(crate) fn inner_span(self) -> Range<usize> {
+        let span = self.span();
+        span.start.saturating_add(1)..span.end.saturating_sub(1)
     }
 
     /// The text of a string, unescaped. Invalid UTF-8 and lone surrogates become U+FFFD.
@@ -401,7 +439,7 @@ impl<'t> Value<'t> {
         }
         let mut text = String::with_capacity(self.inner().len());
         let mut half = None;
-        self.unescape(&mut text, &mut half);
+        unescape(self.inner(), &mut text, &mut half);
         if half.is_some() {
             text.push(char::REPLACEMENT_CHARACTER);
         }
@@ -434,77 +472,66 @@ impl<'t> Value<'t> {
             text.push_str(&String::from_utf8_lossy(self.inner()));
             return;
         }
-        self.unescape(text, half);
+        unescape(self.inner(), text, half);
     }
+}
 
-    fn unescape(self, text: &mut String, half: &mut Option<u16>) {
-        let mut rest = self.inner();
-        while !rest.is_empty() {
-            let plain = memchr::memchr(b'\\', rest).unwrap_or(rest.len());
-            let (piece, after) = rest.split_at_checked(plain).unwrap_or((rest, &[]));
-            if !piece.is_empty() {
-                if half.take().is_some() {
-                    text.push(char::REPLACEMENT_CHARACTER);
-                }
-                text.push_str(&String::from_utf8_lossy(piece));
+/// Appends the text of a string's inside that is one piece of a longer text: see [`Value::append_to`].
+pub(crate) fn unescape(inside: &[u8], text: &mut String, half: &mut Option<u16>) {
+    let inside = String::from_utf8_lossy(inside);
+    text.reserve(inside.len());
+    let mut rest: &str = &inside;
+    loop {
+        let plain = find::<b'\\', b'\\'>(rest.as_bytes()).unwrap_or(rest.len());
+        let (piece, after) = rest.split_at_checked(plain).unwrap_or((rest, ""));
+        if !piece.is_empty() {
+            if half.take().is_some() {
+                text.push(char::REPLACEMENT_CHARACTER);
             }
-            let Some((&escape, mut tail)) = after.get(1..).and_then(<[u8]>::split_first) else {
-                return;
-            };
-            let mut unit = None;
-            if escape == b'u'
-                && let Some((digits, behind)) = tail.split_at_checked(4)
-                && digits.iter().all(u8::is_ascii_hexdigit)
-                && let Ok(digits) = std::str::from_utf8(digits)
-                && let Ok(code) = u16::from_str_radix(digits, 16)
-            {
-                unit = Some(code);
-                tail = behind;
-            }
-            rest = tail;
-            match unit {
-                Some(high @ 0xD800..=0xDBFF) => {
-                    if half.replace(high).is_some() {
-                        text.push(char::REPLACEMENT_CHARACTER);
-                    }
-                }
-                Some(code) => {
-                    let pair = half.take().map(|high| [high, code]);
-                    match &pair {
-                        Some(pair) => {
-                            text.extend(
-                                char::decode_utf16(pair.iter().copied())
-                                    .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)),
-                            );
-                        }
-                        None => text.extend(
-                            char::decode_utf16([code])
-                                .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)),
-                        ),
-                    }
-                }
-                None => {
-                    if half.take().is_some() {
-                        text.push(char::REPLACEMENT_CHARACTER);
-                    }
-                    text.push(match escape {
-                        b'n' => '\n',
-                        b't' => '\t',
-                        b'r' => '\r',
-                        b'b' => '\u{8}',
-                        b'f' => '\u{c}',
-                        b'"' | b'\\' | b'/' => char::from(escape),
-                        _ => char::REPLACEMENT_CHARACTER,
-                    });
-                    // An escape that JSON doesn't know, in front of a character of several bytes.
-                    if !escape.is_ascii() {
-                        while rest.first().is_some_and(|b| b & 0xC0 == 0x80) {
-                            rest = rest.get(1..).unwrap_or_default();
-                        }
-                    }
-                }
-            }
+            text.push_str(piece);
         }
+        let mut after = after.chars();
+        after.next();
+        let Some(escape) = after.next() else {
+            return;
+        };
+        rest = after.as_str();
+        if escape == 'u'
+            && let Some((digits, behind)) = rest.split_at_checked(4)
+            && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+            && let Ok(code) = u16::from_str_radix(digits, 16)
+        {
+            rest = behind;
+            unit(code, text, half);
+            continue;
+        }
+        if half.take().is_some() {
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+        text.push(match escape {
+            'n' => '\n',
+            't' => '\t',
+            'r' => '\r',
+            'b' => '\u{8}',
+            'f' => '\u{c}',
+            '"' | '\\' | '/' => escape,
+            _ => char::REPLACEMENT_CHARACTER,
+        });
+    }
+}
+
+/// Appends what `\u` and four digits stand for: a character, or one half of it.
+fn unit(code: u16, text: &mut String, half: &mut Option<u16>) {
+    if let 0xD800..=0xDBFF = code {
+        if half.replace(code).is_some() {
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+        return;
+    }
+    let whole = |c: Result<char, _>| c.unwrap_or(char::REPLACEMENT_CHARACTER);
+    match half.take() {
+        Some(high) => text.extend(char::decode_utf16([high, code]).map(whole)),
+        None => text.extend(char::decode_utf16([code]).map(whole)),
     }
 }
 
