@@ -73,13 +73,10 @@ pub(crate) fn is_bodiless(status: u16) -> bool {
 
 /// The length that a reply has: its body's. One to HEAD, without a body, may say how long that would be.
 pub(crate) fn length(reply: &Reply, head_only: bool) -> u64 {
-    let said = || {
-        let value = reply.headers.get("content-length")?;
-        std::str::from_utf8(value).ok()?.parse::<u64>().ok()
-    };
-    said()
-        .filter(|_| head_only && reply.body.is_empty())
-        .unwrap_or(reply.body.len() as u64)
+    match reply.headers.content_length() {
+        Some(said) if head_only && reply.body.is_empty() => said,
+        _ => reply.body.len() as u64,
+    }
 }
 
 /// Writes a reply as HTTP/1.1, without a body for HEAD and where the status has none.

@@ -353,7 +353,7 @@ impl Interceptor for ExternalScanner {
     fn request(&self, flow: &mut Flow) -> Step {
         let limit = self.shared.config.body;
         let length = flow.request.body().map_or(0, |body| body.len() as u64);
-        let declared = asked::declared(flow.request.headers()).unwrap_or(0);
+        let declared = flow.request.headers().content_length().unwrap_or(0);
         if length.max(declared) > limit {
             return self
                 .shared

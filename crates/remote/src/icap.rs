@@ -323,7 +323,7 @@ impl Client<'_> {
         let Ok(mut exchange) = self.shared.judge.request(request, false) else {
             return Err(Trouble::Answer(400, "the request names no host"));
         };
-        let length = length(&answer);
+        let length = answer.headers.content_length();
         let (said, gated) = exchange.judge_answer(answer).await;
         match said {
             Said::Pass => {}
@@ -683,12 +683,6 @@ fn check(head: &http1::RequestHead) -> Result<(), IcapError> {
         Ok(()) | Err(Anomaly::MissingHost) => Ok(()),
         Err(anomaly) => Err(anomaly.into()),
     }
-}
-
-/// The declared length of an answer's body.
-fn length(head: &http1::ResponseHead) -> Option<u64> {
-    let length = head.headers.get("content-length")?;
-    std::str::from_utf8(length).ok()?.parse().ok()
 }
 
 fn reply_of(exchange: &Exchange, said: Said) -> Box<Reply> {

@@ -20,7 +20,7 @@ use crate::hold::Holds;
 use crate::local::{self, Candidates};
 use crate::rewrite::{Replace, Rewriter};
 use crate::rule::{Action, CUT, MessageOutcome, Rule, blocked, modify_headers};
-use crate::set::{Connecting, OfConnection, RuleSet, content_length};
+use crate::set::{Connecting, OfConnection, RuleSet};
 use crate::sticky::Bucket;
 use crate::url::set_url;
 
@@ -253,7 +253,7 @@ impl Rules {
                 lock(state).limit(Direction::Response, *limit);
                 let length = match flow.request.body() {
                     Some(body) => Some(body.len() as u64),
-                    None => content_length(flow.request.headers()),
+                    None => flow.request.headers().content_length(),
                 };
                 if length.is_some_and(|length| length > *limit) {
                     note(flow, rule);
@@ -871,7 +871,7 @@ fn response_length(flow: &Flow) -> Option<u64> {
     }
     match response.body() {
         Some(body) => Some(body.len() as u64),
-        None => content_length(response.headers()),
+        None => response.headers().content_length(),
     }
 }
 

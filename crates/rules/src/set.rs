@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tollgate_flow::filter::{Field, Subject};
 use tollgate_flow::record::{FlowType, Replay};
-use tollgate_flow::{ClientHello, ConnectionInfo, Direction, Flow, HeaderList, Interest, Target};
+use tollgate_flow::{ClientHello, ConnectionInfo, Direction, Flow, Interest, Target};
 
 use crate::config;
 use crate::error::{Place, RuleError};
@@ -156,7 +156,7 @@ impl RuleSet {
                         wanted |= head(Direction::Request, bodies) | Interest::RESPONSE;
                         wanted |= Interest::RESPONSE_DATA;
                         // Over HTTP/2 any method may have one, whatever is usual.
-                        if !flow.request.headers().contains("content-length") && may_have_body(flow)
+                        if flow.request.headers().content_length().is_none() && may_have_body(flow)
                         {
                             wanted |= Interest::REQUEST_DATA;
                         }
@@ -233,13 +233,7 @@ fn asks_websocket(flow: &Flow) -> bool {
 }
 
 fn request_length(flow: &Flow) -> u64 {
-    content_length(flow.request.headers()).unwrap_or(u64::MAX)
-}
-
-/// How many bytes a message says that its body has.
-pub(crate) fn content_length(headers: &HeaderList) -> Option<u64> {
-    let text = std::str::from_utf8(headers.get("content-length")?).ok()?;
-    text.trim().parse().ok()
+    flow.request.headers().content_length().unwrap_or(u64::MAX)
 }
 
 /// Whether a request without `Content-Length` may have a body: over HTTP/1.1 only one that says so has.

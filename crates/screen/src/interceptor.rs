@@ -1321,10 +1321,7 @@ impl Interceptor for Screen {
         let path = String::from_utf8_lossy(flow.request.path());
         let dialect = Dialect::of_path(&path);
         let headers = flow.request.headers();
-        let length = headers
-            .get("content-length")
-            .and_then(|v| std::str::from_utf8(v).ok())
-            .and_then(|v| v.parse::<u64>().ok());
+        let length = headers.content_length();
         let content_type = headers.get("content-type").map(<[u8]>::to_ascii_lowercase);
         let content_type = content_type.as_deref().unwrap_or_default();
         let is_json = content_type.windows(4).any(|w| w == b"json");

@@ -141,6 +141,29 @@ impl HeaderList {
             .any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
     }
 
+    /// The length of the body, as `Content-Length` declares it (RFC 9110 section 8.6).
+    ///
+    /// The same number several times, in lines of their own or as in `42, 42`, is that number. `None` without the
+    /// field, and where it gives no one length: for numbers that differ, for anything but digits, and for a number over
+    /// `i64::MAX`, which many peers can't hold. Whoever must tell these from a missing field refuses the message by its
+    /// framing ([`RequestHead::framing`](crate::http1::RequestHead::framing)).
+    ///
+    /// ```
+    /// # use tollgate_wire::headers::HeaderList;
+    /// let mut list = HeaderList::new();
+    /// list.append(b"Content-Length", b"42")?;
+    /// assert_eq!(list.content_length(), Some(42));
+    /// list.append(b"Content-Length", b"7")?;
+    /// assert_eq!(list.content_length(), None);
+    /// # Ok::<(), tollgate_wire::headers::InvalidHeader>(())
+    /// ```
+    pub fn content_length(&self) -> Option<u64> {
+        let values = self.known_values(Known::ContentLength);
+        let mut lengths = values.flat_map(elements).map(decimal_length);
+        let first = lengths.next()??;
+        lengths.all(|length| length == Some(first)).then_some(first)
+    }
+
     /// The bytes of one line as they stand on the wire, including CRLF.
     pub fn raw_line(&self, index: usize) -> Option<&[u8]> {
         self.lines.get(index).map(|line| line.raw(&self.buf))
@@ -579,6 +602,23 @@ pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim_ows)
 }
 
+/// One number of `Content-Length`: digits only. Many peers hold lengths in an `i64`, and would see something else above
+/// its range.
+pub(crate) fn decimal_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() {
+        return None;
+    }
+    let mut length: i64 = 0;
+    for byte in value {
+        let digit = match byte {
+            b'0'..=b'9' => i64::from(byte - b'0'),
+            _ => return None,
+        };
+        length = length.checked_mul(10)?.checked_add(digit)?;
+    }
+    Some(length.unsigned_abs())
+}
+
 /// Removes SP and HTAB on both sides.
 pub(crate) fn trim_ows(value: &[u8]) -> &[u8] {
     let mut value = trim_ows_start(value);
@@ -705,6 +745,49 @@ mod tests {
         assert!(!list.contains("x-on"));
         assert_eq!(list.position("X-One"), Some(1));
         assert_eq!(list.get("content-length"), None);
+    }
+
+    #[test]
+    fn a_content_length_is_one_number() {
+        let of = |values: &[&str]| {
+            let lines: Vec<_> = values.iter().map(|v| ("Content-LENGTH", *v)).collect();
+            list(&lines).content_length()
+        };
+        for (values, length) in [
+            (&["0"][..], 0),
+            (&["42"], 42),
+            (&["  42\t"], 42),
+            (&["0042"], 42),
+            (&["42", "42"], 42),
+            (&["42, 42"], 42),
+            (&["42 ,\t42,42", "042"], 42),
+            (&["9223372036854775807"], i64::MAX as u64),
+        ] {
+            assert_eq!(of(values), Some(length), "{values:?}");
+        }
+        for values in [
+            &[][..],
+            &[""],
+            &["42", ""],
+            &["42,"],
+            &[",42"],
+            &["42", "43"],
+            &["42, 43"],
+            &["42", "42, 43"],
+            &["42", "x"],
+            &["+42"],
+            &["-0"],
+            &["4 2"],
+            &["42;q=1"],
+            &["0x2a"],
+            &["4.2"],
+            &["\u{664}\u{662}"],
+            &["9223372036854775808"],
+            &["18446744073709551616"],
+            &["99999999999999999999999999"],
+        ] {
+            assert_eq!(of(values), None, "{values:?}");
+        }
     }
 
     #[test]

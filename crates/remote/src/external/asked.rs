@@ -171,12 +171,6 @@ pub(super) fn url_of(flow: &Flow) -> String {
     flow.request.url()
 }
 
-/// The declared length of a body.
-pub(super) fn declared(headers: &HeaderList) -> Option<u64> {
-    let length = headers.get("content-length")?;
-    std::str::from_utf8(length).ok()?.parse().ok()
-}
-
 /// Whether a field says how a body is framed, or is about the connection: no scanner changes that.
 pub(super) fn is_framing(name: &[u8]) -> bool {
     [

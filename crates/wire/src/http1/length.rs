@@ -1,7 +1,7 @@
 //! The framing rules that requests and responses share (RFC 9112 section 6).
 
 use super::{Anomaly, Framing, Version};
-use crate::headers::{HeaderList, Known, elements};
+use crate::headers::{HeaderList, Known, decimal_length, elements};
 
 /// What `Transfer-Encoding` and `Content-Length` say about the body, `None` when neither is there.
 pub(super) fn declared(headers: &HeaderList, version: Version) -> Result<Option<Framing>, Anomaly> {
@@ -76,31 +76,12 @@ fn is_registered(coding: &[u8]) -> bool {
 fn content_length(headers: &HeaderList) -> Result<u64, Anomaly> {
     let mut values = headers.known_values(Known::ContentLength);
     let first = values.next().ok_or(Anomaly::InvalidContentLength)?;
-    let length = parse_length(first)?;
+    let length = decimal_length(first).ok_or(Anomaly::InvalidContentLength)?;
     for value in values {
-        parse_length(value)?;
+        decimal_length(value).ok_or(Anomaly::InvalidContentLength)?;
         if value != first {
             return Err(Anomaly::DifferingContentLengths);
         }
     }
     Ok(length)
-}
-
-/// Digits only. Many peers hold lengths in an `i64`, and would see something else above its range.
-fn parse_length(value: &[u8]) -> Result<u64, Anomaly> {
-    if value.is_empty() {
-        return Err(Anomaly::InvalidContentLength);
-    }
-    let mut length: i64 = 0;
-    for byte in value {
-        let digit = match byte {
-            b'0'..=b'9' => i64::from(byte - b'0'),
-            _ => return Err(Anomaly::InvalidContentLength),
-        };
-        length = length
-            .checked_mul(10)
-            .and_then(|length| length.checked_add(digit))
-            .ok_or(Anomaly::InvalidContentLength)?;
-    }
-    Ok(length.unsigned_abs())
 }
