@@ -79,16 +79,22 @@ const EVERYTHING: Service = Service {
 
 struct Wire {
     stream: TcpStream,
+    /// What has arrived and wasn't used.
     buffer: Vec<u8>,
+    /// How much has arrived since the question.
+    arrived: usize,
 }
 
-/// An answer that can be read from the bytes that have arrived.
-trait Answer: Sized {
-    /// `None` until it is there.
-    fn read(arrived: &[u8]) -> Read<Self>;
+/// Reads one answer as it arrives, each byte once.
+trait Reading: Default {
+    type Answer;
 
-    /// Whether it asks for the rest.
-    fn wants_more(&self) -> bool {
+    /// Takes what it can off the front of what has arrived: how many bytes, and the answer once it is whole. What it leaves
+    /// comes again, with more behind it.
+    fn feed(&mut self, arrived: &[u8]) -> Fed<Self::Answer>;
+
+    /// Whether an answer asks for the rest of the question.
+    fn wants_more(_: &Self::Answer) -> bool {
         false
     }
 }
@@ -106,8 +112,8 @@ struct IcapAnswer {
     body: Vec<u8>,
 }
 
-/// An answer, how many bytes it took, and whether the connection goes on.
-type Read<T> = Result<Option<(T, usize, bool)>, Failure>;
+/// How many bytes were used, and the answer with whether the connection goes on.
+type Fed<T> = Result<(usize, Option<(T, bool)>), Failure>;
 
 impl Connections {
     pub(super) fn new(url: ScannerUrl, config: &ExternalConfig) -> Self {
@@ -153,7 +159,7 @@ impl Connections {
         }
         let question = asked.to_icap(&self.url, service.preview);
         let question = question.ok_or(Failure::Question)?;
-        let answer = self.exchange(&question).await?;
+        let answer = self.exchange::<IcapReading>(&question).await?;
         icap_verdict(asked, answer)
     }
 
@@ -164,7 +170,8 @@ impl Connections {
         let _ = head.headers.append(b"Host", host.as_bytes());
         let mut first = Vec::new();
         head.write_to(&mut first);
-        let answer: IcapAnswer = self.exchange(&Question { first, rest: None }).await?;
+        let question = Question { first, rest: None };
+        let answer = self.exchange::<IcapReading>(&question).await?;
         if answer.head.status() != 200 {
             return Err(Failure::Status(answer.head.status()));
         }
@@ -193,7 +200,8 @@ impl Connections {
         question.push_str("\r\n");
         question.push_str(&body);
         let first = question.into_bytes();
-        let answer: HttpAnswer = self.exchange(&Question { first, rest: None }).await?;
+        let question = Question { first, rest: None };
+        let answer = self.exchange::<HttpReading>(&question).await?;
         if answer.status != 200 {
             return Err(Failure::Status(answer.status));
         }
@@ -218,10 +226,10 @@ impl Connections {
     }
 
     /// Asks on a connection that waits, or on a new one; again on a new one where the old one turns out to be closed.
-    async fn exchange<T: Answer>(&self, question: &Question) -> Result<T, Failure> {
+    async fn exchange<R: Reading>(&self, question: &Question) -> Result<R::Answer, Failure> {
         if let Some(mut wire) = self.waiting() {
-            match wire.ask(question, self.limit).await {
-                Err(Failure::Gone) if wire.buffer.is_empty() => {}
+            match wire.ask::<R>(question, self.limit).await {
+                Err(Failure::Gone) if wire.arrived == 0 => {}
                 outcome => return self.settled(wire, outcome),
             }
         }
@@ -233,8 +241,9 @@ impl Connections {
         let mut wire = Wire {
             stream,
             buffer: Vec::new(),
+            arrived: 0,
         };
-        let outcome = wire.ask(question, self.limit).await;
+        let outcome = wire.ask::<R>(question, self.limit).await;
         self.settled(wire, outcome)
     }
 
@@ -258,30 +267,34 @@ impl Connections {
 
 impl Wire {
     /// Writes and reads at the same time: a scanner may answer before it has read all.
-    async fn ask<T: Answer>(
+    async fn ask<R: Reading>(
         &mut self,
         question: &Question,
         limit: usize,
-    ) -> Result<(T, bool), Failure> {
+    ) -> Result<(R::Answer, bool), Failure> {
         self.buffer.clear();
+        self.arrived = 0;
+        let mut reading = R::default();
         let (mut reader, mut writer) = self.stream.split();
         let mut unsent: &[u8] = &question.first;
         let mut rest = question.rest.as_deref();
         let mut broken = false;
         loop {
-            if let Some((answer, used, keep)) = T::read(&self.buffer)? {
-                if answer.wants_more()
+            let (used, answer) = reading.feed(&self.buffer)?;
+            self.buffer.drain(..used.min(self.buffer.len()));
+            if let Some((answer, keep)) = answer {
+                if R::wants_more(&answer)
                     && unsent.is_empty()
                     && let Some(more) = rest.take()
                 {
                     unsent = more;
-                    self.buffer.drain(..used.min(self.buffer.len()));
+                    reading = R::default();
                     continue;
                 }
-                let keep = keep && unsent.is_empty() && !broken && used == self.buffer.len();
+                let keep = keep && unsent.is_empty() && !broken && self.buffer.is_empty();
                 return Ok((answer, keep));
             }
-            if self.buffer.len() > limit {
+            if self.arrived > limit {
                 return Err(Failure::Malformed("it is too long"));
             }
             tokio::select! {
@@ -291,7 +304,7 @@ impl Wire {
                     Ok(0) | Err(_) => broken = true,
                 },
                 count = reader.read_buf(&mut self.buffer) => match count {
-                    Ok(1..) => {}
+                    Ok(count @ 1..) => self.arrived = self.arrived.saturating_add(count),
                     Ok(0) | Err(_) => return Err(Failure::Gone),
                 },
             }
@@ -306,52 +319,177 @@ fn preview(options: &icap::ResponseHead) -> Option<usize> {
     Some(wanted.min(MAX_PREVIEW))
 }
 
-impl Answer for IcapAnswer {
-    fn read(arrived: &[u8]) -> Read<Self> {
-        icap_answer(arrived)
-    }
-
-    fn wants_more(&self) -> bool {
-        self.head.status() == 100
-    }
+/// When it is worth parsing a head that arrives in pieces: once its end is there, and for what is wrong with it, each time
+/// that twice as much has arrived.
+#[derive(Default)]
+struct Due {
+    searched: usize,
+    parsed: usize,
 }
 
-impl Answer for HttpAnswer {
-    fn read(arrived: &[u8]) -> Read<Self> {
-        http_answer(arrived)
-    }
-}
-
-fn icap_answer(arrived: &[u8]) -> Read<IcapAnswer> {
-    const BAD: Failure = Failure::Malformed("it is none of ICAP");
-    let limits = HeadLimits::default();
-    let mut head = icap::ResponseHead::default();
-    let Parsed::Complete { len } = head.parse(arrived, &limits).map_err(|_| BAD)? else {
-        return Ok(None);
-    };
-    let encapsulated = match head.headers.get("encapsulated") {
-        Some(value) => Encapsulated::parse(value).map_err(|_| BAD)?,
-        None => Encapsulated::NOTHING,
-    };
-    let rest = arrived.get(len..).unwrap_or_default();
-    let Some((heads, rest)) = rest.split_at_checked(encapsulated.heads_len()) else {
-        return Ok(None);
-    };
-    let heads = HttpHeads::parse(heads, &encapsulated, &limits).map_err(|_| BAD)?;
-    let mut body = Vec::new();
-    let mut used = arrived.len() - rest.len();
-    if encapsulated.has_body() {
-        let mut decoder = ChunkedDecoder::new(MAX_TRAILERS);
-        let progress = decoder
-            .feed(rest, |piece| body.extend_from_slice(piece))
-            .map_err(|_| BAD)?;
-        if !progress.done {
-            return Ok(None);
+impl Due {
+    fn now(&mut self, arrived: &[u8]) -> bool {
+        let new = arrived
+            .get(self.searched.saturating_sub(3)..)
+            .unwrap_or_default();
+        let is_whole = new.windows(4).any(|four| four == b"\r\n\r\n");
+        self.searched = arrived.len();
+        let is_due = is_whole || arrived.len() >= self.parsed.saturating_mul(2).max(1);
+        if is_due {
+            self.parsed = arrived.len();
         }
-        used += progress.consumed;
+        is_due
     }
-    let keep = head.keep_alive();
-    Ok(Some((IcapAnswer { head, heads, body }, used, keep)))
+}
+
+/// An answer of ICAP that arrives.
+#[derive(Default)]
+struct IcapReading {
+    due: Due,
+    head: Option<(icap::ResponseHead, Encapsulated)>,
+    heads: Option<HttpHeads>,
+    /// `None` before the body.
+    decoder: Option<ChunkedDecoder>,
+    body: Vec<u8>,
+}
+
+impl Reading for IcapReading {
+    type Answer = IcapAnswer;
+
+    fn feed(&mut self, arrived: &[u8]) -> Fed<IcapAnswer> {
+        const BAD: Failure = Failure::Malformed("it is none of ICAP");
+        let limits = HeadLimits::default();
+        let mut used = 0;
+        if self.head.is_none() {
+            let mut head = icap::ResponseHead::default();
+            if !self.due.now(arrived) {
+                return Ok((0, None));
+            }
+            let Parsed::Complete { len } = head.parse(arrived, &limits).map_err(|_| BAD)? else {
+                return Ok((0, None));
+            };
+            let encapsulated = match head.headers.get("encapsulated") {
+                Some(value) => Encapsulated::parse(value).map_err(|_| BAD)?,
+                None => Encapsulated::NOTHING,
+            };
+            self.head = Some((head, encapsulated));
+            used = len;
+        }
+        let Some((head, encapsulated)) = &self.head else {
+            return Ok((used, None));
+        };
+        if self.heads.is_none() {
+            let rest = arrived.get(used..).unwrap_or_default();
+            let Some(heads) = rest.get(..encapsulated.heads_len()) else {
+                return Ok((used, None));
+            };
+            self.heads = Some(HttpHeads::parse(heads, encapsulated, &limits).map_err(|_| BAD)?);
+            used += heads.len();
+        }
+        if encapsulated.has_body() {
+            let decoder = self
+                .decoder
+                .get_or_insert_with(|| ChunkedDecoder::new(MAX_TRAILERS));
+            let body = &mut self.body;
+            let progress = decoder
+                .feed(arrived.get(used..).unwrap_or_default(), |piece| {
+                    body.extend_from_slice(piece);
+                })
+                .map_err(|_| BAD)?;
+            used += progress.consumed;
+            if !progress.done {
+                return Ok((used, None));
+            }
+        }
+        let keep = head.keep_alive();
+        let (Some((head, _)), Some(heads)) = (self.head.take(), self.heads.take()) else {
+            return Ok((used, None));
+        };
+        let body = std::mem::take(&mut self.body);
+        Ok((used, Some((IcapAnswer { head, heads, body }, keep))))
+    }
+
+    fn wants_more(answer: &IcapAnswer) -> bool {
+        answer.head.status() == 100
+    }
+}
+
+/// An answer of HTTP that arrives.
+#[derive(Default)]
+struct HttpReading {
+    due: Due,
+    head: Option<http1::ResponseHead>,
+    rest: Rest,
+    body: Vec<u8>,
+}
+
+/// What of a body is yet to come.
+enum Rest {
+    Length(u64),
+    Chunked(Box<ChunkedDecoder>),
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self::Length(0)
+    }
+}
+
+impl Reading for HttpReading {
+    type Answer = HttpAnswer;
+
+    fn feed(&mut self, arrived: &[u8]) -> Fed<HttpAnswer> {
+        const BAD: Failure = Failure::Malformed("it is none of HTTP");
+        let mut used = 0;
+        if self.head.is_none() {
+            let mut head = http1::ResponseHead::new();
+            let limits = HeadLimits::default();
+            if !self.due.now(arrived) {
+                return Ok((0, None));
+            }
+            let Parsed::Complete { len } = head.parse(arrived, &limits).map_err(|_| BAD)? else {
+                return Ok((0, None));
+            };
+            if head.is_interim() {
+                // Nobody asked for one.
+                return Err(BAD);
+            }
+            self.rest = match head.framing(b"POST").map_err(|_| BAD)? {
+                Framing::None => Rest::Length(0),
+                Framing::Length(length) => Rest::Length(length),
+                Framing::Chunked => Rest::Chunked(Box::new(ChunkedDecoder::new(MAX_TRAILERS))),
+                Framing::UntilClose => return Err(Failure::Malformed("its length isn't known")),
+            };
+            self.head = Some(head);
+            used = len;
+        }
+        let rest = arrived.get(used..).unwrap_or_default();
+        let body = &mut self.body;
+        let (taken, is_whole) = match &mut self.rest {
+            Rest::Length(left) => {
+                let length = usize::try_from(*left).unwrap_or(usize::MAX);
+                let piece = rest.get(..length).unwrap_or(rest);
+                body.extend_from_slice(piece);
+                *left -= piece.len() as u64;
+                (piece.len(), *left == 0)
+            }
+            Rest::Chunked(decoder) => {
+                let progress = decoder
+                    .feed(rest, |piece| body.extend_from_slice(piece))
+                    .map_err(|_| BAD)?;
+                (progress.consumed, progress.done)
+            }
+        };
+        used += taken;
+        let Some(head) = self.head.take_if(|_| is_whole) else {
+            return Ok((used, None));
+        };
+        let answer = HttpAnswer {
+            status: head.status(),
+            body: std::mem::take(&mut self.body),
+        };
+        Ok((used, Some((answer, head.keep_alive()))))
+    }
 }
 
 fn icap_verdict(asked: &Asked, answer: IcapAnswer) -> Result<Verdict, Failure> {
@@ -415,46 +553,133 @@ fn why(head: &icap::ResponseHead) -> String {
     threat.trim_end_matches(';').chars().take(200).collect()
 }
 
-fn http_answer(arrived: &[u8]) -> Read<HttpAnswer> {
-    const BAD: Failure = Failure::Malformed("it is none of HTTP");
-    let mut head = http1::ResponseHead::new();
-    let Parsed::Complete { len } = head
-        .parse(arrived, &HeadLimits::default())
-        .map_err(|_| BAD)?
-    else {
-        return Ok(None);
-    };
-    if head.is_interim() {
-        // Nobody asked for one.
-        return Err(BAD);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HTTP: [&str; 5] = [
+        "HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n{\"verdict\":\"allow\"}",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n10\r\n0123456789abcdef\r\n0\r\nX: y\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.0 404\r\nContent-Length: 2\r\n\r\nno",
+    ];
+
+    fn icap() -> Vec<String> {
+        let http = "HTTP/1.1 403 No\r\nContent-Length: 5\r\n\r\n";
+        let head = |rest: &str| format!("ICAP/1.0 200 OK\r\nISTag: \"x\"\r\n{rest}\r\n");
+        let body = head(&format!(
+            "Encapsulated: res-hdr=0, res-body={}\r\n",
+            http.len()
+        ));
+        let no_body = head(&format!(
+            "Encapsulated: res-hdr=0, null-body={}\r\n",
+            http.len()
+        ));
+        vec![
+            format!("{body}{http}2\r\nno\r\n3\r\n, 3\r\n0\r\n\r\n"),
+            format!("{no_body}{http}"),
+            "ICAP/1.0 204 Unmodified\r\nConnection: close\r\n\r\n".to_owned(),
+            "ICAP/1.0 100 Continue\r\n\r\n".to_owned(),
+        ]
     }
-    let rest = arrived.get(len..).unwrap_or_default();
-    let (body, taken) = match head.framing(b"POST").map_err(|_| BAD)? {
-        Framing::None => (Vec::new(), 0),
-        Framing::Length(length) => {
-            let length = usize::try_from(length).map_err(|_| BAD)?;
-            match rest.get(..length) {
-                Some(body) => (body.to_vec(), length),
-                None => return Ok(None),
+
+    /// Feeds pieces as they would arrive. What came of it, and what was left over.
+    fn read<'a, R: Reading>(
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> (Option<(R::Answer, bool)>, Vec<u8>) {
+        let mut reading = R::default();
+        let mut buffer = Vec::new();
+        let mut outcome = None;
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            if outcome.is_none() {
+                let (used, answer) = reading.feed(&buffer).unwrap();
+                buffer.drain(..used);
+                outcome = answer;
             }
         }
-        Framing::Chunked => {
-            let mut body = Vec::new();
-            let mut decoder = ChunkedDecoder::new(MAX_TRAILERS);
-            let progress = decoder
-                .feed(rest, |piece| body.extend_from_slice(piece))
-                .map_err(|_| BAD)?;
-            if !progress.done {
-                return Ok(None);
+        (outcome, buffer)
+    }
+
+    /// The same, however the bytes are cut; `None` before the last one.
+    fn every_way<R: Reading, T: PartialEq + std::fmt::Debug>(
+        answer: &str,
+        shown: impl Fn(R::Answer) -> T,
+    ) -> (T, bool) {
+        let shown = |(outcome, left): (Option<(R::Answer, bool)>, Vec<u8>)| {
+            (outcome.map(|(answer, keep)| (shown(answer), keep)), left)
+        };
+        let whole = shown(read::<R>([answer.as_bytes()]));
+        assert_eq!(whole.1, b"", "{answer}");
+        assert!(whole.0.is_some(), "{answer}");
+        assert_eq!(shown(read::<R>(answer.as_bytes().chunks(1))), whole);
+        for at in 0..=answer.len() {
+            let (first, second) = answer.as_bytes().split_at(at);
+            assert_eq!(shown(read::<R>([first, second])), whole, "{answer} at {at}");
+            if at < answer.len() {
+                assert!(read::<R>([first]).0.is_none(), "{answer} at {at}");
             }
-            (body, progress.consumed)
         }
-        Framing::UntilClose => return Err(Failure::Malformed("its length isn't known")),
-    };
-    let keep = head.keep_alive();
-    let answer = HttpAnswer {
-        status: head.status(),
-        body,
-    };
-    Ok(Some((answer, len + taken, keep)))
+        let more = [answer.as_bytes(), b"HTTP"].concat();
+        let (outcome, left) = shown(read::<R>([&more[..]]));
+        assert_eq!((&outcome, &left[..]), (&whole.0, &b"HTTP"[..]));
+        whole.0.unwrap()
+    }
+
+    #[test]
+    fn an_answer_of_http_is_the_same_however_it_arrives() {
+        let read = HTTP
+            .map(|text| every_way::<HttpReading, _>(text, |answer| (answer.status, answer.body)));
+        let body = |text: &str| text.as_bytes().to_vec();
+        assert_eq!(
+            read,
+            [
+                ((200, body("{\"verdict\":\"allow\"}")), true),
+                ((200, body("abc0123456789abcdef")), true),
+                ((200, body("")), false),
+                ((204, body("")), true),
+                ((404, body("no")), false),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_answer_of_icap_is_the_same_however_it_arrives() {
+        let read = icap().into_iter().map(|text| {
+            every_way::<IcapReading, _>(&text, |answer| {
+                let status = answer.heads.response.map(|head| head.status());
+                (answer.head.status(), status, answer.body)
+            })
+        });
+        let body = |text: &str| text.as_bytes().to_vec();
+        assert_eq!(
+            read.collect::<Vec<_>>(),
+            [
+                ((200, Some(403), body("no, 3")), true),
+                ((200, Some(403), body("")), true),
+                ((204, None, body("")), false),
+                ((100, None, body("")), true),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_answer_is_seen_before_its_end() {
+        for text in ["SSH-2.0-x\r\n", "HTTP/1.1 200 OK\nA: b\n\n"] {
+            assert!(
+                HttpReading::default().feed(text.as_bytes()).is_err(),
+                "{text}"
+            );
+        }
+        assert!(IcapReading::default().feed(b"HTTP/1.1 200 OK\r\n").is_err());
+        // A head without an end is parsed seldom, and refused at its limit.
+        let mut reading = HttpReading::default();
+        let mut arrived = b"HTTP/1.1 200 OK\r\n".to_vec();
+        let refused = (0..1 << 20).any(|at| {
+            arrived.extend_from_slice(if at % 100 == 99 { b"\r\n" } else { b"a:" });
+            reading.feed(&arrived).is_err()
+        });
+        assert!(refused);
+    }
 }
