@@ -94,10 +94,6 @@ pub async fn start(
         Some(rules) => builder.interceptor(rules.clone()),
         None => builder,
     };
-    let builder = match &settings.files.server_replay {
-        Some(replay) => builder.interceptor(replay.open()?),
-        None => builder,
-    };
     // Before whoever shows flows: what is shown is what became of them.
     let builder = match &settings.screen {
         Some(screen) => {

@@ -4,11 +4,13 @@ use std::convert::Infallible;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use tollgate_flow::Direction;
-use tollgate_rules::{Explained, KillSwitch, MitmOptions, RuleSet, Rules};
+use tollgate_rules::replay::ServerReplay;
+use tollgate_rules::{Explained, KillSwitch, MitmOptions, RuleError, RuleSet, Rules};
 
 use crate::args::{RulesArgs, RulesCommand};
 use crate::files;
@@ -47,13 +49,21 @@ impl RulesSettings {
         }
     }
 
-    /// Reads the rules; `None` where there are none, and no file that may get some.
+    /// Reads the rules; `None` where there are none, and no file that may get some. `replay` answers among them.
     ///
     /// # Errors
     /// The first rule that can't be used.
-    pub fn open(&self) -> anyhow::Result<Option<Rules>> {
-        let set = RuleSet::load(&self.files, &self.options)?;
+    pub fn open(&self, replay: Option<&Arc<ServerReplay>>) -> anyhow::Result<Option<Rules>> {
+        let set = self.load(replay)?;
         Ok((!set.is_empty() || !self.files.is_empty()).then(|| Rules::new(set)))
+    }
+
+    fn load(&self, replay: Option<&Arc<ServerReplay>>) -> Result<RuleSet, RuleError> {
+        let set = RuleSet::load(&self.files, &self.options)?;
+        Ok(match replay {
+            Some(replay) => set.server_replay(Arc::clone(replay)),
+            None => set,
+        })
     }
 
     /// The switch, where there is one, as its file says now.
@@ -68,24 +78,32 @@ impl RulesSettings {
 /// What is read again when its files change.
 pub struct Reload {
     settings: RulesSettings,
+    /// What answers from recordings stays, with what it has left.
+    replay: Option<Arc<ServerReplay>>,
     rules: Rules,
     policy: Option<ScreenPolicy>,
 }
 
 impl Reload {
-    /// Reads the rules; `None` where there is nothing that may change. Where a policy may ask a person, there are rules,
+    /// Reads the rules and recordings that answer; `None` where there is nothing that may change. Where a policy may ask a person, there are rules,
     /// if empty ones: the table of those that wait is theirs.
     ///
     /// # Errors
     /// The first rule that can't be used.
     pub fn open(settings: &Settings) -> anyhow::Result<Option<Self>> {
         let policy = settings.screen.as_ref().and_then(|s| s.policy.clone());
-        let rules = match settings.rules.open()? {
+        let replay = settings.files.server_replay.as_ref();
+        let replay = replay
+            .map(|replay| replay.open())
+            .transpose()?
+            .map(Arc::new);
+        let rules = match settings.rules.open(replay.as_ref())? {
             None if policy.is_some() => Some(Rules::new(RuleSet::default())),
             rules => rules,
         };
         Ok(rules.map(|rules| Self {
             settings: settings.rules.clone(),
+            replay,
             rules,
             policy,
         }))
@@ -116,9 +134,10 @@ impl Reload {
             (rules_seen, policy_seen) = (rules_now, policy_now);
             let settings = rules_are_old.then(|| self.settings.clone());
             let policy = self.policy.clone().filter(|_| policy_is_old);
+            let replay = self.replay.clone();
             // Injected credentials may come from a command.
             let loading = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-                let set = settings.map(|s| RuleSet::load(&s.files, &s.options));
+                let set = settings.map(|s| s.load(replay.as_ref()));
                 Ok((set.transpose()?, policy.map(|p| p.load()).transpose()?))
             });
             match loading.await {

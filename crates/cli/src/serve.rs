@@ -60,7 +60,7 @@ fn work(
     let files = &settings.files;
     let mut code = ExitCode::SUCCESS;
     if let Some(path) = &files.read {
-        let edit = settings.rules.open()?.map(|rules| rules.current());
+        let edit = settings.rules.open(None)?.map(|rules| rules.current());
         code = replay::show_file(
             path,
             files.read_filter.as_ref(),

@@ -231,6 +231,8 @@ fn on_request(rule: &Rule, flow: &mut Flow, allowed: &mut bool) -> Option<Explai
             )
         }
         Action::AntiComp => says("asks for an uncompressed body".to_owned(), false),
+        // Whether it answers is known once it has: recordings are used up.
+        Action::Replay(_) => None,
         action => answers(rule, action, Direction::Request),
     }
 }

@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 use crate::budget::{Budget, Exhausted};
 use crate::hold::Holds;
 use crate::local::{self, Candidates};
+use crate::replay::{self, Answer};
 use crate::rewrite::{Replace, Rewriter};
 use crate::rule::{Action, CUT, MessageOutcome, Rule, blocked, modify_headers};
 use crate::set::{Connecting, OfConnection, RuleSet};
@@ -292,6 +293,19 @@ impl Rules {
                 if let Err(why) = inject.apply(flow) {
                     return broken(rule, &why);
                 }
+            }
+            Action::Replay(replay) => {
+                return match replay.answer(flow) {
+                    Answer::Forward => Step::Continue,
+                    Answer::Kill => Step::Drop,
+                    Answer::Reply(reply, delay) if delay.is_zero() => Step::respond(*reply),
+                    Answer::Reply(reply, delay) => {
+                        let set = Arc::clone(set);
+                        replay::after(delay, async move {
+                            Step::edit(move |flow| Step::respond(finish_reply(&set, flow, *reply)))
+                        })
+                    }
+                };
             }
             Action::StickyCookie(jar) => jar.apply(flow),
             Action::AntiCache => {
@@ -717,22 +731,8 @@ fn edit_response(state: &Mutex<State>, flow: &mut Flow, replaces: Vec<Arc<Replac
     if is_head || matches!(response.status(), 100..=199 | 204 | 304) {
         return;
     }
-    if let Some(body) = response.body() {
-        let body = match decoded(body, response.headers().get_all("content-encoding")) {
-            Ok(body) => body,
-            Err(error) => {
-                warn!(flow = %id, %error, "a response body is not changed: it can't be decoded");
-                return;
-            }
-        };
-        let mut changed: Option<Vec<u8>> = None;
-        for replace in replaces {
-            changed = replace.all(changed.as_deref().unwrap_or(&body)).or(changed);
-        }
-        if let Some(body) = changed {
-            response.set_body(body);
-        }
-        return;
+    if response.body().is_some() {
+        return replace_in_response(flow, &replaces);
     }
     match decoder(response.headers().get_all("content-encoding")) {
         Ok(decoder) => {
@@ -742,6 +742,32 @@ fn edit_response(state: &Mutex<State>, flow: &mut Flow, replaces: Vec<Arc<Replac
         Err(error) => {
             warn!(flow = %id, %error, "a response body is not changed: it can't be decoded");
         }
+    }
+}
+
+/// Changes the body of a response that is there as a whole.
+fn replace_in_response(flow: &mut Flow, replaces: &[Arc<Replace>]) {
+    let is_head = flow.request.method() == b"HEAD";
+    let Some(response) = &mut flow.response else {
+        return;
+    };
+    let Some(body) = response.body() else { return };
+    if body.is_empty() && (is_head || matches!(response.status(), 204 | 304)) {
+        return;
+    }
+    let body = match decoded(body, response.headers().get_all("content-encoding")) {
+        Ok(body) => body,
+        Err(error) => {
+            warn!(flow = %flow.id, %error, "a response body is not changed: it can't be decoded");
+            return;
+        }
+    };
+    let mut changed: Option<Vec<u8>> = None;
+    for replace in replaces {
+        changed = replace.all(changed.as_deref().unwrap_or(&body)).or(changed);
+    }
+    if let Some(body) = changed {
+        response.set_body(body);
     }
 }
 
@@ -803,11 +829,7 @@ fn finish_reply(set: &RuleSet, flow: &mut Flow, reply: Reply) -> Reply {
                 }
             }
             Action::Body(edit) if edit.is_on(Direction::Response) => {
-                if let Some(response) = &mut flow.response
-                    && let Some(changed) = response.body().and_then(|b| edit.replace.all(b))
-                {
-                    response.set_body(changed);
-                }
+                replace_in_response(flow, std::slice::from_ref(&edit.replace));
             }
             _ => {}
         }

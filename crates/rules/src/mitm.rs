@@ -71,6 +71,15 @@ pub(crate) fn lower(
             Action::ModifyHeaders(specs?),
         );
     }
+    // Of what came, before anything answers or changes it.
+    if let Some(limit) = &options.body_size_limit {
+        let bytes = bytes(limit).map_err(at("body_size_limit", limit))?;
+        add(
+            named("body_size_limit", limit),
+            None,
+            Action::BodyLimit(bytes),
+        );
+    }
     // The last one that matches wins there, the first one here.
     for spec in options.block_list.iter().rev() {
         let (when, status) = block_spec(spec).map_err(at("block_list", spec))?;
@@ -104,14 +113,6 @@ pub(crate) fn lower(
     for spec in &options.modify_body {
         let (when, edit) = body_spec(spec, files).map_err(at("modify_body", spec))?;
         add(named("modify_body", spec), when, Action::Body(edit));
-    }
-    if let Some(limit) = &options.body_size_limit {
-        let bytes = bytes(limit).map_err(at("body_size_limit", limit))?;
-        add(
-            named("body_size_limit", limit),
-            None,
-            Action::BodyLimit(bytes),
-        );
     }
     if let Some(filter) = &options.stickyauth {
         let when = parse_filter(filter).map_err(at("stickyauth", filter))?;
@@ -295,6 +296,7 @@ mod tests {
             words,
             [
                 "modify_headers",
+                "body_limit",
                 "block",
                 "block",
                 "anticache",
@@ -302,12 +304,11 @@ mod tests {
                 "map_remote",
                 "map_local",
                 "modify_body",
-                "body_limit",
                 "sticky_auth",
                 "sticky_cookie",
             ]
         );
-        assert_eq!(rules[1].name(), "block_list '/~d b/444'");
+        assert_eq!(rules[2].name(), "block_list '/~d b/444'");
     }
 
     #[test]

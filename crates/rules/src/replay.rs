@@ -94,7 +94,8 @@ pub enum ReplayError {
     TooLarge,
 }
 
-/// Answers requests from recorded flows.
+/// Answers requests from recorded flows: as an interceptor of its own, or in the order of mitmproxy's addons among rules
+/// ([`RuleSet::server_replay`](crate::RuleSet::server_replay)).
 ///
 /// A request is answered by a recording with the same method, scheme, host, port, path, query and body; options say
 /// what may differ. Recordings without a response, WebSockets, and flows that are not HTTP answer nothing.
@@ -763,6 +764,70 @@ fn move_dates(reply: &mut Reply, age: Duration) {
     }
 }
 
+/// What becomes of a request.
+pub(crate) enum Answer {
+    /// It goes on.
+    Forward,
+    /// Its connection is cut.
+    Kill,
+    /// It gets this, after a time.
+    Reply(Box<Reply>, Duration),
+}
+
+/// Waits as long as an answer took when it was recorded.
+pub(crate) fn after(delay: Duration, then: impl Future<Output = Step> + Send + 'static) -> Step {
+    Step::hold(
+        async move {
+            tokio::time::sleep(delay).await;
+            then.await
+        },
+        delay + Duration::from_secs(60),
+        Step::close("a recorded answer took too long"),
+    )
+}
+
+impl ServerReplay {
+    /// What becomes of a request; the recording that answers it is used up.
+    pub(crate) fn answer(&self, flow: &mut Flow) -> Answer {
+        let key = self.key(&Asked::of_flow(flow));
+        if let Some(recorded) = self.next(key) {
+            debug!(flow = %flow.id, "answered from a recording");
+            flow.replay = Some(Replay::Response);
+            let mut answer = reply(&recorded, &self.options, SystemTime::now());
+            let fields = &recorded.response.message.headers;
+            if flow.request.method() == b"HEAD"
+                && let Some(length) = fields.get("content-length")
+            {
+                // It has no body whose length it could be. What is no header is left out.
+                let _ = answer.headers.set(b"Content-Length", length);
+            }
+            let delay = match self.options.timing {
+                true => recorded.delay,
+                false => Duration::ZERO,
+            };
+            return Answer::Reply(Box::new(answer), delay);
+        }
+        match self.options.extra {
+            Extra::Forward => Answer::Forward,
+            Extra::Kill => {
+                warn!("{}; it is killed", self.missing(flow).replace('\n', " "));
+                Answer::Kill
+            }
+            Extra::Status(status) => {
+                let missing = self.missing(flow);
+                warn!(status, "{}", missing.replace('\n', " "));
+                let reply = Reply::new(status);
+                let reply = match status {
+                    // These have no body.
+                    204 | 304 => reply,
+                    _ => reply.text(format!("Tollgate: {missing}\n")),
+                };
+                Answer::Reply(Box::new(reply), Duration::ZERO)
+            }
+        }
+    }
+}
+
 impl Interceptor for ServerReplay {
     fn name(&self) -> &str {
         "server replay"
@@ -780,47 +845,11 @@ impl Interceptor for ServerReplay {
     }
 
     fn request(&self, flow: &mut Flow) -> Step {
-        let key = self.key(&Asked::of_flow(flow));
-        if let Some(recorded) = self.next(key) {
-            debug!(flow = %flow.id, "answered from a recording");
-            flow.replay = Some(Replay::Response);
-            let mut answer = reply(&recorded, &self.options, SystemTime::now());
-            let fields = &recorded.response.message.headers;
-            if flow.request.method() == b"HEAD"
-                && let Some(length) = fields.get("content-length")
-            {
-                // It has no body whose length it could be. What is no header is left out.
-                let _ = answer.headers.set(b"Content-Length", length);
-            }
-            if !self.options.timing || recorded.delay.is_zero() {
-                return Step::respond(answer);
-            }
-            let delay = recorded.delay;
-            return Step::hold(
-                async move {
-                    tokio::time::sleep(delay).await;
-                    Step::respond(answer)
-                },
-                delay + Duration::from_secs(60),
-                Step::close("a recorded answer took too long"),
-            );
-        }
-        match self.options.extra {
-            Extra::Forward => Step::Continue,
-            Extra::Kill => {
-                warn!("{}; it is killed", self.missing(flow).replace('\n', " "));
-                Step::Drop
-            }
-            Extra::Status(status) => {
-                let missing = self.missing(flow);
-                warn!(status, "{}", missing.replace('\n', " "));
-                let reply = Reply::new(status);
-                Step::respond(match status {
-                    // These have no body.
-                    204 | 304 => reply,
-                    _ => reply.text(format!("Tollgate: {missing}\n")),
-                })
-            }
+        match self.answer(flow) {
+            Answer::Forward => Step::Continue,
+            Answer::Kill => Step::Drop,
+            Answer::Reply(reply, delay) if delay.is_zero() => Step::Respond(reply),
+            Answer::Reply(reply, delay) => after(delay, async move { Step::Respond(reply) }),
         }
     }
 }

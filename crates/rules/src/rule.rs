@@ -12,6 +12,7 @@ use crate::budget::Budget;
 use crate::error::Place;
 use crate::inject::Inject;
 use crate::local::MapLocal;
+use crate::replay::ServerReplay;
 use crate::rewrite::Replace;
 use crate::sticky::{Bucket, CookieJar, StickyAuth};
 use crate::template::Template;
@@ -80,6 +81,7 @@ pub(crate) enum Action {
     StickyAuth(StickyAuth),
     AntiCache,
     AntiComp,
+    Replay(Arc<ServerReplay>),
 }
 
 impl Action {
@@ -113,6 +115,7 @@ impl Action {
             Self::StickyAuth(_) => "sticky_auth",
             Self::AntiCache => "anticache",
             Self::AntiComp => "anticomp",
+            Self::Replay(_) => "server_replay",
         }
     }
 

@@ -1,14 +1,18 @@
 //! A list of rules that is in force.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tollgate_flow::filter::{Field, Subject};
 use tollgate_flow::record::{FlowType, Replay};
-use tollgate_flow::{ClientHello, ConnectionInfo, Direction, Flow, Interest, Target};
+use tollgate_flow::{
+    ClientHello, ConnectionInfo, Direction, Flow, Interceptor as _, Interest, Target,
+};
 
 use crate::config;
 use crate::error::{Place, RuleError};
 use crate::mitm::{self, MitmOptions};
+use crate::replay::ServerReplay;
 use crate::rule::{Action, Rule};
 
 /// The longest request body that is changed as a whole, so that its length stays in its head. A longer one, or one of
@@ -60,6 +64,31 @@ impl RuleSet {
             rules: loaded.rules,
             files: loaded.files,
         })
+    }
+
+    /// Lets recordings answer, at the place of mitmproxy's server replay: behind the files and `anticomp`, and before
+    /// `map_remote` and whatever else changes what is asked for.
+    #[must_use]
+    pub fn server_replay(mut self, replay: Arc<ServerReplay>) -> Self {
+        let acts_later = |rule: &Rule| {
+            matches!(
+                rule.place,
+                Place::Option(
+                    "map_remote" | "map_local" | "modify_body" | "stickyauth" | "stickycookie",
+                    _
+                )
+            )
+        };
+        let at = self.rules.iter().position(acts_later);
+        let rule = Rule {
+            name: None,
+            place: Place::Option("server_replay", String::new()),
+            when: None,
+            on: Direction::Request,
+            action: Action::Replay(replay),
+        };
+        self.rules.insert(at.unwrap_or(self.rules.len()), rule);
+        self
     }
 
     /// The rules, in their order.
@@ -117,6 +146,7 @@ impl RuleSet {
                     }
                 }
                 Action::ModifyHeaders(_) => wanted |= Interest::HEADS,
+                Action::Replay(replay) => wanted |= replay.interest(flow),
                 Action::Body(edit) => {
                     if edit.is_on(Direction::Request) && may(Direction::Request) {
                         wanted |= match flow.request.headers().contains("content-length") {

@@ -7,9 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 use tollgate_e2e::{LIMIT, Process, binary, command, require};
 
-use crate::at;
 use crate::pair::{Pair, compare_over, mitmdump, sets, tollgate};
 use crate::traffic::{Came, Client, Lines, Origin, Request, Transport, get, post};
+use crate::{at, site};
 
 const FORM: &str = "application/x-www-form-urlencoded";
 const PARTS: &str = "multipart/form-data; boundary=xx";
@@ -95,6 +95,110 @@ fn server_replay_answers_the_same() {
         let pair = Pair::start(&origin, &sets(&options));
         compare_over(&pair, &Transport::ALL, &origin, requests, Clone::clone);
     }
+}
+
+#[test]
+fn server_replay_has_its_place_among_what_changes_traffic() {
+    require!("mitmproxy-venv", "openssl");
+    let origin = Origin::start();
+    let dir = site();
+    let tape = at(&dir, "tape.mitm");
+    record(
+        &origin,
+        &tape,
+        &[
+            get("/a"),
+            get("/gzip"),
+            get("/head").method("HEAD"),
+            post("/post", "name=me"),
+            get("/tenant").with("X-Tenant", "one"),
+            get("/coding").with("Accept-Encoding", "identity"),
+        ],
+    );
+    let local = |pattern: &str| format!("map_local=|{pattern}|{}", at(&dir, "one.txt"));
+    for (more, requests) in [
+        // Looked up as it was asked, not as it was mapped.
+        (
+            vec!["map_remote=|/a$|/b".to_owned()],
+            vec![get("/a"), get("/a?x")],
+        ),
+        (
+            vec!["map_remote=|/c$|/a".to_owned()],
+            vec![get("/a"), get("/c")],
+        ),
+        (
+            vec![local("/a$"), local("/one$")],
+            vec![get("/a"), get("/one")],
+        ),
+        (
+            vec![local("/one$"), "server_replay_extra=204".to_owned()],
+            vec![get("/a"), get("/one")],
+        ),
+        (
+            vec!["modify_body=/~q/me/you".to_owned()],
+            vec![
+                post("/post", "name=me"),
+                post("/post", "name=you"),
+                post("/post", "other=me"),
+            ],
+        ),
+        // What is changed as its head or as nothing but the coding comes before.
+        (
+            vec![
+                "modify_headers=/~q/X-Tenant/one".to_owned(),
+                "server_replay_use_headers=x-tenant".to_owned(),
+            ],
+            vec![get("/tenant"), get("/a")],
+        ),
+        (
+            vec![
+                "anticomp".to_owned(),
+                "server_replay_use_headers=accept-encoding".to_owned(),
+            ],
+            vec![
+                get("/coding"),
+                get("/coding").with("Accept-Encoding", "gzip"),
+                get("/a"),
+            ],
+        ),
+        // A recorded answer is changed as any other.
+        (
+            vec![
+                "modify_headers=/~s/X-Changed/yes".to_owned(),
+                "modify_headers=/~s/Set-Cookie/".to_owned(),
+                "modify_body=/~s/secret/public".to_owned(),
+            ],
+            vec![
+                get("/a"),
+                get("/gzip"),
+                get("/head").method("HEAD"),
+                get("/other"),
+            ],
+        ),
+    ] {
+        let mut options = vec![
+            format!("server_replay={tape}"),
+            "server_replay_reuse=true".to_owned(),
+            "keepserving=true".to_owned(),
+        ];
+        options.extend(more);
+        let pair = Pair::start(&origin, &sets(&options));
+        compare_over(&pair, &Transport::ALL, &origin, &requests, Clone::clone);
+    }
+    // A body that is too large is refused whatever was recorded. What an answer of ours says is ours.
+    let options = [
+        format!("server_replay={tape}"),
+        "server_replay_reuse=true".to_owned(),
+        "keepserving=true".to_owned(),
+        "body_size_limit=4".to_owned(),
+    ];
+    let pair = Pair::start(&origin, &sets(&options));
+    let requests = [post("/post", "name=me")];
+    compare_over(&pair, &Transport::ALL, &origin, &requests, |came| {
+        let first = came.0.as_ref().map(|lines| lines[0].as_str());
+        let status = first.and_then(|line| line.split(' ').nth(1));
+        (status.map(str::to_owned), came.1.clone())
+    });
 }
 
 /// A body of `multipart/form-data`.
