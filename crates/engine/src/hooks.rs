@@ -42,6 +42,11 @@ impl Hooks {
         Self(interceptors.into())
     }
 
+    /// Each of them.
+    pub fn all(&self) -> impl Iterator<Item = &dyn Interceptor> {
+        self.0.iter().map(|hook| &**hook)
+    }
+
     #[cfg(feature = "http2")]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tollgate_flow::{ErrorClass, Side, TlsFailureKind};
+use tollgate_flow::{ErrorClass, Interceptor, Side, TlsFailureKind};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -26,6 +26,9 @@ macro_rules! counters {
             pub failures: Vec<(&'static str, &'static str, u64)>,
             /// Failed TLS handshakes by side (`client`, `upstream`) and kind (`unknown_ca`, …).
             pub tls_failures: Vec<(&'static str, &'static str, u64)>,
+            /// What interceptors count, as name of the interceptor, name of the counter, and value: an external scanner its
+            /// questions, rules their budgets. Those of interceptors with the same name are added up.
+            pub interceptors: Vec<(String, &'static str, u64)>,
         }
 
         impl Metrics {
@@ -50,6 +53,24 @@ macro_rules! counters {
                     }
                 }
                 sum
+            }
+
+            pub(crate) fn count_interceptors<'a>(
+                &mut self,
+                all: impl Iterator<Item = &'a dyn Interceptor>,
+            ) {
+                for hook in all {
+                    for (name, value) in hook.counters() {
+                        let known = self
+                            .interceptors
+                            .iter_mut()
+                            .find(|(by, known, _)| by == hook.name() && *known == name);
+                        match known {
+                            Some((.., sum)) => *sum = sum.saturating_add(value),
+                            None => self.interceptors.push((hook.name().to_owned(), name, value)),
+                        }
+                    }
+                }
             }
 
             /// Name and value of every plain counter and gauge, for exporters.
@@ -298,6 +319,39 @@ mod tests {
         assert_eq!(
             metrics.latency.quantile(1.0),
             Some(Duration::from_micros(8192))
+        );
+    }
+
+    #[test]
+    fn interceptors_of_one_name_are_added_up() {
+        struct Counts(&'static str, u64);
+        impl Interceptor for Counts {
+            fn name(&self) -> &str {
+                self.0
+            }
+            fn counters(&self) -> Vec<(&'static str, u64)> {
+                vec![("asked", self.1), ("failed", u64::MAX)]
+            }
+        }
+        struct CountsNothing;
+        impl Interceptor for CountsNothing {}
+
+        let all: [&dyn Interceptor; 4] = [
+            &Counts("one", 1),
+            &CountsNothing,
+            &Counts("other", 2),
+            &Counts("one", 4),
+        ];
+        let mut metrics = Metrics::default();
+        metrics.count_interceptors(all.into_iter());
+        assert_eq!(
+            metrics.interceptors,
+            [
+                ("one".to_owned(), "asked", 5),
+                ("one".to_owned(), "failed", u64::MAX),
+                ("other".to_owned(), "asked", 2),
+                ("other".to_owned(), "failed", u64::MAX),
+            ]
         );
     }
 

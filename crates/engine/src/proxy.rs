@@ -548,7 +548,9 @@ impl Handle {
 
     /// The counters so far.
     pub fn metrics(&self) -> Metrics {
-        Metrics::collect(self.workers.iter().map(|w| &w.counters))
+        let mut metrics = Metrics::collect(self.workers.iter().map(|w| &w.counters));
+        metrics.count_interceptors(self.shared.hooks.all());
+        metrics
     }
 
     /// The configuration in force.

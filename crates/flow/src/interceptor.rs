@@ -111,6 +111,12 @@ pub trait Interceptor: Send + Sync + 'static {
 
     /// The flow has ended. The last call for this flow.
     fn end(&self, _flow: &Flow, _outcome: &Outcome) {}
+
+    /// What it has counted since it was made, for metrics: names in snake case, and numbers that only grow. Called from any
+    /// thread when somebody looks, so it must not wait for anything.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
 /// What to do about a connection that a client asks for.

@@ -132,12 +132,16 @@ impl Default for ExternalConfig {
 pub struct ExternalStats {
     /// Requests and answers that were to be shown.
     pub asked: u64,
+    /// Those that it gave a usable answer to, in time: that they are clean, or one of the next two.
+    pub answered: u64,
     /// Those that the scanner refused, or put another answer in their place.
     pub refused: u64,
     /// Requests that it changed.
     pub changed: u64,
     /// Those that it gave no usable answer to, in time, and requests over the limit.
     pub failed: u64,
+    /// Of those that failed, the ones for which the deadline passed.
+    pub timed_out: u64,
     /// Answers that passed unseen: streams, and bodies over the limit.
     pub unseen: u64,
 }
@@ -145,9 +149,11 @@ pub struct ExternalStats {
 #[derive(Debug, Default)]
 struct Counters {
     asked: AtomicU64,
+    answered: AtomicU64,
     refused: AtomicU64,
     changed: AtomicU64,
     failed: AtomicU64,
+    timed_out: AtomicU64,
     unseen: AtomicU64,
 }
 
@@ -201,9 +207,11 @@ impl ExternalScanner {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         ExternalStats {
             asked: get(&counters.asked),
+            answered: get(&counters.answered),
             refused: get(&counters.refused),
             changed: get(&counters.changed),
             failed: get(&counters.failed),
+            timed_out: get(&counters.timed_out),
             unseen: get(&counters.unseen),
         }
     }
@@ -228,7 +236,10 @@ impl ExternalScanner {
             }
         };
         let shared = Arc::clone(&self.shared);
-        let late = Step::edit(move |flow| shared.failed(flow, "no answer in time"));
+        let late = Step::edit(move |flow| {
+            count(&shared.counters.timed_out);
+            shared.failed(flow, "no answer in time")
+        });
         Step::hold(future, self.shared.config.deadline, late)
     }
 }
@@ -274,8 +285,12 @@ fn note(flow: &mut Flow, what: String) {
 /// Does what the scanner says.
 fn apply(flow: &mut Flow, shared: &Shared, verdict: Verdict) -> Step {
     match verdict {
-        Verdict::Clean => Step::Continue,
+        Verdict::Clean => {
+            count(&shared.counters.answered);
+            Step::Continue
+        }
         Verdict::Reply { reply, why } => {
+            count(&shared.counters.answered);
             count(&shared.counters.refused);
             let word = match shared.watches() {
                 true => "seen",
@@ -294,6 +309,7 @@ fn apply(flow: &mut Flow, shared: &Shared, verdict: Verdict) -> Step {
             if !method || head.target() != path.as_bytes() {
                 return shared.failed(flow, "it has changed the request line");
             }
+            count(&shared.counters.answered);
             count(&shared.counters.changed);
             if shared.watches() {
                 note(
@@ -379,5 +395,18 @@ impl Interceptor for ExternalScanner {
                 Step::Continue
             }
         }
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let stats = self.stats();
+        vec![
+            ("asked", stats.asked),
+            ("answered", stats.answered),
+            ("refused", stats.refused),
+            ("changed", stats.changed),
+            ("failed", stats.failed),
+            ("timed_out", stats.timed_out),
+            ("unseen", stats.unseen),
+        ]
     }
 }

@@ -1,5 +1,6 @@
 //! Rules as an interceptor.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,19 @@ struct Inner {
     set: ArcSwap<RuleSet>,
     flows: [Mutex<HashMap<FlowId, Arc<Mutex<State>>>>; SHARDS],
     holds: Holds,
+    counters: Counters,
+}
+
+/// What budgets have come to, whatever rules were in force.
+#[derive(Debug, Default)]
+struct Counters {
+    budget_requests: AtomicU64,
+    budget_refused: AtomicU64,
+    budget_cut: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// What is remembered of a flow until it ends.
@@ -99,6 +113,7 @@ impl Rules {
             set: ArcSwap::from_pointee(set),
             flows: Default::default(),
             holds: Holds::default(),
+            counters: Counters::default(),
         }))
     }
 
@@ -240,8 +255,10 @@ impl Rules {
                 return Step::Continue;
             }
             Action::Budget(budget) => {
+                count(&self.0.counters.budget_requests);
                 if let Err(exhausted) = budget.request(&flow.request.target.host, Instant::now()) {
                     note(flow, rule);
+                    count(&self.0.counters.budget_refused);
                     return used_up(rule, exhausted);
                 }
                 if budget.upload.is_some() {
@@ -521,6 +538,18 @@ impl Interceptor for Rules {
         self.response_from(flow, 0)
     }
 
+    /// Of budgets: the requests that came to one, those it refused, and those it cut within their bodies.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let counters = &self.0.counters;
+        [
+            ("budget_requests", &counters.budget_requests),
+            ("budget_refused", &counters.budget_refused),
+            ("budget_cut", &counters.budget_cut),
+        ]
+        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+        .into()
+    }
+
     fn edits_response(&self, flow: &Flow) -> bool {
         self.state(flow.id)
             .is_some_and(|state| lock(&state).response.is_some())
@@ -537,6 +566,7 @@ impl Interceptor for Rules {
             let bytes = piece.data.len() as u64;
             for budget in &state.budgets {
                 if budget.upload(host, bytes, Instant::now()).is_err() {
+                    count(&self.0.counters.budget_cut);
                     return Step::close("a budget of bytes to this host is used up");
                 }
             }
@@ -946,6 +976,34 @@ mod tests {
             Step::Respond(reply) => reply.status,
             step => panic!("{step:?}"),
         }
+    }
+
+    #[test]
+    fn what_budgets_have_come_to_is_counted() {
+        let text = "[[rule]]\nbudget = { requests = 2, upload = \"1k\", per = \"1h\" }\n";
+        let rules = rules(text);
+        let ask = || {
+            let mut flow = flow("POST", "http://host/");
+            rules.interest(&flow);
+            let step = rules.request(&mut flow);
+            (flow, step)
+        };
+        let (mut first, step) = ask();
+        assert!(matches!(step, Step::Continue));
+        let step = data(&rules, &mut first, Direction::Request, 1000);
+        assert!(matches!(step, Step::Continue));
+        let step = data(&rules, &mut first, Direction::Request, 1000);
+        assert!(matches!(step, Step::Close(_)));
+        assert_eq!(status(ask().1), 429);
+        // It counts on with other rules.
+        rules.replace(RuleSet::parse(text, "rules.toml", ".".as_ref()).unwrap());
+        assert!(matches!(ask().1, Step::Continue));
+        let counters = [
+            ("budget_requests", 3),
+            ("budget_refused", 1),
+            ("budget_cut", 1),
+        ];
+        assert_eq!(rules.counters(), counters);
     }
 
     #[test]

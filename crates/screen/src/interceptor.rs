@@ -1314,6 +1314,22 @@ impl Interceptor for Screen {
         }
     }
 
+    /// With a ledger: the requests that its budgets refused, and what the answers of models have used.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let Some(ledger) = &self.ledger else {
+            return Vec::new();
+        };
+        let total = ledger.total();
+        vec![
+            ("budget_refused", ledger.refused()),
+            ("answers", total.answers),
+            ("input_tokens", total.input),
+            ("output_tokens", total.output),
+            ("cache_read_tokens", total.cache_read),
+            ("cache_write_tokens", total.cache_write),
+        ]
+    }
+
     fn interest(&self, flow: &Flow) -> Interest {
         if flow.kind != FlowKind::Http {
             return Interest::NONE;

@@ -343,6 +343,12 @@ fn beyond_a_budget_each_provider_is_imitated() {
         }
     }
     assert_eq!(run.ledger.refused(), 7);
+    let counters = run.screen.counters();
+    assert_eq!(counters[0], ("budget_refused", 7));
+    let total = run.ledger.total();
+    let answers = counters.iter().find(|(name, _)| *name == "answers");
+    assert_eq!(answers, Some(&("answers", total.answers)));
+    assert!(total.answers > 0 && counters.contains(&("output_tokens", total.output)));
     let verdicts = run.verdicts.lock().unwrap();
     assert_eq!(verdicts.len(), 7);
     assert!(
