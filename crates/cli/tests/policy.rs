@@ -149,6 +149,57 @@ fn secrets_leave_as_placeholders_and_a_changed_policy_takes_effect() {
     assert!(!log.contains(&key));
 }
 
+/// A body whose length nobody tells is collected to be written anew, and there is an end to that.
+#[test]
+fn a_body_in_chunks_is_redacted_whole_or_refused() {
+    let (origin, came) = echo();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policy.toml");
+    let policy = "[[rule]]\ncategory = \"secret\"\naction = \"redact\"\n";
+    fs::write(&file, policy).unwrap();
+    let proxy = Proxy::start(&[
+        "--screen",
+        "enforce",
+        "--screen-policy",
+        file.to_str().unwrap(),
+    ]);
+    let post = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let mut stream = TcpStream::connect(proxy.address()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head = format!(
+            "POST http://{origin}/x HTTP/1.1\r\nHost: {origin}\r\nContent-Type: text/plain\r\n\
+             Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        for piece in pieces {
+            let chunk = [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat();
+            if stream.write_all(&chunk).is_err() {
+                // It is refused already.
+                break;
+            }
+        }
+        let _ = stream.write_all(b"0\r\n\r\n");
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8(answer).unwrap()
+    };
+    let key = key();
+    let (begin, end) = key.split_at(7);
+    let got = post(&mut ["key=", begin, end].map(str::as_bytes).into_iter());
+    assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
+    let sent = came.recv_timeout(PATIENCE).unwrap();
+    assert!(
+        sent.contains("key=[tollgate:aws-access-key-id:") && !sent.contains(&key),
+        "{sent}"
+    );
+    // One byte more than 32 MiB.
+    let megabyte = vec![b'x'; 1 << 20];
+    let last = &b"x"[..];
+    let got = post(&mut std::iter::repeat_n(&megabyte[..], 32).chain([last]));
+    assert!(got.starts_with("HTTP/1.1 413 "), "{got}");
+    assert!(came.try_recv().is_err());
+}
+
 #[test]
 fn a_wrong_policy_is_an_error_with_its_line() {
     let dir = tempfile::tempdir().unwrap();

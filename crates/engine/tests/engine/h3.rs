@@ -3,19 +3,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use h3::error::StreamError;
 use quinn::{ConnectionError, ReadError, TransportConfig, VarInt};
 use tollgate_engine::{Config, HostPattern, UpstreamHttp};
 use tollgate_flow::{
-    Direction, ErrorClass, HttpVersion, Interceptor, Interest, OutcomeKind, Reply, Side, Step,
-    TlsFailureKind,
+    Direction, ErrorClass, HttpVersion, Interceptor, Interest, KeepAlive, OutcomeKind, Reply, Side,
+    Step, TlsFailureKind,
 };
 use tollgate_wire::http3::{FrameKind, Settings, code, frame_header, qpack, write_varint};
 
 use crate::support::http2::{response, run, until};
-use crate::support::http3::{H3Origin, answer, in_front_of};
+use crate::support::http3::{H3Origin, answer, in_front_of, rest};
 use crate::support::*;
 
 /// A proxy in front of an origin, with an interceptor.
@@ -116,6 +117,47 @@ fn hooks_edit_heads_and_bodies() {
         assert_eq!(answer.status, 201);
         assert_eq!(answer.header("x-seen"), Some("1"));
         assert_eq!(answer.text(), "<true HELLO>");
+    });
+}
+
+#[test]
+fn a_stream_that_waits_for_a_held_piece_gets_signs_of_life() {
+    let origin = H3Origin::echo_path();
+    let (release, released) = tokio::sync::watch::channel(false);
+    let hook = Hook::new(Interest::EDIT_RESPONSE_DATA).on_data(move |_, piece| {
+        if piece.last {
+            return Step::Continue;
+        }
+        let mut released = released.clone();
+        let wait = async move {
+            let _ = released.wait_for(|r| *r).await;
+            Step::Replace("decided".into())
+        };
+        Step::hold(wait, PATIENCE, Step::Drop).keeping_alive(Some(KeepAlive {
+            every: Duration::from_millis(20),
+            bytes: ": hold\n\n".into(),
+        }))
+    });
+    let proxy = proxy_with(&origin, hook.shared());
+    run(async {
+        let client = proxy.h3(&origin.authority()).await;
+        let request = client.request("GET", "/");
+        let (mut upload, mut download) = client.begin(request).await.unwrap();
+        upload.finish().await.unwrap();
+        let (head, ()) = download.recv_response().await.unwrap().into_parts();
+        let mut signs = Vec::new();
+        while signs.len() < 24 {
+            let piece = download.recv_data().await.unwrap();
+            signs.extend_from_slice(piece.expect("a sign of life").chunk());
+        }
+        assert!(
+            signs.chunks(8).all(|sign| sign == b": hold\n\n"),
+            "{}",
+            String::from_utf8_lossy(&signs)
+        );
+        release.send(true).unwrap();
+        let rest = rest(head, download).await.unwrap();
+        assert_eq!(rest.text().trim_start_matches(": hold\n\n"), "decided");
     });
 }
 
