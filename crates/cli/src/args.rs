@@ -588,8 +588,8 @@ pub struct ScreenArgs {
 #[derive(Clone, Debug, Args)]
 pub struct ExternalArgs {
     /// Show requests and whole answers to a scanner elsewhere before they go on: icap://HOST[:PORT]/SERVICE (requests
-    /// or answers, by what its OPTIONS say), or http://HOST[:PORT]/scan (`tollgate scan-server`). With --screen monitor,
-    /// what it says is only reported [repeatable].
+    /// or answers, by what its OPTIONS say), or http://HOST[:PORT]/scan (`tollgate scan-server`); icaps:// and https://
+    /// within TLS. With --screen monitor, what it says is only reported [repeatable].
     #[arg(
         long,
         value_name = "URL",
@@ -610,6 +610,9 @@ pub struct ExternalArgs {
     /// A file with the token for scanners over HTTP, as `scan-server --token-file` has it.
     #[arg(long, value_name = "FILE", requires = "external_scanner")]
     pub external_scanner_token_file: Option<PathBuf>,
+    /// A PEM file with authorities to trust beside the platform's, for scanners within TLS [repeatable].
+    #[arg(long, value_name = "FILE", requires = "external_scanner")]
+    pub external_scanner_ca: Vec<PathBuf>,
 }
 
 /// Where verdicts are kept.

@@ -28,6 +28,7 @@ mod serve;
 mod settings;
 mod signals;
 mod store;
+mod tls;
 mod trail;
 mod transparent;
 

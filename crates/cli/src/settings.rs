@@ -312,6 +312,16 @@ impl ExternalSettings {
         if let Some(path) = &args.external_scanner_token_file {
             config.token = Some(crate::scan_server::read_token(path)?);
         }
+        match args.external_scanner.iter().any(ScannerUrl::is_tls) {
+            true => {
+                let tls = crate::tls::client_config(&args.external_scanner_ca)?;
+                config.tls = Some(Arc::new(tls));
+            }
+            false => ensure!(
+                args.external_scanner_ca.is_empty(),
+                "--external-scanner-ca is for scanners within TLS: icaps:// or https://"
+            ),
+        }
         Ok(Self {
             urls: args.external_scanner.clone(),
             config,

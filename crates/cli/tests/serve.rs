@@ -14,7 +14,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 
-use support::{Origin, PATIENCE, Proxy, failure, output, tollgate};
+use support::{Origin, PATIENCE, Proxy, failure, has, output, tollgate};
 
 #[test]
 fn an_https_flow_is_a_line_and_sigterm_a_summary() {
@@ -456,5 +456,34 @@ fn a_budget_without_prices_or_with_a_wrong_word_is_one_line() {
     ] {
         let (code, text) = failure(arguments);
         assert!(code != 0 && text.contains(word), "{text}");
+    }
+}
+
+#[test]
+fn a_scanner_within_tls_is_trusted_by_its_authority() {
+    if !has("curl") {
+        return;
+    }
+    // It answers, if not as a scanner.
+    let service = Origin::start();
+    let (url, ca) = (service.url("/scan"), service.ca());
+    let scanner = ["--external-scanner", &url];
+    for (more, why) in [
+        (&["--external-scanner-ca", &ca][..], "there is no verdict"),
+        (&[], "TLS with it fails"),
+    ] {
+        let proxy = Proxy::start(&[&scanner[..], more].concat());
+        let got = proxy.curl("http://127.0.0.1:1/", &[]);
+        let got = String::from_utf8(got.stdout).unwrap();
+        assert!(got.contains(why), "{got}");
+    }
+    for (url, file, why) in [
+        ("icap://127.0.0.1/x", &*ca, "is for scanners within TLS"),
+        (&*url, "/nowhere.pem", "can't read /nowhere.pem"),
+        (&*url, "/dev/null", "/dev/null holds no certificate"),
+    ] {
+        let (code, text) = failure(&["--external-scanner", url, "--external-scanner-ca", file]);
+        assert_eq!(code, 1);
+        assert!(text.contains(why), "{text}");
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -28,41 +29,36 @@ pub struct ScannerUrl {
     target: Target,
     path: String,
     is_icap: bool,
+    is_tls: bool,
 }
 
-/// Why a URL of a scanner is none.
+/// A URL of a scanner is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidUrl {
-    /// It has another form.
-    #[error("a scanner is icap://HOST[:PORT]/SERVICE or http://HOST[:PORT]/PATH")]
-    Form,
-    /// It would need TLS.
-    #[error(
-        "TLS is not spoken to scanners: use http:// or icap:// to something on this machine that speaks it"
-    )]
-    Tls,
-}
+#[error("a scanner is icap[s]://HOST[:PORT]/SERVICE or http[s]://HOST[:PORT]/PATH")]
+pub struct InvalidUrl;
 
 impl std::str::FromStr for ScannerUrl {
     type Err = InvalidUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidUrl> {
-        let (scheme, rest) = text.split_once("://").ok_or(InvalidUrl::Form)?;
-        let (port, is_icap) = match scheme {
-            "icap" => (1344, true),
-            "http" => (80, false),
-            "https" | "icaps" => return Err(InvalidUrl::Tls),
-            _ => return Err(InvalidUrl::Form),
+        let (scheme, rest) = text.split_once("://").ok_or(InvalidUrl)?;
+        let (port, is_icap, is_tls) = match scheme {
+            "icap" => (1344, true, false),
+            "icaps" => (11344, true, true),
+            "http" => (80, false, false),
+            "https" => (443, false, true),
+            _ => return Err(InvalidUrl),
         };
-        let (authority, path) = rest.split_once('/').ok_or(InvalidUrl::Form)?;
-        let target = Target::parse(authority, Some(port)).ok_or(InvalidUrl::Form)?;
+        let (authority, path) = rest.split_once('/').ok_or(InvalidUrl)?;
+        let target = Target::parse(authority, Some(port)).ok_or(InvalidUrl)?;
         if path.is_empty() || !path.bytes().all(|byte| (b'!'..=b'~').contains(&byte)) {
-            return Err(InvalidUrl::Form);
+            return Err(InvalidUrl);
         }
         Ok(Self {
             target,
             path: format!("/{path}"),
             is_icap,
+            is_tls,
         })
     }
 }
@@ -74,8 +70,19 @@ impl fmt::Debug for ScannerUrl {
 }
 
 impl ScannerUrl {
+    /// Whether it is spoken to within TLS: `icaps` and `https`.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.is_tls
+    }
+
     fn with_path(&self, path: &str) -> String {
-        let scheme = if self.is_icap { "icap" } else { "http" };
+        let scheme = match (self.is_icap, self.is_tls) {
+            (true, false) => "icap",
+            (true, true) => "icaps",
+            (false, false) => "http",
+            (false, true) => "https",
+        };
         format!("{scheme}://{}{path}", self.target)
     }
 
@@ -111,6 +118,8 @@ pub struct ExternalConfig {
     pub concurrency: usize,
     /// The token for HTTP.
     pub token: Option<String>,
+    /// How a scanner behind TLS is verified. Without it none can be asked.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 impl Default for ExternalConfig {
@@ -122,6 +131,7 @@ impl Default for ExternalConfig {
             body: 1 << 20,
             concurrency: 64,
             token: None,
+            tls: None,
         }
     }
 }

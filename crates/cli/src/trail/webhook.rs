@@ -9,11 +9,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail, ensure};
 use aws_lc_rs::hmac;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use super::format::escaped;
 use super::remote::{Deliver, Failure, connect_any};
+use crate::tls::client_config;
 
 /// Verdicts of one request.
 const MOST: usize = 100;
@@ -92,7 +93,7 @@ impl Webhook {
     /// When there is no authority that a service could be verified by.
     pub fn new(url: WebhookUrl, secret: Option<&[u8]>) -> anyhow::Result<Self> {
         let tls = match url.tls {
-            true => Some(Arc::new(client_config()?)),
+            true => Some(Arc::new(client_config(&[])?)),
             false => None,
         };
         Ok(Self {
@@ -201,21 +202,6 @@ fn status_of(mut head: &[u8]) -> std::io::Result<Option<u16>> {
         };
         head = head.get(at + 4..).unwrap_or_default();
     }
-}
-
-/// Verifies by the platform's roots, or by Mozilla's where it has none. `SSL_CERT_FILE` names others.
-fn client_config() -> anyhow::Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
 }
 
 impl Deliver for Webhook {

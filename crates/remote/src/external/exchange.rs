@@ -1,11 +1,14 @@
 //! Connections to a scanner, and one question on one of them.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tollgate_flow::{Bytes, Reply};
 use tollgate_wire::coding::{Decoder, OutputLimit};
 use tollgate_wire::http1::{self, ChunkedDecoder, Framing, HeadLimits, Parsed};
@@ -28,6 +31,8 @@ const MAX_TRAILERS: usize = 16 << 10;
 pub(super) enum Failure {
     /// No connection.
     Connect,
+    /// No handshake.
+    Tls,
     /// The connection has ended.
     Gone,
     /// The message can't be written as a question.
@@ -42,6 +47,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Connect => f.write_str("it can't be reached"),
+            Self::Tls => f.write_str("TLS with it fails"),
             Self::Gone => f.write_str("it has closed the connection"),
             Self::Question => f.write_str("the message can't be written for it"),
             Self::Malformed(what) => write!(f, "its answer is malformed: {what}"),
@@ -53,6 +59,7 @@ impl std::fmt::Display for Failure {
 pub(super) struct Connections {
     url: ScannerUrl,
     token: Option<String>,
+    tls: Option<Arc<ClientConfig>>,
     /// The longest answer.
     limit: usize,
     most_idle: usize,
@@ -77,8 +84,12 @@ const EVERYTHING: Service = Service {
     preview: None,
 };
 
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
 struct Wire {
-    stream: TcpStream,
+    stream: Box<dyn Duplex>,
     /// What has arrived and wasn't used.
     buffer: Vec<u8>,
     /// How much has arrived since the question.
@@ -125,6 +136,7 @@ impl Connections {
         Self {
             url,
             token: config.token.clone(),
+            tls: config.tls.clone(),
             // A body in chunks of one byte would be six times as long.
             limit: body.saturating_mul(6).saturating_add(ROOM),
             most_idle: config.concurrency,
@@ -233,18 +245,34 @@ impl Connections {
                 outcome => return self.settled(wire, outcome),
             }
         }
-        let target = (&*self.url.target.host, self.url.target.port);
-        let stream = TcpStream::connect(target)
-            .await
-            .map_err(|_| Failure::Connect)?;
-        let _ = stream.set_nodelay(true);
         let mut wire = Wire {
-            stream,
+            stream: self.connect().await?,
             buffer: Vec::new(),
             arrived: 0,
         };
         let outcome = wire.ask::<R>(question, self.limit).await;
         self.settled(wire, outcome)
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Duplex>, Failure> {
+        let host = &*self.url.target.host;
+        let stream = TcpStream::connect((host, self.url.target.port))
+            .await
+            .map_err(|_| Failure::Connect)?;
+        let _ = stream.set_nodelay(true);
+        if !self.url.is_tls {
+            return Ok(Box::new(stream));
+        }
+        let config = self.tls.clone().ok_or(Failure::Tls)?;
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| Failure::Tls)?;
+        match TlsConnector::from(config).connect(name, stream).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => {
+                // The client is told less: what is wrong with a certificate says where the scanner is.
+                tracing::warn!(scanner = %self.url, "TLS with the external scanner fails: {error}");
+                Err(Failure::Tls)
+            }
+        }
     }
 
     fn settled<T>(&self, wire: Wire, outcome: Result<(T, bool), Failure>) -> Result<T, Failure> {
@@ -275,10 +303,11 @@ impl Wire {
         self.buffer.clear();
         self.arrived = 0;
         let mut reading = R::default();
-        let (mut reader, mut writer) = self.stream.split();
+        let (mut reader, mut writer) = tokio::io::split(&mut *self.stream);
         let mut unsent: &[u8] = &question.first;
         let mut rest = question.rest.as_deref();
         let mut broken = false;
+        let mut flushed = false;
         loop {
             let (used, answer) = reading.feed(&self.buffer)?;
             self.buffer.drain(..used.min(self.buffer.len()));
@@ -288,6 +317,7 @@ impl Wire {
                     && let Some(more) = rest.take()
                 {
                     unsent = more;
+                    flushed = false;
                     reading = R::default();
                     continue;
                 }
@@ -298,7 +328,8 @@ impl Wire {
                 return Err(Failure::Malformed("it is too long"));
             }
             tokio::select! {
-                count = writer.write(unsent), if !unsent.is_empty() && !broken => match count {
+                done = push(&mut writer, unsent), if !flushed && !broken => match done {
+                    Ok(0) if unsent.is_empty() => flushed = true,
                     Ok(count @ 1..) => unsent = unsent.get(count..).unwrap_or_default(),
                     // It may have answered all the same.
                     Ok(0) | Err(_) => broken = true,
@@ -309,6 +340,14 @@ impl Wire {
                 },
             }
         }
+    }
+}
+
+/// Writes some of what is unsent; when nothing is, what TLS has taken is sent on its way.
+async fn push(writer: &mut (impl AsyncWrite + Unpin), unsent: &[u8]) -> std::io::Result<usize> {
+    match unsent.is_empty() {
+        true => writer.flush().await.map(|()| 0),
+        false => writer.write(unsent).await,
     }
 }
 

@@ -549,6 +549,116 @@ fn an_answer_that_makes_no_sense_is_a_failure() {
     }
 }
 
+/// Something in front of a scanner that speaks TLS, with a certificate for `localhost`; and that it is signed by.
+fn within_tls(
+    runtime: &Runtime,
+    scanner: SocketAddr,
+) -> (u16, rustls::pki_types::CertificateDer<'static>) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = ca.self_signed(&ca_key).unwrap();
+    let issuer = Issuer::new(ca, ca_key);
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &issuer).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![leaf.der().clone()],
+            key.serialize_der().try_into().unwrap(),
+        )
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    runtime.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut outer = acceptor.accept(stream).await.ok()?;
+                let mut inner = tokio::net::TcpStream::connect(scanner).await.ok()?;
+                tokio::io::copy_bidirectional(&mut outer, &mut inner)
+                    .await
+                    .ok()
+            });
+        }
+    });
+    (port, root.der().clone())
+}
+
+fn trusting(roots: &[rustls::pki_types::CertificateDer<'static>]) -> ExternalConfig {
+    let mut store = rustls::RootCertStore::empty();
+    store.add_parsable_certificates(roots.iter().cloned());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    let mut config = ExternalConfig::default();
+    config.tls = Some(Arc::new(tls));
+    config
+}
+
+#[test]
+fn scanners_behind_tls_are_asked_if_their_certificate_is_good() {
+    let chain = Chain::start(None);
+    let (icap, icap_root) = within_tls(&chain.runtime, chain.icap);
+    let (http, http_root) = within_tls(&chain.runtime, chain.http);
+    let config = trusting(&[icap_root, http_root.clone()]);
+    // More than what the sockets on the way hold at once.
+    let long = "x".repeat(900_000);
+    for url in [
+        format!("icaps://localhost:{icap}/reqmod"),
+        format!("https://localhost:{http}/scan"),
+    ] {
+        let scanner = chain.scanner(&url, config.clone());
+        for body in ["hello", &long, "again"] {
+            let mut good = flow(body);
+            let step = scanner.request(&mut good);
+            assert!(
+                matches!(chain.follow(&mut good, step), Step::Continue),
+                "{url}"
+            );
+        }
+        let mut bad = flow(&format!("key={}", secret()));
+        let step = scanner.request(&mut bad);
+        assert_eq!(reply(chain.follow(&mut bad, step)).status, 403, "{url}");
+        let stats = scanner.stats();
+        assert_eq!((stats.answered, stats.failed), (4, 0), "{url}");
+    }
+    let untrusted = trusting(&[http_root]);
+    for (url, config) in [
+        (format!("icaps://localhost:{icap}/reqmod"), &untrusted),
+        // Not its name.
+        (format!("https://127.0.0.1:{http}/scan"), &config),
+        // Nobody to verify it by.
+        (
+            format!("https://localhost:{http}/scan"),
+            &ExternalConfig::default(),
+        ),
+        // It doesn't speak TLS.
+        (
+            format!("icaps://localhost:{}/reqmod", chain.icap.port()),
+            &config,
+        ),
+    ] {
+        let scanner = chain.scanner(&url, config.clone());
+        let mut flow = flow("hello");
+        let step = scanner.request(&mut flow);
+        let reply = reply(chain.follow(&mut flow, step));
+        assert_eq!(reply.status, 502, "{url}");
+        let text = String::from_utf8_lossy(&reply.body).into_owned();
+        assert!(text.ends_with("TLS with it fails\n"), "{text}");
+    }
+}
+
 #[test]
 fn urls_of_scanners() {
     use tollgate_remote::ScannerUrl;
@@ -556,11 +666,12 @@ fn urls_of_scanners() {
         ("icap://localhost/reqmod", "icap://localhost:1344/reqmod"),
         ("http://[::1]:8790/scan", "http://[::1]:8790/scan"),
         ("icap://a:1/x?key=1", "icap://a:1/x"),
+        ("https://a/scan", "https://a:443/scan"),
+        ("icaps://a/x", "icaps://a:11344/x"),
     ] {
-        assert_eq!(text.parse::<ScannerUrl>().unwrap().to_string(), shown);
-    }
-    for text in ["https://a/scan", "icaps://a/x"] {
-        assert_eq!(text.parse::<ScannerUrl>(), Err(InvalidUrl::Tls));
+        let url: ScannerUrl = text.parse().unwrap();
+        assert_eq!(url.to_string(), shown);
+        assert_eq!(url.is_tls(), text.contains("s://"));
     }
     for text in [
         "",
@@ -570,7 +681,8 @@ fn urls_of_scanners() {
         "icap:///x",
         "http://a:0/x",
         "http://a/ x",
+        "ftp://a/x",
     ] {
-        assert!(text.parse::<ScannerUrl>().is_err(), "{text}");
+        assert_eq!(text.parse::<ScannerUrl>(), Err(InvalidUrl), "{text}");
     }
 }
