@@ -149,6 +149,24 @@ pub struct Decision {
     pub allow: String,
 }
 
+impl Decision {
+    /// In one line: the finding that counts, where, behind what, and what the rule says; without a finding, by which rule.
+    pub(crate) fn reason(&self, place: &Place, counts: Option<&Finding>) -> String {
+        let mut reason = match (counts, &self.rule) {
+            (Some(finding), _) => format!("{} in {place}", finding.rule),
+            (None, Some(rule)) => format!("{place} is not allowed by {rule}"),
+            (None, None) => place.to_string(),
+        };
+        if let Some(finding) = counts.filter(|finding| !finding.via.is_empty()) {
+            reason.push_str(&format!(", behind {}", finding.via.join(", ")));
+        }
+        if let Some(message) = &self.message {
+            reason.push_str(&format!("; {message}"));
+        }
+        reason
+    }
+}
+
 /// What is to be decided about.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {

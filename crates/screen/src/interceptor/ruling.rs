@@ -97,22 +97,9 @@ impl Ruling {
         matches!(self.decision().action, Action::Hold(_))
     }
 
-    /// In one line: what counts, where, behind what, and by which rule.
+    /// Why, in one line.
     pub fn reason(&self) -> String {
-        let decision = self.decision();
-        let counts = decision.finding.and_then(|at| self.findings.get(at));
-        let mut reason = match (counts, &decision.rule) {
-            (Some(finding), _) => format!("{} in {}", finding.rule, self.place),
-            (None, Some(rule)) => format!("{} is not allowed by {rule}", self.place),
-            (None, None) => self.place.to_string(),
-        };
-        if let Some(finding) = counts.filter(|finding| !finding.via.is_empty()) {
-            reason.push_str(&format!(", behind {}", finding.via.join(", ")));
-        }
-        if let Some(message) = &decision.message {
-            reason.push_str(&format!("; {message}"));
-        }
-        reason
+        self.decision().reason(&self.place, self.counts())
     }
 
     /// The scanner's rule that counts; where it is none, the whole reason.

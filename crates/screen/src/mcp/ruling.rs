@@ -42,20 +42,9 @@ pub(super) enum Act {
 }
 
 impl Ruling {
-    /// In one line: what counts, where, behind what, and by which rule.
+    /// Why, in one line.
     pub fn reason(&self) -> String {
-        let mut reason = match (&self.counts, &self.decision.rule) {
-            (Some(finding), _) => format!("{} in {}", finding.rule, self.place),
-            (None, Some(rule)) => format!("{} is not allowed by {rule}", self.place),
-            (None, None) => self.place.to_string(),
-        };
-        if let Some(finding) = self.counts.as_ref().filter(|f| !f.via.is_empty()) {
-            reason.push_str(&format!(", behind {}", finding.via.join(", ")));
-        }
-        if let Some(message) = &self.decision.message {
-            reason.push_str(&format!("; {message}"));
-        }
-        reason
+        self.decision.reason(&self.place, self.counts.as_ref())
     }
 
     /// Whether it refuses, where findings have consequences.
