@@ -7,6 +7,7 @@
 mod assign;
 mod builtin;
 mod catalogue;
+mod classes;
 mod command;
 mod decode;
 pub(crate) mod encoding;
@@ -16,6 +17,7 @@ mod injection;
 mod known;
 mod literals;
 mod multi;
+mod prefix;
 mod rule;
 mod scanner;
 mod toolcall;

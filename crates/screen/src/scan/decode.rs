@@ -5,6 +5,7 @@ use std::ops::Range;
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::catalogue::own;
+use super::classes::{in_run, next_number, next_run};
 use super::command;
 use super::finding::{Confidence, Finding, Kind, Range64, Severity};
 use super::scanner::{MAX_DEPTH, Memo, Pass, Report, Window, redact};
@@ -17,8 +18,6 @@ const MIN_RUN: usize = 16;
 const RUN_BEHIND: usize = 256;
 /// How far ahead of the block a run is followed.
 const RUN_AHEAD: usize = 768;
-/// A shorter number is no card and no account.
-const MIN_NUMBER: usize = 9;
 /// How far a number is followed to either side, with its separators.
 const MAX_NUMBER: usize = 48;
 /// So many printable bytes in a row make decoded base64 text.
@@ -123,7 +122,7 @@ impl Pass<'_> {
             }
             at = end + 1;
         }
-        while let Some(start) = next_run(text, at..window.to, MIN_RUN, perhaps_in_run, in_run) {
+        while let Some(start) = next_run(text, at..window.to) {
             let end = end_of(start + MIN_RUN);
             self.run(window, start..end);
             at = end + 1;
@@ -427,13 +426,11 @@ impl Pass<'_> {
         while at > 0 && window.from - at < MAX_NUMBER && belongs(at - 1) {
             at -= 1;
         }
-        while let Some(run) = next_run(
-            text,
-            at..window.to,
-            MIN_NUMBER,
-            perhaps_in_number,
-            in_number,
-        ) {
+        while let Some(found) = next_number(text, at..window.to) {
+            let mut run = found;
+            while run > at && found - run < MAX_NUMBER && belongs(run - 1) {
+                run -= 1;
+            }
             // Separators before the first digit don't count, as many as there are.
             let mut digit = run;
             while belongs(digit) && !text.get(digit).is_some_and(u8::is_ascii_digit) {
@@ -546,77 +543,9 @@ impl Pass<'_> {
     }
 }
 
-/// The alphabets of base64, both, and of hexadecimal.
-#[expect(
-    clippy::indexing_slicing,
-    reason = "a byte can't be outside a table of 256"
-)]
-fn in_run(byte: u8) -> bool {
-    const TABLE: [bool; 256] = {
-        let mut table = [false; 256];
-        let mut byte = 0;
-        while byte < 256 {
-            let b = byte as u8;
-            table[byte] = b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_');
-            byte += 1;
-        }
-        table
-    };
-    TABLE[usize::from(byte)]
-}
-
-/// Whether no byte of these is below `+` or beyond ASCII, as spaces and quotes are.
-fn perhaps_in_run(group: [u8; 8]) -> bool {
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    const TO_HIGH: u64 = 0x5555_5555_5555_5555;
-    let group = u64::from_le_bytes(group);
-    // A sum runs over into the next byte only from one beyond ASCII.
-    !group & group.wrapping_add(TO_HIGH) & HIGH == HIGH
-}
-
-/// Whether all of these are digits, spaces or punctuation below them.
-fn perhaps_in_number(group: [u8; 4]) -> bool {
-    u32::from_le_bytes(group) & 0xe0e0_e0e0 == 0x2020_2020
-}
-
 /// Digits, and what separates groups of them.
 fn in_number(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b' ' | b'-')
-}
-
-/// Where the next stretch of at least `least` bytes begins that all belong, if it begins within `starts`.
-///
-/// With `least` no less than `2 * GROUP - 1`, it has a whole group of `GROUP` bytes in it, wherever groups of that size
-/// begin: only groups are asked. `perhaps` says at once of most that not all of their bytes belong.
-fn next_run<const GROUP: usize>(
-    text: &[u8],
-    starts: Range<usize>,
-    least: usize,
-    perhaps: impl Fn([u8; GROUP]) -> bool,
-    belongs: impl Fn(u8) -> bool,
-) -> Option<usize> {
-    let mut at = starts.start;
-    let mut rest = text.get(at..)?;
-    while at < starts.end + GROUP {
-        let group = rest.first_chunk::<GROUP>()?;
-        if perhaps(*group) && group.iter().all(|&byte| belongs(byte)) {
-            let before = text.get(starts.start..at)?.iter().rev();
-            let start = at - before.take_while(|&&byte| belongs(byte)).count();
-            if start >= starts.end {
-                return None;
-            }
-            let known = at + GROUP - start;
-            let more = text.get(at + GROUP..start + least).unwrap_or_default();
-            if known >= least
-                || (known + more.len() == least && more.iter().all(|&byte| belongs(byte)))
-            {
-                return Some(start);
-            }
-        }
-        at += GROUP;
-        rest = rest.get(GROUP..).unwrap_or_default();
-    }
-    None
 }
 
 /// A run and what is between its slashes.
@@ -842,52 +771,4 @@ fn unescape(token: &[u8]) -> (Vec<u8>, &'static str) {
         }
     }
     (out, how)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn first_run(text: &[u8], starts: Range<usize>, least: usize) -> Option<usize> {
-        starts.into_iter().find(|&start| {
-            let run = text.get(start..start + least);
-            run.is_some_and(|run| run.iter().all(u8::is_ascii_alphabetic))
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn the_next_run_is_the_first_that_is_long_enough(
-            text in "(a{0,30}[. ]){0,6}a{0,30}",
-            from in 0_usize..80,
-            len in 0_usize..80,
-        ) {
-            let text = text.as_bytes();
-            let from = from.min(text.len());
-            let starts = from..(from + len).min(text.len());
-            let letter = |byte: u8| byte.is_ascii_alphabetic();
-            let found = next_run(text, starts.clone(), 9, |_: [u8; 5]| true, letter);
-            prop_assert_eq!(found, first_run(text, starts.clone(), 9));
-            let found = next_run(text, starts.clone(), 16, |_: [u8; 8]| true, letter);
-            prop_assert_eq!(found, first_run(text, starts, 16));
-        }
-    }
-
-    /// What is ruled out at once doesn't belong.
-    #[test]
-    fn what_belongs_is_not_ruled_out() {
-        for byte in 0..=u8::MAX {
-            for at in 0..8 {
-                let mut group = [b'a'; 8];
-                group[at] = byte;
-                assert!(perhaps_in_run(group) || !in_run(byte), "{byte}");
-            }
-            for at in 0..4 {
-                let mut group = [b'1'; 4];
-                group[at] = byte;
-                assert!(perhaps_in_number(group) || !in_number(byte), "{byte}");
-            }
-        }
-    }
 }

@@ -9,10 +9,9 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use aho_corasick::AhoCorasick;
-
 use super::catalogue::own;
 use super::finding::{Confidence, Kind, Severity};
+use super::multi::Literals;
 use super::scanner::{Pass, Report, Window};
 
 /// From this score on it is a finding.
@@ -317,23 +316,21 @@ const EARLIER: &[&str] = &[
     "a função",
 ];
 
-fn phrases() -> Option<&'static AhoCorasick> {
-    static AUTOMATON: OnceLock<Option<AhoCorasick>> = OnceLock::new();
-    AUTOMATON
-        .get_or_init(|| {
-            AhoCorasick::builder()
-                .build(PHRASES.iter().map(|(phrase, _, _)| phrase))
-                .ok()
-        })
-        .as_ref()
+fn phrases() -> &'static Literals {
+    static SET: OnceLock<Literals> = OnceLock::new();
+    SET.get_or_init(|| Literals::of(PHRASES.iter().map(|(phrase, _, _)| *phrase)))
 }
 
-/// The verbs that set something aside, all at once: most text has none of them.
-fn verbs() -> Option<&'static AhoCorasick> {
-    static AUTOMATON: OnceLock<Option<AhoCorasick>> = OnceLock::new();
-    AUTOMATON
-        .get_or_init(|| AhoCorasick::new(SETTING_ASIDE).ok())
-        .as_ref()
+/// The verbs that set something aside: most text has none of them.
+fn verbs() -> &'static Literals {
+    static SET: OnceLock<Literals> = OnceLock::new();
+    SET.get_or_init(|| Literals::of(SETTING_ASIDE.iter().copied()))
+}
+
+/// What is set aside, and then the words that say that it came before.
+fn objects() -> &'static Literals {
+    static SET: OnceLock<Literals> = OnceLock::new();
+    SET.get_or_init(|| Literals::of(OBJECTS.iter().chain(EARLIER).copied()))
 }
 
 /// Weighs the surroundings of an anchor.
@@ -409,6 +406,9 @@ fn cut(mut text: String) -> String {
 
 /// Lower case, and one space for any run of white space but line breaks.
 fn flat(text: &[u8]) -> String {
+    if text.is_ascii() {
+        return flat_ascii(text);
+    }
     let mut out = String::with_capacity(text.len());
     let mut blank = false;
     for c in String::from_utf8_lossy(text).chars() {
@@ -432,6 +432,31 @@ fn flat(text: &[u8]) -> String {
     out
 }
 
+/// The same, of what most text is.
+fn flat_ascii(text: &[u8]) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut blank = false;
+    for &byte in text {
+        match byte {
+            b'\n' => {
+                out.push(b'\n');
+                blank = true;
+            }
+            b' ' | b'\t'..=b'\r' => {
+                if !blank {
+                    out.push(b' ');
+                }
+                blank = true;
+            }
+            _ => {
+                blank = false;
+                out.push(byte.to_ascii_lowercase());
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_default()
+}
+
 fn weigh(text: &str) -> u32 {
     let mut worth = [0_u32; PARTS];
     let line = text.replace('\n', " ");
@@ -445,13 +470,11 @@ fn weigh(text: &str) -> u32 {
             count(part, weight);
         }
     }
-    if let Some(automaton) = phrases() {
-        for found in automaton.find_overlapping_iter(&line) {
-            if let Some(&(_, part, weight)) = PHRASES.get(found.pattern().as_usize()) {
-                count(part, weight);
-            }
+    phrases().find(line.as_bytes(), 0, line.len(), |phrase, _| {
+        if let Some(&(_, part, weight)) = PHRASES.get(phrase as usize) {
+            count(part, weight);
         }
-    }
+    });
     let (aside, quoted) = set_aside(&line);
     let about = worth.get(Part::About as usize).copied().unwrap_or(0);
     let sum: u32 = worth.iter().take(PARTS - 1).sum();
@@ -474,11 +497,14 @@ fn weigh(text: &str) -> u32 {
 /// and since when.
 fn set_aside(text: &str) -> (u32, bool) {
     let mut best = (0, false);
-    if verbs().is_some_and(|verbs| !verbs.is_match(text)) {
-        return best;
-    }
-    for verb in SETTING_ASIDE {
-        for (at, _) in text.match_indices(verb).take(4) {
+    let mut found: Vec<(usize, usize)> = Vec::new();
+    verbs().find(text.as_bytes(), 0, text.len(), |verb, at| {
+        found.push((verb as usize, at as usize));
+    });
+    found.sort_unstable();
+    for (index, verb) in SETTING_ASIDE.iter().enumerate() {
+        let places = found.iter().filter(|(verb, _)| *verb == index);
+        for &(_, at) in places.take(4) {
             // `override_defaults`, `"ignored":`: names, not orders.
             let tail = text.get(at + verb.len()..).unwrap_or_default();
             let end = tail
@@ -503,8 +529,12 @@ fn set_aside(text: &str) -> (u32, bool) {
                 .and_then(|near| near.find(". "))
                 .map_or(to, |end| at + end);
             let near = text.get(from..to).unwrap_or_default();
-            let object = OBJECTS.iter().any(|word| near.contains(word));
-            let earlier = EARLIER.iter().any(|word| near.contains(word));
+            let (mut object, mut earlier) = (false, false);
+            objects().find(near.as_bytes(), 0, near.len(), |word, _| {
+                let of_object = (word as usize) < OBJECTS.len();
+                object |= of_object;
+                earlier |= !of_object;
+            });
             if object && earlier {
                 let before = text
                     .get(..at)

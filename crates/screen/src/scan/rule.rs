@@ -9,6 +9,7 @@ use regex_syntax::hir::{Hir, HirKind, Look};
 
 use super::finding::{Category, Severity};
 use super::literals::Required;
+use super::prefix::Prefix;
 use super::verify::{self, Verdict, Verify};
 
 /// No compiled pattern may take more than this many bytes.
@@ -53,6 +54,7 @@ pub(super) struct Pattern {
     hir: Hir,
     /// It starts with `\b`.
     at_word: bool,
+    prefix: Prefix,
     /// The greatest length of a match, if the pattern bounds it.
     longest: Option<usize>,
     compiled: OnceLock<Option<Regex>>,
@@ -80,6 +82,7 @@ impl Pattern {
         let at_word = matches!(first, Some(HirKind::Look(Look::WordAscii)));
         Ok(Pattern {
             at_word,
+            prefix: Prefix::of(&hir),
             longest: hir.properties().maximum_len(),
             hir,
             compiled: OnceLock::new(),
@@ -230,6 +233,9 @@ impl Rule {
             if word(from.checked_sub(1)) == word(Some(from)) {
                 return None;
             }
+        }
+        if anchored && !self.pattern.prefix.allows(text, from) {
+            return None;
         }
         let regex = self.pattern.regex()?;
         let input = Input::new(text).range(range).anchored(if anchored {

@@ -13,7 +13,7 @@ use super::gitleaks::RulePack;
 use super::injection;
 use super::known::KnownSecrets;
 use super::literals::MAX_LITERAL_LEN;
-use super::multi::Literals;
+use super::multi::{Literal, Literals, in_word};
 use super::rule::{Pattern, PatternError, Rule, RuleInfo};
 use super::toolcall;
 use super::url;
@@ -216,7 +216,7 @@ impl ScannerBuilder {
         for key in toolcall::PATH_KEYS {
             table.add(key.as_bytes().to_vec(), Hook::PathKey);
         }
-        let literals = Literals::new(table.literals);
+        let literals = Literals::new(table.literals(&rules));
         Ok(Scanner {
             inner: Arc::new(Inner {
                 rules,
@@ -238,6 +238,25 @@ struct Table {
 }
 
 impl Table {
+    /// The literals. Where nothing is asked of one but to start a match that starts a word, it needn't be found inside.
+    fn literals(&self, rules: &[Rule]) -> Vec<Literal> {
+        let starts_word = |hook: &Hook| match *hook {
+            Hook::Pattern { rule, most: 0, .. } => rules
+                .get(rule)
+                .is_some_and(|rule| rule.pattern.starts_at_word()),
+            _ => false,
+        };
+        self.literals
+            .iter()
+            .zip(&self.hooks)
+            .map(|(text, hooks)| Literal {
+                text: text.clone(),
+                starts_word: hooks.iter().all(starts_word)
+                    && text.first().copied().is_some_and(in_word),
+            })
+            .collect()
+    }
+
     fn add(&mut self, literal: Vec<u8>, hook: Hook) {
         let at = match self.index.get(&literal) {
             Some(&at) => at,
