@@ -43,6 +43,7 @@ impl Repeat {
             return;
         }
         self.around.clear();
+        self.around.reserve_exact(before.len() + behind.len());
         self.around.extend_from_slice(before);
         self.around.extend_from_slice(behind);
         self.at = at;

@@ -56,19 +56,25 @@ impl Said {
         text: &str,
         found: &mut Vec<Finding>,
     ) {
-        let known = self.texts.iter().position(|open| open.block == block);
-        let known = known.and_then(|at| self.texts.remove(at));
-        if known.is_none()
-            && self.texts.len() >= MAX_TEXTS
-            && let Some(silent) = self.texts.pop_front()
-        {
-            silent.end(scanner, found);
+        // Nearly always the one that spoke last goes on.
+        if self.texts.back().is_none_or(|last| last.block != block) {
+            let known = self.texts.iter().position(|open| open.block == block);
+            let known = known.and_then(|at| self.texts.remove(at));
+            if known.is_none()
+                && self.texts.len() >= MAX_TEXTS
+                && let Some(silent) = self.texts.pop_front()
+            {
+                silent.end(scanner, found);
+            }
+            self.texts.push_back(known.unwrap_or_else(|| Text {
+                block,
+                state: scanner.start(Kind::Inbound),
+                ours: Ours::default(),
+            }));
         }
-        let mut open = known.unwrap_or_else(|| Text {
-            block,
-            state: scanner.start(Kind::Inbound),
-            ours: Ours::default(),
-        });
+        let Some(open) = self.texts.back_mut() else {
+            return;
+        };
         if let Some(redactor) = &self.redactor {
             open.ours.look(redactor, open.state.position(), text);
         }
@@ -80,7 +86,6 @@ impl Said {
         }
         found.extend(now.into_iter().filter(|one| !open.ours.has(one)));
         open.ours.forget_before(open.state.settled());
-        self.texts.push_back(open);
     }
 
     /// The texts have ended.

@@ -251,8 +251,11 @@ fn after_assignment(word: &str) -> &str {
 /// The forms that a path may be meant in: from the folder that is known, and as it stands.
 fn forms(path: &str, folder: Option<&str>) -> Vec<String> {
     let path = path.strip_prefix("file://").unwrap_or(path);
-    let from_folder = joined(path, folder);
     let plain = canonical_path(path);
+    if folder.is_none() {
+        return vec![plain];
+    }
+    let from_folder = joined(path, folder);
     match from_folder == plain {
         true => vec![plain],
         false => vec![from_folder, plain],
@@ -267,8 +270,25 @@ fn joined(path: &str, folder: Option<&str>) -> String {
     }
 }
 
+/// Whether a path can be seen to have nothing to resolve; most have.
+fn is_canonical(path: &str) -> bool {
+    let mut before = b'/';
+    for (at, byte) in path.bytes().enumerate() {
+        match byte {
+            b'\\' | b'$' => return false,
+            b'.' if before == b'/' => return false,
+            b'/' if before == b'/' && at > 0 => return false,
+            _ => before = byte,
+        }
+    }
+    before != b'/'
+}
+
 /// A path without `.`, `..`, doubled and trailing slashes. The home folder is `~`, however it is written.
 pub(super) fn canonical_path(path: &str) -> String {
+    if is_canonical(path) {
+        return path.to_owned();
+    }
     let path = path.replace('\\', "/");
     let path = ["${HOME}", "$HOME"]
         .iter()

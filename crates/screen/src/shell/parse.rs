@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::word::{Piece, Room, Word};
-use super::{Command, MAX_COMMANDS, MAX_NESTING, MAX_SCRIPT, Redirect, RedirectKind, Script};
+use super::word::{Piece, Room, Word, keyword};
+use super::{
+    Command, MAX_ARGV, MAX_COMMANDS, MAX_NESTING, MAX_SCRIPT, Redirect, RedirectKind, Script,
+};
 
 /// How many characters all scripts inside a script may have together.
 const MAX_WORK: usize = 8 * MAX_SCRIPT;
@@ -60,6 +62,39 @@ impl Text {
 
     fn starts(&self, text: &str) -> bool {
         text.chars().enumerate().all(|(at, c)| self.peek(at) == c)
+    }
+
+    /// The word that begins here, if nothing in it means anything but itself: most words.
+    fn plain(&self) -> Option<&[char]> {
+        let rest = self.chars.get(self.at..)?;
+        let means = |c: &char| {
+            matches!(
+                c,
+                ' ' | '\t'
+                    | '\n'
+                    | '\r'
+                    | ';'
+                    | '|'
+                    | ')'
+                    | '&'
+                    | '('
+                    | '<'
+                    | '>'
+                    | '\\'
+                    | '\''
+                    | '"'
+                    | '$'
+                    | '`'
+                    | '{'
+                    | '='
+            )
+        };
+        let length = rest.iter().position(means).unwrap_or(rest.len());
+        let more = rest
+            .get(length)
+            .is_some_and(|c| matches!(c, '\\' | '\'' | '"' | '$' | '`' | '{' | '='));
+        let (word, _) = rest.split_at_checked(length)?;
+        (!word.is_empty() && !more).then_some(word)
     }
 
     fn line(&mut self) -> Option<String> {
@@ -233,6 +268,27 @@ impl Reader {
                 self.redirect(text, around, &mut heredocs, command.redirects.len())
             {
                 command.redirects.push(redirect);
+                continue;
+            }
+            if let Some(plain) = text.plain()
+                && (!command.argv.is_empty() || keyword(plain).is_none())
+            {
+                let length = plain.len();
+                if skip_to.is_none() && command.argv.is_empty() {
+                    command.indirect = false;
+                }
+                let ends = skip_to.map(|end: &str| end.chars().eq(plain.iter().copied()));
+                match ends {
+                    None if command.argv.len() < MAX_ARGV => {
+                        command.argv.push(joined(plain));
+                    }
+                    None => self.truncated = true,
+                    Some(_) => {}
+                }
+                text.at += length;
+                if ends == Some(true) {
+                    break;
+                }
                 continue;
             }
             let before = text.at;
@@ -511,9 +567,19 @@ impl Reader {
                 target: String::new(),
             });
         }
-        let word = self.word(text, around);
-        let target = word.text();
-        self.spare = word.pieces;
+        let target = match text.plain() {
+            Some(plain) => {
+                let (length, target) = (plain.len(), joined(plain));
+                text.at += length;
+                target
+            }
+            None => {
+                let word = self.word(text, around);
+                let target = word.text();
+                self.spare = word.pieces;
+                target
+            }
+        };
         let kind = match kind {
             // `>&file` writes a file; `>&2` copies.
             RedirectKind::Duplicate if !target.chars().all(|c| c.is_ascii_digit() || c == '-') => {
@@ -884,6 +950,15 @@ pub(super) fn with(through: &[&'static str], step: &'static str) -> Vec<&'static
         all.push(step);
     }
     all
+}
+
+/// Characters as a text; nearly always they are ASCII, which is fast.
+fn joined(word: &[char]) -> String {
+    if !word.iter().all(char::is_ascii) {
+        return word.iter().collect();
+    }
+    let bytes = word.iter().map(|c| u8::try_from(*c).unwrap_or(b'?'));
+    String::from_utf8(bytes.collect()).unwrap_or_default()
 }
 
 fn skip_blanks(text: &mut Text) {

@@ -13,7 +13,13 @@ const KEYWORDS: [&str; 20] = [
     "if", "then", "else", "elif", "fi", "do", "done", "while", "until", "!", "{", "}", "time",
     "coproc", "esac", "function", "for", "select", "case", "[[",
 ];
-const LONGEST_KEYWORD: usize = 8;
+
+/// The keyword that these characters are, if they are one.
+pub(super) fn keyword(word: &[char]) -> Option<&'static str> {
+    let is =
+        |keyword: &&str| keyword.len() == word.len() && keyword.chars().eq(word.iter().copied());
+    KEYWORDS.into_iter().find(is)
+}
 
 /// A character of a word, and what may still happen to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,9 +90,6 @@ impl Word {
 
     /// The keyword that the word is, if it is one: bare characters alone, for a keyword can't be quoted.
     pub(super) fn keyword(&self) -> Option<&'static str> {
-        if self.pieces.len() > LONGEST_KEYWORD {
-            return None;
-        }
         KEYWORDS.into_iter().find(|keyword| self.is_bare(keyword))
     }
 
