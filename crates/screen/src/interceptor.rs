@@ -681,7 +681,10 @@ impl Screen {
                 allowed,
             }))
         };
-        let facts = CallFacts::of(call);
+        let facts = match standing.policy.reads_calls() || !originals.is_empty() {
+            true => CallFacts::of(call),
+            false => CallFacts::unread(call),
+        };
         let place = Place::ToolCall(call.name.clone());
         if Self::would_send(originals, &facts, &call.arguments)
             && self.config.enforcement == Enforcement::Enforce

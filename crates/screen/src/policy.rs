@@ -425,6 +425,11 @@ impl Policy {
         }
     }
 
+    /// Whether some rule asks what a tool call would touch.
+    pub(crate) fn reads_calls(&self) -> bool {
+        self.rules.iter().any(Rule::is_about_calls)
+    }
+
     /// Whether some rule may end in such an action.
     pub(crate) fn any_action(&self, is: impl Fn(Action) -> bool) -> bool {
         self.rules.iter().any(|rule| is(rule.action))

@@ -113,6 +113,15 @@ impl CallFacts {
         facts
     }
 
+    /// A call that nobody asks about but by its name.
+    pub(crate) fn unread(call: &ToolCall) -> Self {
+        Self {
+            name: call.name.clone(),
+            partial: true,
+            ..Self::default()
+        }
+    }
+
     /// The tool.
     #[must_use]
     pub fn name(&self) -> &str {
