@@ -422,10 +422,13 @@ fn flat(text: &[u8]) -> String {
             blank = true;
         } else {
             blank = false;
-            if c.is_ascii() {
-                out.push(c.to_ascii_lowercase());
-            } else {
-                out.extend(c.to_lowercase());
+            match c {
+                // Scripts without case: looking each letter up takes longer than all the rest.
+                '\u{590}'..='\u{109f}' | '\u{2e80}'..='\u{a63f}' | '\u{ac00}'..='\u{d7ff}' => {
+                    out.push(c)
+                }
+                _ if c.is_ascii() => out.push(c.to_ascii_lowercase()),
+                _ => out.extend(c.to_lowercase()),
             }
         }
     }
@@ -570,6 +573,16 @@ fn floor(text: &str, mut at: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scripts_without_case_have_none() {
+        for c in ('\u{590}'..='\u{109f}')
+            .chain('\u{2e80}'..='\u{a63f}')
+            .chain('\u{ac00}'..='\u{d7ff}')
+        {
+            assert!(c.to_lowercase().eq([c]), "{c:?}");
+        }
+    }
 
     #[test]
     fn orders_weigh_more_than_talk_about_them() {

@@ -190,9 +190,12 @@ fn ascii_len(text: &[u8]) -> usize {
 
 /// The character that a text begins with.
 fn first_char(text: &[u8]) -> Option<char> {
+    // Most letters that are not ASCII have two bytes.
+    if let &[lead @ 0xc2..=0xdf, next @ 0x80..=0xbf, ..] = text {
+        return char::from_u32(u32::from(lead & 0x1f) << 6 | u32::from(next & 0x3f));
+    }
     let len = match text.first()? {
         0..=0x7f => 1,
-        0xc2..=0xdf => 2,
         0xe0..=0xef => 3,
         0xf0..=0xf4 => 4,
         _ => return None,
@@ -259,6 +262,17 @@ fn look(window: Window<'_>) -> Seen {
             run = 0;
             last = char::from(last_byte);
             offset += plain;
+            continue;
+        }
+        // Letters of Chinese, Japanese and Korean (U+3040 to U+313F, U+4000 to U+CFFF) hide nothing, and look like none
+        // of ours.
+        if let [0xe3, 0x81..=0x84, 0x80..=0xbf, ..] | [0xe4..=0xec, 0x80..=0xbf, 0x80..=0xbf, ..] =
+            rest
+        {
+            offset += 3;
+            flag = false;
+            run = 0;
+            last = '\u{4e00}';
             continue;
         }
         // Bytes that make no character are passed over.
@@ -414,6 +428,7 @@ fn unmask(c: char) -> Option<(char, bool)> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::scan::{Kind, Scanner};
 
     fn has_hidden_tags(text: &[u8]) -> bool {
@@ -425,6 +440,31 @@ mod tests {
         findings
             .iter()
             .any(|finding| &*finding.rule == "hidden-tag-characters")
+    }
+
+    #[test]
+    fn letters_that_are_passed_over_are_plain() {
+        for c in ('\u{3040}'..='\u{313f}').chain('\u{4000}'..='\u{cfff}') {
+            assert!(!invisible(c) && unmask(c).is_none(), "{c:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_character_is_what_the_standard_library_reads() {
+        for c in '\0'..=char::MAX {
+            assert_eq!(first_char(format!("{c}x").as_bytes()), Some(c));
+        }
+        for (lead, next) in
+            (0..=u8::MAX).flat_map(|lead| (0..=u8::MAX).map(move |next| (lead, next)))
+        {
+            let valid = std::str::from_utf8(&[lead, next])
+                .ok()
+                .and_then(|text| text.chars().next());
+            assert_eq!(
+                first_char(&[lead, next]).filter(|c| c.len_utf8() == 2),
+                valid.filter(|c| c.len_utf8() == 2)
+            );
+        }
     }
 
     #[test]
