@@ -1,7 +1,7 @@
 //! Events of a stream that say the same as the one before them, with another text.
 //!
-//! Most of an answer is one event again and again. Reading it as a message of its own costs many times what its text does, so the
-//! gate remembers what stood around the text of the last event. As long as nothing else came, an event with the same
+//! Most of an answer is one event again and again. Reading each for itself costs many times what scanning its text does,
+//! so the gate remembers what stood around the text of the last one. As long as nothing else came, an event with the same
 //! bytes around its text can only mean the same: more text of the same block.
 
 use memchr::memchr2;

@@ -354,7 +354,7 @@ impl Calls {
         let position = self.halves.iter().position(|(known, _)| *known == block);
         let mut half = position.map(|at| self.halves.swap_remove(at).1);
         let before = half;
-        let mut text = String::with_capacity(piece.inner().len());
+        let mut text = String::new();
         piece.append_to(&mut text, &mut half);
         if let Some(half) = half
             && self.halves.len() < Self::MAX_OPEN

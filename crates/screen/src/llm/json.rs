@@ -235,8 +235,6 @@ pub(crate) fn string_length(inside: &[u8]) -> Option<(usize, bool)> {
 /// Where the first of two bytes stands. Names are short and text is full of escapes: eight bytes at a time begin sooner
 /// than a search for long stretches does.
 fn find<const A: u8, const B: u8>(text: &[u8]) -> Option<usize> {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = EACH << 7;
     const STRETCH: usize = 64;
     let mut at = 0;
     let mut rest = text;
@@ -244,18 +242,25 @@ fn find<const A: u8, const B: u8>(text: &[u8]) -> Option<usize> {
         if at == STRETCH {
             return memchr2(A, B, rest).map(|found| at + found);
         }
-        let bytes = u64::from_le_bytes(*eight);
-        // The lowest bit that is set stands for the first byte that the XOR makes zero.
-        let zero = |word: u64| word.wrapping_sub(EACH) & !word & HIGH;
-        let found = zero(bytes ^ (EACH * u64::from(A))) | zero(bytes ^ (EACH * u64::from(B)));
-        if found != 0 {
-            return Some(at + found.trailing_zeros() as usize / 8);
+        if let Some(found) = first_of::<A, B>(*eight) {
+            return Some(at + found);
         }
         at += 8;
         rest = behind;
     }
     let found = rest.iter().position(|byte| *byte == A || *byte == B)?;
     Some(at + found)
+}
+
+/// Which of eight bytes is the first of two.
+fn first_of<const A: u8, const B: u8>(eight: [u8; 8]) -> Option<usize> {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = EACH << 7;
+    let bytes = u64::from_le_bytes(eight);
+    // The lowest bit that is set stands for the first byte that the XOR makes zero.
+    let zero = |word: u64| word.wrapping_sub(EACH) & !word & HIGH;
+    let found = zero(bytes ^ (EACH * u64::from(A))) | zero(bytes ^ (EACH * u64::from(B)));
+    (found != 0).then(|| found.trailing_zeros() as usize / 8)
 }
 
 fn skip_space(text: &[u8], mut at: usize) -> usize {
@@ -437,8 +442,7 @@ impl<'t> Value<'t> {
         if !node.escaped {
             return Some(String::from_utf8_lossy(self.inner()));
         }
-        let mut text = String::with_capacity(self.inner().len());
-        let mut half = None;
+        let (mut text, mut half) = (String::new(), None);
         unescape(self.inner(), &mut text, &mut half);
         if half.is_some() {
             text.push(char::REPLACEMENT_CHARACTER);
@@ -478,6 +482,9 @@ impl<'t> Value<'t> {
 
 /// Appends the text of a string's inside that is one piece of a longer text: see [`Value::append_to`].
 pub(crate) fn unescape(inside: &[u8], text: &mut String, half: &mut Option<u16>) {
+    if half.is_none() && unescape_plain(inside, text) {
+        return;
+    }
     let inside = String::from_utf8_lossy(inside);
     text.reserve(inside.len());
     let mut rest: &str = &inside;
@@ -518,6 +525,74 @@ pub(crate) fn unescape(inside: &[u8], text: &mut String, half: &mut Option<u16>)
             _ => char::REPLACEMENT_CHARACTER,
         });
     }
+}
+
+/// The same if each escape is known and stands for a whole character, as nearly always. Otherwise nothing is appended.
+fn unescape_plain(inside: &[u8], text: &mut String) -> bool {
+    // No escape is shorter than what it stands for; eight bytes are written where fewer may count.
+    let mut out = vec![0; inside.len() + 8];
+    let mut to = 0;
+    let mut rest = inside;
+    while let Some((&first, behind)) = rest.split_first() {
+        if let Some(eight) = rest.first_chunk::<8>()
+            && let Some(room) = out.get_mut(to..to + 8)
+        {
+            room.copy_from_slice(eight);
+            let plain = first_of::<b'\\', b'\\'>(*eight).unwrap_or(8);
+            to += plain;
+            rest = rest.get(plain..).unwrap_or_default();
+            if plain == 8 {
+                continue;
+            }
+        } else if first != b'\\' {
+            if let Some(room) = out.get_mut(to) {
+                *room = first;
+            }
+            to += 1;
+            rest = behind;
+            continue;
+        }
+        let [_, escape, tail @ ..] = rest else {
+            return false;
+        };
+        rest = tail;
+        let stands_for = match escape {
+            b'n' => '\n',
+            b't' => '\t',
+            b'r' => '\r',
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'"' | b'\\' | b'/' => char::from(*escape),
+            b'u' => {
+                let digits = tail.first_chunk::<4>().map(|digits| digits.map(char::from));
+                let code = digits.and_then(|digits| {
+                    digits
+                        .into_iter()
+                        .try_fold(0, |code, digit| Some(code << 4 | digit.to_digit(16)?))
+                });
+                // Half a character is none.
+                let Some(c) = code.and_then(char::from_u32) else {
+                    return false;
+                };
+                rest = tail.get(4..).unwrap_or_default();
+                c
+            }
+            _ => return false,
+        };
+        let length = stands_for.len_utf8();
+        let Some(room) = out.get_mut(to..to + length) else {
+            return false;
+        };
+        stands_for.encode_utf8(room);
+        to += length;
+    }
+    out.truncate(to);
+    match String::from_utf8(out) {
+        Ok(plain) if text.is_empty() => *text = plain,
+        Ok(plain) => text.push_str(&plain),
+        Err(_) => return false,
+    }
+    true
 }
 
 /// Appends what `\u` and four digits stand for: a character, or one half of it.
@@ -639,6 +714,23 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_short_way_to_unescape_leads_to_the_same(
+            pieces in proptest::collection::vec(proptest::sample::select(vec![
+                &b"a"[..], b"bcdefghijk", b"\\n", b"\\t", b"\\\"", b"\\\\", b"\\/", b"\\u00e9", b"\\u20aC", b"\\u0000",
+                b"\\ud83d\\ude00", b"\\ud83d", b"\\ude00", b"\\q", b"\\u12", "\u{e9}".as_bytes(),
+                "\u{65e5}\u{1f388}".as_bytes(), b"\xff", b"\xc3",
+            ]), 0..16),
+        ) {
+            let inside = [&b"x"[..], &pieces.concat()].concat();
+            let (mut short, mut half) = (String::from("\u{fffd}"), None);
+            unescape(&inside, &mut short, &mut half);
+            // With half a character before it, it goes the long way.
+            let (mut long, mut other) = (String::new(), Some(0xd800));
+            unescape(&inside, &mut long, &mut other);
+            prop_assert_eq!((short, half), (long, other));
+        }
+
         #[test]
         fn reads_what_serde_json_writes(text in ".{0,40}", number in any::<i64>()) {
             let value = serde_json::json!({"t": text, "n": [number, {"k": text}], "e": {}});
