@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::facts;
-use super::item::{Dict, Entries, Item, Items, Malformed};
+use super::item::{Dict, Entries, Item, Items, Malformed, pair_of};
 use crate::record::{
     Address, Body, Certificates, ClientConnection, Connection, Content, DnsExchange, DnsMessage,
-    HeaderFields, HttpExchange, HttpMessage, HttpRequest, HttpResponse, Metadata, Question, Record,
-    RecordError, Replay, ResourceRecord, ServerConnection, StreamMessage, Timestamp, Transport,
-    Via, WebSocketData, WebSocketMessage,
+    Facts, HeaderFields, HttpExchange, HttpMessage, HttpRequest, HttpResponse, Metadata, Question,
+    Record, RecordError, Replay, ResourceRecord, ServerConnection, StreamMessage, Timestamp,
+    Transport, Via, WebSocketData, WebSocketMessage,
 };
 use crate::value::Value;
 
@@ -134,9 +134,21 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
                 .wrong("text", &flow_type));
             }
         };
-        let mut record = Record::new("", Timestamp::default(), content);
-        record.client = client;
-        record.server = server;
+        let mut record = Record {
+            id: String::new(),
+            created: Timestamp::default(),
+            client,
+            server,
+            error: None,
+            intercepted: false,
+            replay: None,
+            marked: String::new(),
+            comment: String::new(),
+            metadata: Metadata::default(),
+            facts: Facts::default(),
+            backup: None,
+            content,
+        };
         let mut has_id = false;
         for (name, item) in dict.0 {
             let name = name.as_str().unwrap_or_default();
@@ -193,7 +205,6 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
         };
         for entry in dict("error", item)? {
             let (name, item) = entry?;
-            let name = name.as_str().unwrap_or_default();
             let key = Key {
                 within: "error",
                 name,
@@ -211,17 +222,24 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
         let within = "client_conn";
         let mut client = ClientConnection {
             common: Connection::default(),
-            ..ClientConnection::default()
+            mitmcert: None,
+            proxy_mode: String::new(),
         };
+        let mut has_mode = false;
         for entry in dict(within, item)? {
             let (name, item) = entry?;
-            let name = name.as_str().unwrap_or_default();
             let key = Key { within, name };
             match name {
                 "mitmcert" => client.mitmcert = self.optional_bytes(key, item)?,
-                "proxy_mode" => client.proxy_mode = text(key, item)?,
+                "proxy_mode" => {
+                    client.proxy_mode = text(key, item)?;
+                    has_mode = true;
+                }
                 _ => self.connection(&mut client.common, key, item)?,
             }
+        }
+        if !has_mode {
+            client.proxy_mode = ClientConnection::default().proxy_mode;
         }
         Ok(client)
     }
@@ -231,7 +249,6 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
         let mut server = ServerConnection::default();
         for entry in dict(within, item)? {
             let (name, item) = entry?;
-            let name = name.as_str().unwrap_or_default();
             let key = Key { within, name };
             match name {
                 "address" => server.address = optional(item, |item| address(key, item))?,
@@ -306,7 +323,6 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
         let mut seen = Seen::default();
         for entry in dict(within, item)? {
             let (name, item) = entry?;
-            let name = name.as_str().unwrap_or_default();
             let key = Key { within, name };
             seen.note(name);
             match name {
@@ -347,7 +363,6 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
         let mut seen = Seen::default();
         for entry in dict(within, item)? {
             let (name, item) = entry?;
-            let name = name.as_str().unwrap_or_default();
             let key = Key { within, name };
             seen.note(name);
             match name {
@@ -380,7 +395,14 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
 
     fn headers(&self, key: Key<'_>, item: Item<'_>) -> Result<HeaderFields> {
         let mut fields = Vec::with_capacity(16);
-        for item in list(key, item)? {
+        let mut items = list(key, item)?;
+        if let Items::Raw(rest) = &mut items {
+            // As a rule, all are pairs of bytes.
+            while let Some((name, value)) = pair_of(rest) {
+                fields.push((self.slice(name), self.slice(value)));
+            }
+        }
+        for item in items {
             let mut pair = list(key, item?)?;
             let mut next = || pair.next().transpose();
             match (next()?, next()?, next()?) {
@@ -398,7 +420,6 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
         let mut data = WebSocketData::default();
         for entry in dict(within, item)? {
             let (name, item) = entry?;
-            let name = name.as_str().unwrap_or_default();
             let key = Key { within, name };
             match name {
                 "messages" => {
@@ -460,7 +481,6 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
         let mut message = DnsMessage::default();
         for entry in dict(within, item)? {
             let (name, item) = entry?;
-            let name = name.as_str().unwrap_or_default();
             let key = Key { within, name };
             match name {
                 "id" => message.id = integer(key, &item)?,
@@ -497,7 +517,7 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
         };
         for entry in dict_at(key, item)? {
             let (name, item) = entry?;
-            match name.as_str().unwrap_or_default() {
+            match name {
                 "name" => question.name = text(key, item)?,
                 "type" => question.kind = integer(key, &item)?,
                 "class_" => question.class = integer(key, &item)?,
@@ -519,7 +539,7 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
             };
             for entry in dict_at(key, item?)? {
                 let (name, item) = entry?;
-                match name.as_str().unwrap_or_default() {
+                match name {
                     "name" => record.name = text(key, item)?,
                     "type" => record.kind = integer(key, &item)?,
                     "class_" => record.class = integer(key, &item)?,
@@ -550,41 +570,44 @@ impl<'b, F: FnMut(&str)> Decoder<'b, F> {
             Item::Str(text) => return Ok(Bytes::copy_from_slice(text.as_bytes())),
             other => return Err(key.wrong("bytes", other)),
         };
+        Ok(self.slice(bytes))
+    }
+
+    fn slice(&self, bytes: &[u8]) -> Bytes {
         let within = self.buffer.as_ptr_range();
         let slice = bytes.as_ptr_range();
-        Ok(if within.start <= slice.start && slice.end <= within.end {
+        if within.start <= slice.start && slice.end <= within.end {
             self.buffer.slice_ref(bytes)
         } else {
             Bytes::copy_from_slice(bytes)
-        })
+        }
     }
 }
 
-/// Which keys were there.
+/// Which keys were there, of those that must be.
 #[derive(Default)]
 struct Seen(u32);
 
-const SEEN: [&str; 7] = [
-    "method",
-    "path",
-    "host",
-    "port",
-    "headers",
-    "timestamp_start",
-    "status_code",
-];
-
 impl Seen {
+    #[inline]
     fn note(&mut self, name: &str) {
-        if let Some(at) = SEEN.iter().position(|known| *known == name) {
-            self.0 |= 1 << at;
-        }
+        self.0 |= match name {
+            "method" => 1,
+            "path" => 1 << 1,
+            "host" => 1 << 2,
+            "port" => 1 << 3,
+            "headers" => 1 << 4,
+            "timestamp_start" => 1 << 5,
+            "status_code" => 1 << 6,
+            _ => 0,
+        };
     }
 
     fn check(&self, within: &str, needed: &[&'static str]) -> Result<()> {
         for name in needed {
-            let at = SEEN.iter().position(|known| known == name).unwrap_or(0);
-            if self.0 & (1 << at) == 0 {
+            let mut one = Self::default();
+            one.note(name);
+            if self.0 & one.0 == 0 {
                 return Err(Key { within, name }.missing("a value"));
             }
         }

@@ -136,51 +136,74 @@ impl<'a> Iterator for Items<'a> {
     }
 }
 
-/// The entries of a dictionary, as they stand in the file.
+/// The entries of a dictionary, as they stand in the file. The name of one that is not text is empty. (No upgrade makes
+/// names that aren't borrowed.)
 pub(super) enum Entries<'a> {
     Read(std::vec::IntoIter<(Item<'a>, Item<'a>)>),
     Raw(&'a [u8]),
 }
 
 impl<'a> Iterator for Entries<'a> {
-    type Item = Result<(Item<'a>, Item<'a>), Malformed>;
+    type Item = Result<(&'a str, Item<'a>), Malformed>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         match self {
-            Self::Read(entries) => entries.next().map(Ok),
+            Self::Read(entries) => entries.next().map(|(key, item)| match key {
+                Item::Str(Cow::Borrowed(name)) => Ok((name, item)),
+                _ => Ok(("", item)),
+            }),
             Self::Raw(rest) => {
-                let at = *rest;
-                let key = match next_of(rest)? {
-                    Ok(key) => key,
-                    Err(malformed) => return Some(Err(malformed)),
-                };
-                let value = next_of(rest);
-                let value = value.unwrap_or_else(|| Err(LATER.broken(at, "a length is missing")));
-                Some(value.map(|value| (key, value)))
+                if rest.is_empty() {
+                    return None;
+                }
+                let entry = entry_of(rest);
+                if entry.is_err() {
+                    *rest = &[];
+                }
+                Some(entry)
             }
         }
     }
 }
 
+#[inline]
+fn entry_of<'a>(rest: &mut &'a [u8]) -> Result<(&'a str, Item<'a>), Malformed> {
+    let name = match AS_IT_IS.next(rest, 1)? {
+        Item::Str(Cow::Borrowed(name)) => name,
+        _ => "",
+    };
+    Ok((name, AS_IT_IS.next(rest, 1)?))
+}
+
 /// Takes the next item off. Behind what is broken, nothing follows.
+#[inline]
 fn next_of<'a>(rest: &mut &'a [u8]) -> Option<Result<Item<'a>, Malformed>> {
     if rest.is_empty() {
         return None;
     }
-    let parser = Parser {
-        base: 0,
-        is_shallow: true,
+    let item = AS_IT_IS.next(rest, 1);
+    if item.is_err() {
+        *rest = &[];
+    }
+    Some(item)
+}
+
+/// The name and value of a header field, and what follows it, where they are just that: a list of two runs of bytes.
+#[inline]
+pub(super) fn pair_of<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let (mut pair, b']', after) = token(rest)? else {
+        return None;
     };
-    Some(match parser.next(rest, 1) {
-        Ok((item, after)) => {
-            *rest = after;
-            Ok(item)
-        }
-        Err(malformed) => {
-            *rest = &[];
-            Err(malformed)
-        }
-    })
+    let (name, b',', more) = token(pair)? else {
+        return None;
+    };
+    pair = more;
+    let (value, b',', []) = token(pair)? else {
+        return None;
+    };
+    *rest = after;
+    Some((name, value))
 }
 
 impl<'a> Dict<'a> {
@@ -241,6 +264,66 @@ const LATER: Parser = Parser {
     is_shallow: false,
 };
 
+/// Takes one thing off and leaves what stands within, and tells addresses.
+const AS_IT_IS: Parser = Parser {
+    base: 0,
+    is_shallow: true,
+};
+
+/// The payload of the tnetstring that data begins with, its tag, and what follows. `None` where there is no whole one.
+#[inline]
+fn token(data: &[u8]) -> Option<(&[u8], u8, &[u8])> {
+    let digit = |byte: &u8| usize::from(byte.wrapping_sub(b'0'));
+    // Most lengths have one to three digits.
+    let (length, rest) = match data {
+        [a @ b'0'..=b'9', b':', rest @ ..] => (digit(a), rest),
+        [a @ b'0'..=b'9', b @ b'0'..=b'9', b':', rest @ ..] => (digit(a) * 10 + digit(b), rest),
+        [
+            a @ b'0'..=b'9',
+            b @ b'0'..=b'9',
+            c @ b'0'..=b'9',
+            b':',
+            rest @ ..,
+        ] => (digit(a) * 100 + digit(b) * 10 + digit(c), rest),
+        _ => long_length(data)?,
+    };
+    let (payload, rest) = rest.split_at_checked(length)?;
+    let (&tag, rest) = rest.split_first()?;
+    Some((payload, tag, rest))
+}
+
+/// A number of one to nine digits.
+#[inline]
+fn small(digits: &[u8]) -> Option<i64> {
+    if !(1..=9).contains(&digits.len()) {
+        return None;
+    }
+    let mut number = 0;
+    for digit in digits {
+        let digit = digit.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number = number * 10 + i64::from(digit);
+    }
+    Some(number)
+}
+
+#[cold]
+fn long_length(data: &[u8]) -> Option<(usize, &[u8])> {
+    let digits = data.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (number, rest) = data.split_at_checked(digits)?;
+    let rest = rest.strip_prefix(b":")?;
+    if !(1..=MAX_LENGTH_DIGITS).contains(&digits) {
+        return None;
+    }
+    // Twelve digits fit.
+    let length = number.iter().fold(0_u64, |length, byte| {
+        length * 10 + u64::from(byte.wrapping_sub(b'0'))
+    });
+    Some((usize::try_from(length).ok()?, rest))
+}
+
 struct Parser {
     /// The address from which offsets count.
     base: usize,
@@ -249,34 +332,50 @@ struct Parser {
 }
 
 impl Parser {
+    #[inline]
     fn item<'a>(&self, payload: &'a [u8], tag: u8, depth: usize) -> Result<Item<'a>, Malformed> {
+        Ok(match tag {
+            b',' => Item::Bytes(Cow::Borrowed(payload)),
+            b';' => match std::str::from_utf8(payload) {
+                Ok(text) => Item::Str(Cow::Borrowed(text)),
+                Err(_) => return Err(self.broken(payload, "text is not UTF-8")),
+            },
+            b'~' if payload.is_empty() => Item::Null,
+            b'!' if payload == b"false" => Item::Bool(false),
+            b'!' if payload == b"true" => Item::Bool(true),
+            b'#' => match small(payload) {
+                Some(number) => Item::Int(number),
+                None => self.integer(payload)?,
+            },
+            b']' if self.is_shallow && depth > 0 => Item::RawList(payload),
+            b'}' if self.is_shallow && depth > 0 => Item::RawDict(payload),
+            _ => return self.other_item(payload, tag, depth),
+        })
+    }
+
+    fn other_item<'a>(
+        &self,
+        payload: &'a [u8],
+        tag: u8,
+        depth: usize,
+    ) -> Result<Item<'a>, Malformed> {
         let text =
             || std::str::from_utf8(payload).map_err(|_| self.broken(payload, "text is not UTF-8"));
         Ok(match tag {
-            b',' => Item::Bytes(Cow::Borrowed(payload)),
-            b';' => Item::Str(Cow::Borrowed(text()?)),
-            b'#' => self.integer(payload)?,
             b'^' => {
                 let number = text()?.trim().parse();
                 Item::Float(number.map_err(|_| self.broken(payload, "a number is none"))?)
             }
-            b'!' if payload == b"true" => Item::Bool(true),
-            b'!' if payload == b"false" => Item::Bool(false),
             b'!' => return Err(self.broken(payload, "a truth value is neither true nor false")),
-            b'~' if payload.is_empty() => Item::Null,
             b'~' => return Err(self.broken(payload, "nothing has a length")),
             b']' | b'}' if depth >= MAX_DEPTH => {
                 return Err(self.broken(payload, "more than 64 lists within each other"));
             }
-            b']' if self.is_shallow && depth > 0 => Item::RawList(payload),
-            b'}' if self.is_shallow && depth > 0 => Item::RawDict(payload),
             b']' => {
                 let mut items = Vec::new();
                 let mut rest = payload;
                 while !rest.is_empty() {
-                    let (item, after) = self.next(rest, depth + 1)?;
-                    items.push(item);
-                    rest = after;
+                    items.push(self.next(&mut rest, depth + 1)?);
                 }
                 Item::List(items)
             }
@@ -284,10 +383,8 @@ impl Parser {
                 let mut entries = Vec::with_capacity(16);
                 let mut rest = payload;
                 while !rest.is_empty() {
-                    let (key, after) = self.next(rest, depth + 1)?;
-                    let (value, after) = self.next(after, depth + 1)?;
-                    entries.push((key, value));
-                    rest = after;
+                    let key = self.next(&mut rest, depth + 1)?;
+                    entries.push((key, self.next(&mut rest, depth + 1)?));
                 }
                 Item::Dict(Dict(entries))
             }
@@ -295,27 +392,27 @@ impl Parser {
         })
     }
 
-    /// One tnetstring, and what follows it.
-    fn next<'a>(&self, data: &'a [u8], depth: usize) -> Result<(Item<'a>, &'a [u8]), Malformed> {
-        let no_length = || self.broken(data, "a length is missing");
-        let mut length: usize = 0;
-        let mut rest = data;
-        for digits in 0.. {
-            let (&byte, after) = rest.split_first().ok_or_else(no_length)?;
-            rest = after;
-            match byte {
-                b'0'..=b'9' if digits < MAX_LENGTH_DIGITS => {
-                    // Twelve digits fit.
-                    length = length * 10 + usize::from(byte - b'0');
-                }
-                b':' if digits > 0 => break,
-                _ => return Err(no_length()),
-            }
+    /// Takes one tnetstring off.
+    #[inline]
+    fn next<'a>(&self, rest: &mut &'a [u8], depth: usize) -> Result<Item<'a>, Malformed> {
+        let data = *rest;
+        let Some((payload, tag, after)) = token(data) else {
+            return Err(self.no_token(data));
+        };
+        *rest = after;
+        self.item(payload, tag, depth)
+    }
+
+    /// Why there is no tnetstring.
+    #[cold]
+    fn no_token(&self, data: &[u8]) -> Malformed {
+        let digits = data.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let has_length =
+            (1..=MAX_LENGTH_DIGITS).contains(&digits) && data.get(digits) == Some(&b':');
+        match has_length {
+            true => self.broken(data, "a length goes beyond the end"),
+            false => self.broken(data, "a length is missing"),
         }
-        let too_long = || self.broken(data, "a length goes beyond the end");
-        let (payload, rest) = rest.split_at_checked(length).ok_or_else(too_long)?;
-        let (&tag, rest) = rest.split_first().ok_or_else(too_long)?;
-        Ok((self.item(payload, tag, depth)?, rest))
     }
 
     fn integer<'a>(&self, payload: &'a [u8]) -> Result<Item<'a>, Malformed> {
@@ -345,7 +442,7 @@ mod tests {
     fn parse(text: &str) -> Result<Value, Malformed> {
         let base = text.as_ptr() as usize;
         let read = |is_shallow| {
-            let (item, _) = Parser { base, is_shallow }.next(text.as_bytes(), 0)?;
+            let item = Parser { base, is_shallow }.next(&mut text.as_bytes(), 0)?;
             item.into_value()
         };
         let whole = read(false);
