@@ -23,7 +23,7 @@
 //! Traffic repeats itself: what stands in many flows of a block stands in it once.
 
 use std::hash::BuildHasher;
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::{Arc, OnceLock};
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
@@ -31,6 +31,7 @@ use tollgate_flow::FlowId;
 use tollgate_flow::filter::Filter;
 use tollgate_flow::mitm::{FlowReader, FlowWriter};
 use tollgate_flow::record::{Certificates, Record, Timestamp};
+use zstd::zstd_safe::{CParameter, compress_bound};
 
 use crate::codec::{Cursor, put_number, put_sized};
 use crate::entry::{Entry, Whole};
@@ -55,8 +56,8 @@ const FULL_FLOWS: usize = 1024;
 /// A block with so many bytes is full.
 pub(crate) const FULL_BYTES: usize = 256 * 1024;
 
-/// The memory that is kept from one block to the next.
-const KEPT_BYTES: usize = 1 << 20;
+/// The memory of each kind that is kept from one block to the next: enough for a body of the usual limit.
+const KEPT_BYTES: usize = 4 << 20;
 
 const FILE: u8 = 0;
 const ENTRY: u8 = 1;
@@ -242,7 +243,7 @@ pub(crate) struct BlockBuilder {
     bodies: Table,
     flows: Vec<u8>,
     known_links: HashMap<usize, u32>,
-    files: FlowWriter<Vec<u8>>,
+    files: FlowWriter<io::Sink>,
     /// The least and the greatest id of the entries.
     ids: Option<(FlowId, FlowId)>,
     words: WordSet,
@@ -297,7 +298,8 @@ pub(crate) struct Built {
     /// The length of its header and first payload.
     pub heads: u64,
     pub facts: BlockFacts,
-    pub words: String,
+    /// What words they may have.
+    pub words: Vec<u8>,
     /// The numbers of its flows.
     pub seqs: Vec<u64>,
 }
@@ -311,7 +313,7 @@ impl BlockBuilder {
             texts: Table::default(),
             bodies: Table::default(),
             flows: Vec::new(),
-            files: FlowWriter::new(Vec::new()),
+            files: FlowWriter::new(io::sink()),
             ids: None,
             words: WordSet::default(),
             raw: Vec::new(),
@@ -328,7 +330,6 @@ impl BlockBuilder {
         self.bodies.clear();
         self.flows.clear();
         self.flows.shrink_to(KEPT_BYTES);
-        self.files = FlowWriter::new(Vec::new());
         self.ids = None;
         self.words.clear();
         self.raw.clear();
@@ -348,11 +349,9 @@ impl BlockBuilder {
                 0
             }
         };
-        let before = self.files.get_ref().len();
-        // Writing to memory can't fail.
+        // Writing to nowhere can't fail.
         let _ = self.files.write(&record);
-        let file = self.files.get_ref().get(before..).unwrap_or_default();
-        let body = self.bodies.put_new(file);
+        let body = self.bodies.put_new(self.files.last());
         self.begin(seq, micros(record.created));
         self.facts.add_id(record.id);
         self.flows.push(FILE);
@@ -429,11 +428,7 @@ impl BlockBuilder {
     ///
     /// # Errors
     /// What zstd says, which is that it has no memory.
-    pub fn finish(
-        &mut self,
-        block: u64,
-        compressor: &mut zstd::bulk::Compressor<'_>,
-    ) -> Result<Built, StoreError> {
+    pub fn finish(&mut self, block: u64, compressor: &mut Compressor) -> Result<Built, StoreError> {
         let links = std::mem::take(&mut self.links);
         let chains: Vec<u64> = links
             .iter()
@@ -460,18 +455,22 @@ impl BlockBuilder {
         put_number(&mut raw, self.facts.flows);
         raw.extend_from_slice(&self.flows);
 
-        let heads = compressor.compress(&raw)?;
-        let bodies = compressor.compress(&self.bodies.data)?;
+        let mut frame = Vec::with_capacity(HEADER_BYTES + (raw.len() + self.bodies.data.len()) / 2);
+        frame.resize(HEADER_BYTES, 0);
         let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let header = Header {
             block,
-            heads: [length(&heads), length(&raw)],
-            bodies: [length(&bodies), length(&self.bodies.data)],
+            heads: [compressor.heads(&raw, &mut frame)?, length(&raw)],
+            bodies: [
+                compressor.bodies(&self.bodies.data, &mut frame)?,
+                length(&self.bodies.data),
+            ],
         };
-        let mut frame = Vec::with_capacity(HEADER_BYTES + heads.len() + bodies.len());
-        header.write(LIVE, &mut frame);
-        frame.extend_from_slice(&heads);
-        frame.extend_from_slice(&bodies);
+        let mut begin = Vec::with_capacity(HEADER_BYTES);
+        header.write(LIVE, &mut begin);
+        if let Some(slot) = frame.get_mut(..HEADER_BYTES) {
+            slot.copy_from_slice(&begin);
+        }
         let mut facts = std::mem::take(&mut self.facts);
         if let Some((least, greatest)) = self.ids {
             facts.add_id(least.to_string());
@@ -482,7 +481,7 @@ impl BlockBuilder {
             heads: header.heads_bytes(),
             frame,
             facts,
-            words: self.words.text(),
+            words: self.words.take_filter(),
             seqs: std::mem::take(&mut self.seqs),
         };
         self.raw = raw;
@@ -491,14 +490,91 @@ impl BlockBuilder {
     }
 }
 
-/// A compressor whose frames have a checksum.
+/// Compresses payloads, with a checksum.
 ///
-/// # Errors
-/// What zstd says of the level.
-pub(crate) fn compressor(level: i32) -> Result<zstd::bulk::Compressor<'static>, StoreError> {
-    let mut compressor = zstd::bulk::Compressor::new(level)?;
-    compressor.include_checksum(true)?;
-    Ok(compressor)
+/// zstd's level 1 spends most of its time on short repetitions. What repeats itself in traffic is long, so that at this
+/// level shorter runs than seven bytes aren't looked for: blocks become up to a tenth larger, and take two thirds of the
+/// time; the smaller table leaves the workers more of their cache. Where looking for repetitions gains little at all, as in
+/// numbers, next to none is done.
+pub(crate) struct Compressor {
+    zstd: zstd::bulk::Compressor<'static>,
+    adapts: bool,
+    /// How many bodies are compressed before it is found out again what helps.
+    until_trial: u32,
+    search: u32,
+    compressed: Vec<u8>,
+}
+
+/// The sizes of zstd's table of what was seen: for most, and where repetitions hardly matter; logarithms.
+const SEARCH: u32 = 12;
+const HARDLY_SEARCH: u32 = 6;
+
+/// How many blocks go by between two trials.
+const BETWEEN_TRIALS: u32 = 31;
+
+/// Smaller ones tell nothing about those to come.
+const TRIAL_BYTES: usize = 64 * 1024;
+
+impl Compressor {
+    /// # Errors
+    /// What zstd says of the level.
+    pub fn new(level: i32) -> Result<Self, StoreError> {
+        let mut zstd = zstd::bulk::Compressor::new(level)?;
+        zstd.include_checksum(true)?;
+        let adapts = level == 1;
+        if adapts {
+            zstd.set_parameter(CParameter::MinMatch(7))?;
+        }
+        Ok(Self {
+            zstd,
+            adapts,
+            until_trial: 0,
+            search: SEARCH,
+            compressed: Vec::new(),
+        })
+    }
+
+    /// Appends what lists need; answers how long it became.
+    fn heads(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<u32, StoreError> {
+        self.compress(data, SEARCH)?;
+        self.append(out)
+    }
+
+    /// The same for bodies.
+    fn bodies(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<u32, StoreError> {
+        if !self.adapts || data.len() < TRIAL_BYTES || self.until_trial > 0 {
+            self.until_trial = self.until_trial.saturating_sub(1);
+            self.compress(data, self.search)?;
+            return self.append(out);
+        }
+        self.until_trial = BETWEEN_TRIALS;
+        self.compress(data, HARDLY_SEARCH)?;
+        let hardly = self.compressed.len();
+        self.compress(data, SEARCH)?;
+        self.search = match hardly <= self.compressed.len() / 10 * 11 {
+            true => HARDLY_SEARCH,
+            false => SEARCH,
+        };
+        self.append(out)
+    }
+
+    fn compress(&mut self, data: &[u8], search: u32) -> Result<(), StoreError> {
+        if self.adapts {
+            self.zstd.set_parameter(CParameter::HashLog(search))?;
+        }
+        self.compressed.clear();
+        self.compressed.reserve(compress_bound(data.len()));
+        self.zstd.compress_to_buffer(data, &mut self.compressed)?;
+        Ok(())
+    }
+
+    fn append(&mut self, out: &mut Vec<u8>) -> Result<u32, StoreError> {
+        out.extend_from_slice(&self.compressed);
+        let length = u32::try_from(self.compressed.len()).unwrap_or(u32::MAX);
+        self.compressed.clear();
+        self.compressed.shrink_to(KEPT_BYTES);
+        Ok(length)
+    }
 }
 
 /// A block that was read: what lists need, and bodies where they were read, too.
@@ -678,8 +754,8 @@ impl Block {
         self.bodies.is_some()
     }
 
-    /// What the database is to know of it, with its words.
-    pub fn facts(&self) -> (BlockFacts, String) {
+    /// What the database is to know of it, with the filter of its words.
+    pub fn facts(&self) -> (BlockFacts, Vec<u8>) {
         let mut facts = BlockFacts::default();
         let mut words = WordSet::default();
         for seq in self.seqs() {
@@ -690,7 +766,7 @@ impl Block {
                 facts.add_id(record.id);
             }
         }
-        (facts, words.text())
+        (facts, words.take_filter())
     }
 
     /// The newest flow whose id is one that is wanted.
@@ -930,7 +1006,7 @@ mod tests {
         for (n, record) in records.iter().enumerate() {
             builder.add_record(10 + n as u64, record.clone());
         }
-        let built = builder.finish(7, &mut compressor(1).unwrap()).unwrap();
+        let built = builder.finish(7, &mut Compressor::new(1).unwrap()).unwrap();
         (records, built.frame)
     }
 

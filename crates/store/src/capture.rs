@@ -11,7 +11,7 @@ use tollgate_flow::record::{
 };
 use tollgate_flow::{
     Direction, Flow, FlowId, FlowKind, Interceptor, Interest, Message, MessageKind, OnFailure,
-    Outcome, Piece, PieceMark, Step,
+    Outcome, Piece, PieceMark, Response, Step,
 };
 
 use crate::block::FULL_BYTES;
@@ -92,6 +92,12 @@ const MARK_BYTES: usize = size_of::<PieceMark>();
 /// Bodies of so many bytes fill a block of their own: no other flow shares them. They are handed over instead of copied,
 /// since others wait for the lock meanwhile.
 const LARGE: usize = FULL_BYTES;
+
+/// Bodies whose first piece has so many bytes may have many more.
+const WORTH_RESERVING: usize = 8 * 1024;
+
+/// The most that is reserved for a body before it has come.
+const RESERVED: usize = 1 << 20;
 
 /// A body of one piece that came so soon after its head needs no mark.
 const WITH_HEAD: Duration = Duration::from_millis(5);
@@ -190,6 +196,21 @@ impl Capture {
             Direction::Request => &mut flow.request,
             Direction::Response => &mut flow.response,
         };
+        if !part.seen && piece.data.len() >= WORTH_RESERVING {
+            // It grows to its whole length without being moved.
+            let headers = match piece.direction {
+                Direction::Request => Some(live.request.headers()),
+                Direction::Response => live.response.as_deref().map(Response::headers),
+            };
+            let length = headers.and_then(|headers| headers.get("content-length"));
+            let length = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
+            part.data.reserve_exact(
+                length
+                    .unwrap_or(0)
+                    .min(self.limits.body_bytes)
+                    .min(RESERVED),
+            );
+        }
         part.seen = true;
         if part.cut {
             return;

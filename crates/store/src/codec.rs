@@ -1,6 +1,7 @@
 //! Numbers and runs of bytes, as blocks and the queue hold them.
 
 /// Appends a number, seven bits a byte, the lowest first (LEB128).
+#[inline]
 pub(crate) fn put_number(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);

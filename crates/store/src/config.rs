@@ -28,7 +28,7 @@ pub struct StoreConfig {
     pub queue_flows: usize,
     /// The most bytes that wait to be written; otherwise the same. Default: 32 MiB.
     pub queue_bytes: usize,
-    /// zstd's level, -7 to 19. Default: 1.
+    /// zstd's level, -7 to 19. At 1, only long repetitions are looked for. Default: 1.
     pub compression_level: i32,
 }
 

@@ -296,8 +296,15 @@ impl Live<'_> {
             Self::Fields(list, with_host) => {
                 for (name, value) in list.iter() {
                     if with_host || !name.eq_ignore_ascii_case(b"host") {
-                        put_number(out, name.len() as u64);
-                        put_number(out, value.len() as u64);
+                        match (u8::try_from(name.len()), u8::try_from(value.len())) {
+                            (Ok(name @ ..0x80), Ok(value @ ..0x80)) => {
+                                out.extend_from_slice(&[name, value]);
+                            }
+                            _ => {
+                                put_number(out, name.len() as u64);
+                                put_number(out, value.len() as u64);
+                            }
+                        }
                         out.extend_from_slice(name);
                         out.extend_from_slice(value);
                     }

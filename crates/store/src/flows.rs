@@ -133,7 +133,7 @@ impl Flows {
     /// The rows of the flows that a query means.
     ///
     /// Flows are looked at from the end that the query names until there are enough. A filter is asked about what a
-    /// block has beside bodies; those are read only where it wants them. Words are looked up in the index.
+    /// block has beside bodies; those are read only where it wants them. Words are looked for in blocks that may have them.
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Segment`]. A flow whose block is damaged doesn't match what only the
@@ -179,7 +179,7 @@ impl Flows {
                     Ok(None) | Err(StoreError::Damaged { .. }) => continue,
                     Err(error) => return Err(error.into()),
                 };
-                if query.means_time(&row) && self.matches(query, &row, is_meant, page.words_hold)? {
+                if query.means_time(&row) && self.matches(query, &row, is_meant)? {
                     left -= 1;
                     found(row)?;
                 }
@@ -189,14 +189,8 @@ impl Flows {
     }
 
     /// Asks the whole flow about what is still to be known: whether the filter means it, whether it has the words.
-    fn matches(
-        &self,
-        query: &Query,
-        row: &Summary,
-        is_meant: bool,
-        words_hold: bool,
-    ) -> Result<bool, StoreError> {
-        let words = query.words.as_ref().filter(|_| !words_hold);
+    fn matches(&self, query: &Query, row: &Summary, is_meant: bool) -> Result<bool, StoreError> {
+        let words = query.words.as_ref();
         let filter = query.filter.as_ref().filter(|_| !is_meant);
         if words.is_none() && filter.is_none() {
             return Ok(true);
@@ -390,8 +384,7 @@ impl Flows {
     /// Deletes flows; answers how many.
     ///
     /// They are gone from every list when this returns. Their bytes are overwritten within about a second by the
-    /// process that records, or when the store is opened for recording the next time. Single words of theirs may stay
-    /// in the index until it is merged the next time.
+    /// process that records, or when the store is opened for recording the next time.
     ///
     /// # Errors
     /// As for [`list`](Self::list).
@@ -586,15 +579,13 @@ struct Pages<'a> {
     /// The numbers that are left.
     after: u64,
     before: u64,
-    /// Blocks that have all words, if words are asked for.
-    blocks: Option<VecDeque<Range>>,
+    /// The next blocks that may have all words, if words are asked for.
+    blocks: VecDeque<Range>,
 }
 
 struct Page {
     block: Arc<Block>,
     seqs: Vec<u64>,
-    /// Every row of it has the words that are asked for.
-    words_hold: bool,
 }
 
 impl<'a> Pages<'a> {
@@ -604,39 +595,32 @@ impl<'a> Pages<'a> {
             query,
             after: query.after.unwrap_or(0),
             before: query.before.unwrap_or(i64::MAX.cast_unsigned()),
-            blocks: None,
+            blocks: VecDeque::new(),
         }
     }
 
     fn next(&mut self) -> Result<Option<Page>, StoreError> {
         loop {
-            let words_hold = match &self.query.words {
+            let range = match &self.query.words {
                 None => None,
                 Some(words) => match self.next_with(words)? {
                     Some(range) => Some(range),
                     None => return Ok(None),
                 },
             };
-            let (after, before) = match &words_hold {
+            let (after, before) = match &range {
                 None => (self.after, self.before),
-                Some(range) => (
-                    self.after.max(range.first.saturating_sub(1)),
-                    self.before.min(range.last.saturating_add(1)),
-                ),
+                Some(range) => (range.first.saturating_sub(1), range.last.saturating_add(1)),
             };
             let found = self.select(after, before)?;
             let Some(found) = found else {
-                if words_hold.is_some() {
+                if range.is_some() {
                     continue;
                 }
                 return Ok(None);
             };
-            if words_hold.is_none() {
-                if self.query.oldest_first {
-                    self.after = found.row.last;
-                } else {
-                    self.before = found.row.first;
-                }
+            if range.is_none() {
+                self.pass(found.row.first, found.row.last);
             }
             // One that is damaged has nothing to show.
             let Some(block) = found.block else { continue };
@@ -646,11 +630,16 @@ impl<'a> Pages<'a> {
             if !self.query.oldest_first {
                 seqs.reverse();
             }
-            return Ok(Some(Page {
-                block,
-                seqs,
-                words_hold: words_hold.is_some_and(|range| range.flows == 1),
-            }));
+            return Ok(Some(Page { block, seqs }));
+        }
+    }
+
+    /// Leaves the flows of a block behind.
+    fn pass(&mut self, first: u64, last: u64) {
+        if self.query.oldest_first {
+            self.after = last;
+        } else {
+            self.before = first;
         }
     }
 
@@ -662,26 +651,39 @@ impl<'a> Pages<'a> {
     }
 
     fn next_with(&mut self, words: &Words) -> Result<Option<Range>, StoreError> {
-        if self.blocks.is_none() {
+        while self.blocks.is_empty() {
+            let params = [saturating(self.after), saturating(self.before)];
             let order = self.order();
-            let blocks = self.flows.with(|connection| {
+            let looked_at = self.flows.with(|connection| {
                 // By the flows that they hold: one that was moved has a new number, and old flows.
                 let mut statement = connection.prepare_cached(&format!(
-                    "SELECT first, last, flows FROM words JOIN blocks ON blocks.id = words.rowid \
-                     WHERE words MATCH ? AND live > 0 ORDER BY last {order}"
+                    "SELECT first, last, bits FROM blocks LEFT JOIN word_filters ON block = id \
+                     WHERE live > 0 AND last > ?1 AND first < ?2 ORDER BY last {order} LIMIT {FILTERS}"
                 ))?;
-                let rows = statement.query_map([words.expression()], |row| {
+                let rows = statement.query_map(params, |row| {
+                    let bits = row.get_ref(2)?.as_blob_or_null()?;
                     Ok(Range {
                         first: row.get::<_, i64>(0)?.cast_unsigned(),
                         last: row.get::<_, i64>(1)?.cast_unsigned(),
-                        flows: row.get::<_, i64>(2)?.cast_unsigned(),
+                        may_have: bits.is_none_or(|bits| words.may_be_in(bits)),
                     })
                 })?;
-                Ok(rows.collect::<Result<_, _>>()?)
+                Ok(rows.collect::<Result<Vec<_>, _>>()?)
             })?;
-            self.blocks = Some(blocks);
+            let Some(last) = looked_at.last() else {
+                return Ok(None);
+            };
+            let (after, before) = (self.after, self.before);
+            self.pass(last.first, last.last);
+            let may_have = looked_at.into_iter().filter(|range| range.may_have);
+            self.blocks.extend(may_have.map(|range| Range {
+                // What lies on the edge of what is asked for.
+                first: range.first.max(after.saturating_add(1)),
+                last: range.last.min(before.saturating_sub(1)),
+                ..range
+            }));
         }
-        Ok(self.blocks.as_mut().and_then(VecDeque::pop_front))
+        Ok(self.blocks.pop_front())
     }
 
     fn select(&self, after: u64, before: u64) -> Result<Option<Found>, StoreError> {
@@ -717,8 +719,12 @@ fn micros(time: SystemTime) -> i64 {
 struct Range {
     first: u64,
     last: u64,
-    flows: u64,
+    /// Whether they may have the words that are looked for.
+    may_have: bool,
 }
+
+/// So many filters of words are looked at before flows are.
+const FILTERS: usize = 256;
 
 /// How long a reader in another process waits before it looks again.
 pub(crate) const POLL: Duration = Duration::from_millis(100);

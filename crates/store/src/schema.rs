@@ -32,6 +32,10 @@ const MIGRATIONS: &[&str] = &[
      CREATE TABLE deleted(seq INTEGER PRIMARY KEY);
      CREATE VIRTUAL TABLE words USING fts5(
        text, content='', contentless_delete=1, detail=none, tokenize='ascii');",
+    // 3. A filter of words for each block in place of the index, which cost more than all the rest. A block without one
+    // is read when words are looked for.
+    "DROP TABLE words;
+     CREATE TABLE word_filters(block INTEGER PRIMARY KEY, bits BLOB NOT NULL);",
 ];
 
 /// The version of the schema that this code knows.

@@ -18,6 +18,10 @@ use crate::segment::lock;
 /// How long the writer waits for more once something is there: what is written together costs less.
 const LINGER: Duration = Duration::from_millis(100);
 
+/// So many bytes are enough to write at once. More together cost hardly less, leave the processor's caches on the way,
+/// and keep the writer at work for longer than workers should have to wait for its core.
+const ENOUGH_BYTES: usize = 1 << 20;
+
 /// What a record weighs in the queue beside its heads, bodies and messages, about; and what carried entries.
 const FLOW_BYTES: usize = 4096;
 
@@ -318,12 +322,12 @@ impl Queue {
             self.counters.behind.fetch_add(1, Ordering::Relaxed);
             return Err(Dropped::Behind);
         }
-        let was_half_full = self.is_half_full(&inner);
+        let was_enough = self.is_enough(&inner);
         let weight = put(&mut inner);
         inner.bytes = inner.bytes.saturating_add(weight);
         inner.pushed += 1;
         inner.waiting += 1;
-        let wake = inner.waiting == 1 || (!was_half_full && self.is_half_full(&inner));
+        let wake = inner.waiting == 1 || (!was_enough && self.is_enough(&inner));
         drop(inner);
         if wake {
             self.work.notify_one();
@@ -331,21 +335,21 @@ impl Queue {
         Ok(())
     }
 
-    fn is_half_full(&self, inner: &Inner) -> bool {
-        inner.waiting >= (self.max_flows / 2).max(1) || inner.bytes >= (self.max_bytes / 2).max(1)
+    fn is_enough(&self, inner: &Inner) -> bool {
+        let enough = (self.max_bytes / 2).clamp(1, ENOUGH_BYTES);
+        inner.waiting >= (self.max_flows / 2).max(1) || inner.bytes >= enough
     }
 
     /// Waits for flows, at most `tick`, and takes them. The memory of the last batch is used again.
     pub fn take(&self, tick: Duration, last: Flows) -> Batch {
         let mut spare = last.buffers;
         spare.retain(|buffer| buffer.capacity() <= 2 * BUFFER_BYTES);
-        spare.truncate(KEPT_BUFFERS);
         spare.iter_mut().for_each(Vec::clear);
         let mut inner = lock(&self.inner);
         let deadline = Instant::now() + tick;
         let mut linger = None;
         loop {
-            if inner.closed || inner.hurry || self.is_half_full(&inner) {
+            if inner.closed || inner.hurry || self.is_enough(&inner) {
                 break;
             }
             if linger.is_none() && inner.waiting > 0 {
@@ -361,8 +365,10 @@ impl Queue {
         }
         inner.bytes = 0;
         inner.hurry = false;
-        // What was not used of the last ones goes behind the lock.
-        std::mem::swap(&mut inner.spare, &mut spare);
+        spare.append(&mut inner.spare);
+        // Those that are too many go behind the lock.
+        let _too_many = spare.split_off(spare.len().min(KEPT_BUFFERS));
+        inner.spare = spare;
         Batch {
             flows: Flows {
                 buffers: inner.take_flows(),

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hashbrown::HashSet;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use crate::block::{Block, BlockBuilder, BlockFacts, Built, CopiedLinks, compressor, wiped};
+use crate::block::{Block, BlockBuilder, BlockFacts, Built, Compressor, CopiedLinks, wiped};
 use crate::config::{Place, StoreConfig};
 use crate::error::StoreError;
 use crate::link::LinkCache;
+use crate::os;
 use crate::schema;
 use crate::segment::{FIRST_FRAME, Frame, Segment, SegmentDir, lock};
 use crate::sink::{Flows, Queue, Queued};
@@ -55,7 +56,7 @@ pub(crate) struct Shared {
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     connection: Arc<Mutex<Connection>>,
-    compressor: zstd::bulk::Compressor<'static>,
+    compressor: Compressor,
     builder: BlockBuilder,
     links: LinkCache,
     active: Option<Active>,
@@ -76,7 +77,7 @@ impl Writer {
         shared: Arc<Shared>,
         connection: Arc<Mutex<Connection>>,
     ) -> Result<Self, StoreError> {
-        let compressor = compressor(shared.config.compression_level)?;
+        let compressor = Compressor::new(shared.config.compression_level)?;
         let mut writer = Self {
             shared,
             connection,
@@ -95,6 +96,7 @@ impl Writer {
     pub fn run(mut self) {
         // However this thread ends, nobody waits for it any longer.
         let _closing = Closing(Arc::clone(&self.shared.queue));
+        os::let_others_go_first();
         let mut flows = Flows::default();
         loop {
             let batch = self.shared.queue.take(TICK, std::mem::take(&mut flows));
@@ -655,7 +657,7 @@ impl BlockPlace {
         transaction: &Transaction<'_>,
         facts: &BlockFacts,
         deleted: u64,
-        words: &str,
+        words: &[u8],
     ) -> Result<(), StoreError> {
         let mut insert = transaction.prepare_cached(
             "INSERT OR REPLACE INTO blocks(id, segment, offset, heads, length, first, last, oldest, newest, \
@@ -676,8 +678,8 @@ impl BlockPlace {
             saturating(facts.flows),
             saturating(facts.flows.saturating_sub(deleted)),
         ])?;
-        let mut insert =
-            transaction.prepare_cached("INSERT OR REPLACE INTO words(rowid, text) VALUES(?, ?)")?;
+        let mut insert = transaction
+            .prepare_cached("INSERT OR REPLACE INTO word_filters(block, bits) VALUES(?, ?)")?;
         insert.execute(params![saturating(self.id), words])?;
         Ok(())
     }
@@ -778,7 +780,7 @@ impl BlockRow {
     fn forget(&self, connection: &Connection) -> Result<(), StoreError> {
         let id = saturating(self.id);
         connection
-            .prepare_cached("DELETE FROM words WHERE rowid = ?")?
+            .prepare_cached("DELETE FROM word_filters WHERE block = ?")?
             .execute([id])?;
         connection
             .prepare_cached("DELETE FROM blocks WHERE id = ?")?

@@ -14,7 +14,7 @@ use crate::record::{
 use crate::value::{PythonFloat, Value};
 
 /// The memory that is kept from one flow to the next.
-const KEPT_BYTES: usize = 1 << 20;
+const KEPT_BYTES: usize = 4 << 20;
 
 /// Writes a flow file, one flow at a time.
 ///
@@ -45,6 +45,11 @@ impl<W: Write> FlowWriter<W> {
         let bytes = self.buffer.bytes();
         self.output.write_all(bytes)?;
         Ok(bytes.len() as u64)
+    }
+
+    /// The bytes of the flow that was written last.
+    pub fn last(&self) -> &[u8] {
+        self.buffer.bytes()
     }
 
     /// Flushes the output.

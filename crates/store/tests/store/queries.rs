@@ -117,6 +117,33 @@ fn words_are_found_in_urls_headers_and_bodies() {
 }
 
 #[test]
+fn words_are_found_in_what_an_older_schema_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    fill(&store, 0..300);
+    drop(store);
+    let database = rusqlite::Connection::open(folder.path().join("flows.db")).unwrap();
+    database
+        .execute_batch(
+            "DROP TABLE word_filters; CREATE VIRTUAL TABLE words USING fts5(text, content=''); \
+             PRAGMA user_version=2",
+        )
+        .unwrap();
+    drop(database);
+    let store = open(folder.path());
+    fill(&store, 300..310);
+    for n in [7, 299, 305] {
+        let query = Query {
+            words: Words::new(&format!("token{n}")),
+            ..Query::default()
+        };
+        let rows = store.flows().list(&query).unwrap();
+        assert_eq!(rows.iter().map(|row| row.seq).collect::<Vec<_>>(), [n + 1]);
+    }
+    assert!(store.stats().set_aside.is_empty());
+}
+
+#[test]
 fn flows_are_found_by_number_and_by_id() {
     let store = memory();
     fill(&store, 0..30);
