@@ -10,8 +10,8 @@ use tollgate_flow::record::{
     Body, Content, HttpMessage, Record, StreamMessage, Timestamp, WebSocketData, WebSocketMessage,
 };
 use tollgate_flow::{
-    Direction, Flow, FlowId, FlowKind, Interceptor, Interest, Message, MessageKind, OnFailure,
-    Outcome, Piece, PieceMark, Response, Step,
+    Direction, Flow, FlowId, FlowKind, HeaderList, Interceptor, Interest, Message, MessageKind,
+    OnFailure, Outcome, Piece, PieceMark, Response, Step,
 };
 
 use crate::block::FULL_BYTES;
@@ -202,14 +202,10 @@ impl Capture {
                 Direction::Request => Some(live.request.headers()),
                 Direction::Response => live.response.as_deref().map(Response::headers),
             };
-            let length = headers.and_then(|headers| headers.get("content-length"));
-            let length = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
-            part.data.reserve_exact(
-                length
-                    .unwrap_or(0)
-                    .min(self.limits.body_bytes)
-                    .min(RESERVED),
-            );
+            let length = headers.and_then(HeaderList::content_length).unwrap_or(0);
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            part.data
+                .reserve_exact(length.min(self.limits.body_bytes).min(RESERVED));
         }
         part.seen = true;
         if part.cut {
