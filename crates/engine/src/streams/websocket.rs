@@ -16,8 +16,8 @@ use crate::h1;
 use crate::h2::Received;
 use crate::hooks::{SharedFlow, Verdict};
 use crate::metrics::count;
-use crate::pool::RouteTls;
-use crate::session::{FlowGuard, UpstreamError};
+use crate::pool::{Route, RouteTls};
+use crate::session::{FlowGuard, Session, UpstreamError};
 use crate::timer::Timer;
 use crate::websocket::{self, Bounds, Ends, Input, Output};
 
@@ -227,30 +227,45 @@ async fn link(
 ) -> Result<Link, UpstreamError> {
     let session = &exchange.streams.session;
     let request = &guard.flow.request;
+    let mut route = None;
     if let Some(offer) = tls.take_if(|tls| tls.may_be_shared()) {
-        let route = session.request_route(request, Some(&offer), false, true);
-        if !fresh
-            && let Some(shared) = shared(session, &route)
-            && let Carrier::H2(send) = &shared.carrier
-            && send.is_extended_connect_protocol_enabled()
-        {
-            return Ok(Link::Shared {
-                _in_use: InUse::new(&shared),
-                shared,
-            });
+        let of_http2 = session.request_route(request, Some(&offer), false, true);
+        if !fresh {
+            if let Some(link) = announced(session, &of_http2) {
+                return Ok(link);
+            }
+            route = Some(of_http2);
         }
         *tls = Some(offer.only_http1());
     }
-    let link = exchange.link(request, tls.as_ref(), true, fresh).await?;
-    if matches!(link, Link::Shared { .. }) {
-        return Err(FlowError::new(
+    let link = exchange.link(request, tls.as_ref(), true, fresh).await;
+    let link = link.and_then(|link| match link {
+        Link::Shared { .. } => Err(FlowError::new(
             Side::Upstream,
             ErrorClass::Protocol,
             "the origin speaks only HTTP/2, and no WebSockets over it",
         )
-        .into());
-    }
-    Ok(link)
+        .into()),
+        link => Ok(link),
+    });
+    link.or_else(|error| {
+        // The connection of HTTP/2 may have been so new that the origin's settings were still on their way.
+        let link = route.and_then(|route| announced(session, &route));
+        link.ok_or(error)
+    })
+}
+
+/// An open connection of HTTP/2 whose origin has announced that it knows RFC 8441.
+fn announced(session: &Session, route: &Route) -> Option<Link> {
+    let shared = shared(session, route)?;
+    let Carrier::H2(send) = &shared.carrier else {
+        return None;
+    };
+    send.is_extended_connect_protocol_enabled()
+        .then(|| Link::Shared {
+            _in_use: InUse::new(&shared),
+            shared,
+        })
 }
 
 /// The upgrade of HTTP/1 for what is left of the flow's head.

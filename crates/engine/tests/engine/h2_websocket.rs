@@ -185,8 +185,11 @@ fn an_origin_that_announces_it_gets_it_over_http2() {
             talk(&client).await;
         });
         check(&recorder, interest);
-        assert_eq!(origin.accepted(), 1);
-        let head = &origin.heads()[0];
+        // A connection of HTTP/1 may have been tried in vain, as long as the origin's settings were on their way.
+        let heads = origin.heads();
+        let [head] = &heads[..] else {
+            panic!("{heads:?}");
+        };
         assert_eq!((head.method.as_str(), head.uri.path()), ("CONNECT", "/ws"));
     }
 }
