@@ -258,14 +258,13 @@ async fn link(
 /// An open connection of HTTP/2 whose origin has announced that it knows RFC 8441.
 fn announced(session: &Session, route: &Route) -> Option<Link> {
     let shared = shared(session, route)?;
-    let Carrier::H2(send) = &shared.carrier else {
-        return None;
-    };
-    send.is_extended_connect_protocol_enabled()
-        .then(|| Link::Shared {
+    match &shared.carrier {
+        Carrier::H2(send) if send.is_extended_connect_protocol_enabled() => Some(Link::Shared {
             _in_use: InUse::new(&shared),
             shared,
-        })
+        }),
+        _ => None,
+    }
 }
 
 /// The upgrade of HTTP/1 for what is left of the flow's head.
