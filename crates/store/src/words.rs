@@ -128,6 +128,9 @@ const BEGINNING: u64 = 0x2545_f491_4f6c_dd1d;
 /// What a word sets: three bits in either half.
 type Bucket = [u64; 2];
 
+/// So many bits are those of a word.
+const WORD_BITS: usize = 6;
+
 /// The words of a block of flows, as a filter: it tells blocks that lack a word from those that may have it.
 ///
 /// It is a Bloom filter whose bits for a word stand together in a bucket of 16 bytes. It is built in its largest size, and
@@ -137,6 +140,8 @@ type Bucket = [u64; 2];
 /// Traffic repeats itself: header fields, a URL or a body that were there before aren't taken apart again.
 pub(crate) struct WordSet {
     buckets: Box<[Bucket]>,
+    /// How often bits were set.
+    set: usize,
     tiny: Box<[u64]>,
     recent: Box<[u64]>,
     /// Entries that were there before, and parts of them, by the numbers of their texts.
@@ -158,6 +163,7 @@ impl Default for WordSet {
     fn default() -> Self {
         Self {
             buckets: vec![[0; 2]; MOST_BUCKETS].into(),
+            set: 0,
             tiny: vec![0; TINY_WORDS].into(),
             recent: vec![0; RECENT].into(),
             entries: HashSet::new(),
@@ -185,6 +191,7 @@ enum Reading {
 impl WordSet {
     pub fn clear(&mut self) {
         self.buckets.fill([0; 2]);
+        self.set = 0;
         self.tiny.fill(0);
         self.recent.fill(0);
         self.entries.clear();
@@ -344,20 +351,42 @@ impl WordSet {
                 left &= u64::MAX << length;
                 open = None;
             }
-            while left != 0 {
-                let begin = left.trailing_zeros() as usize;
-                let length = (left >> begin).trailing_ones() as usize;
-                let end = begin + length;
-                if end == PIECE {
-                    open = Some(at + begin);
-                    break;
+            let length = left.leading_ones() as usize;
+            if length > 0 {
+                let begin = PIECE - length;
+                open = Some(at + begin);
+                left &= !(u64::MAX << begin);
+            }
+            let mut begins = left & !(left << 1);
+            if piece.is_ascii() {
+                let ends = left & !(left >> 1);
+                let longer = begins & !ends;
+                let tiny = [
+                    begins & ends,
+                    longer & (ends >> 1),
+                    longer & !(ends >> 1) & (ends >> 2),
+                ];
+                for (which, length) in tiny.into_iter().zip(1..) {
+                    begins &= !which;
+                    let mut which = which;
+                    while which != 0 {
+                        let begin = which.trailing_zeros() as usize;
+                        let bytes = first_bytes(text, at + begin);
+                        self.put_tiny(first_of(fold(bytes), length));
+                        which &= which - 1;
+                    }
                 }
+            }
+            while begins != 0 {
+                let begin = begins.trailing_zeros() as usize;
+                let length = (left >> begin).trailing_ones() as usize;
                 if length <= SHORT {
                     self.add_short(first_bytes(text, at + begin), length);
                 } else {
-                    self.add_word(text.get(at + begin..at + end).unwrap_or_default());
+                    let end = at + begin + length;
+                    self.add_word(text.get(at + begin..end).unwrap_or_default());
                 }
-                left &= u64::MAX << end;
+                begins &= begins - 1;
             }
         }
         if let Some(begin) = open {
@@ -379,10 +408,7 @@ impl WordSet {
     fn add_short(&mut self, bytes: u64, length: usize) {
         let hash = first_of(fold(bytes), length);
         if length <= TINY && hash & each(0x80) == 0 {
-            let at = tiny_of(hash);
-            if let Some(tiny) = self.tiny.get_mut(at / 64) {
-                *tiny |= 1 << (at % 64);
-            }
+            self.put_tiny(hash);
             return;
         }
         // Nothing else has this hash, so that its beginnings are there as well.
@@ -393,6 +419,14 @@ impl WordSet {
             *recent = hash;
             self.set(hash);
             self.add_beginnings(hash, length);
+        }
+    }
+
+    /// Adds a word of up to [`TINY`] letters and digits by its hash.
+    fn put_tiny(&mut self, hash: u64) {
+        let at = tiny_of(hash);
+        if let Some(tiny) = self.tiny.get_mut(at / 64) {
+            *tiny |= 1 << (at % 64);
         }
     }
 
@@ -419,6 +453,7 @@ impl WordSet {
     }
 
     fn set(&mut self, hash: u64) {
+        self.set += 1;
         let (at, [one, other]) = place(hash);
         if let Some([first, second]) = self.buckets.get_mut(at & (MOST_BUCKETS - 1)) {
             *first |= one;
@@ -432,15 +467,15 @@ impl WordSet {
         let mut size = self.buckets.len();
         while size > 1 {
             let (first, rest) = self.buckets.split_at_mut(size / 2);
-            let ones: u32 = first
-                .iter()
-                .flatten()
-                .zip(rest.iter().flatten())
-                .map(|(one, other)| (one | other).count_ones())
-                .sum();
             let bits = first.len() * 8 * size_of::<Bucket>();
-            if ones as usize * 100 > bits * FULL_PERCENT {
-                break;
+            let is_sparse = |ones: usize| ones * 100 <= bits * FULL_PERCENT;
+            // Only what may be too full is counted.
+            if !is_sparse(self.set * WORD_BITS) {
+                let both = first.iter().flatten().zip(rest.iter().flatten());
+                let ones: u32 = both.map(|(one, other)| (one | other).count_ones()).sum();
+                if !is_sparse(ones as usize) {
+                    break;
+                }
             }
             for (one, other) in first.iter_mut().flatten().zip(rest.iter().flatten()) {
                 *one |= other;
