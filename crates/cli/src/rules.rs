@@ -85,8 +85,8 @@ pub struct Reload {
 }
 
 impl Reload {
-    /// Reads the rules and recordings that answer; `None` where there is nothing that may change. Where a policy may ask a person, there are rules,
-    /// if empty ones: the table of those that wait is theirs.
+    /// Reads the rules and recordings that answer; `None` where there is nothing that may change. Where a policy may ask
+    /// a person, there are rules, if empty ones: the table of those that wait is theirs.
     ///
     /// # Errors
     /// The first rule that can't be used.

@@ -345,6 +345,8 @@ impl Queue {
         let mut spare = last.buffers;
         spare.retain(|buffer| buffer.capacity() <= 2 * BUFFER_BYTES);
         spare.iter_mut().for_each(Vec::clear);
+        // Freed when the lock has been released: what comes first goes last.
+        let _too_many;
         let mut inner = lock(&self.inner);
         let deadline = Instant::now() + tick;
         let mut linger = None;
@@ -366,8 +368,7 @@ impl Queue {
         inner.bytes = 0;
         inner.hurry = false;
         spare.append(&mut inner.spare);
-        // Those that are too many go behind the lock.
-        let _too_many = spare.split_off(spare.len().min(KEPT_BUFFERS));
+        _too_many = spare.split_off(spare.len().min(KEPT_BUFFERS));
         inner.spare = spare;
         Batch {
             flows: Flows {

@@ -8,6 +8,9 @@ use regex_syntax::hir::{Class, Hir, HirKind};
 /// So many places are known at most.
 const PLACES: usize = 24;
 
+/// A pattern that takes more steps to look through has no sets: repetitions in one another multiply them.
+const STEPS: u32 = 100_000;
+
 /// A set of bytes.
 type Set = [u64; 4];
 
@@ -21,11 +24,16 @@ pub(super) struct Prefix {
 impl Prefix {
     /// Derives the sets from the pattern itself.
     pub(super) fn of(hir: &Hir) -> Self {
-        let mut sets = [Set::default(); PLACES];
-        walk(hir, 1, &mut sets);
+        let mut walk = Walk {
+            sets: [Set::default(); PLACES],
+            steps: STEPS,
+        };
+        if walk.through(hir, 1).is_none() {
+            return Prefix::default();
+        }
         let shortest = hir.properties().minimum_len().unwrap_or(0);
         Prefix {
-            sets: sets.into_iter().take(shortest).collect(),
+            sets: walk.sets.into_iter().take(shortest).collect(),
         }
     }
 
@@ -41,73 +49,91 @@ impl Prefix {
     }
 }
 
-/// Adds what a part of a pattern can match if it begins at some of the places, a bit for each; tells where it can end.
-fn walk(hir: &Hir, from: u32, sets: &mut [Set; PLACES]) -> u32 {
-    match hir.kind() {
-        HirKind::Empty | HirKind::Look(_) => from,
-        HirKind::Literal(literal) => literal.0.iter().fold(from, |from, &byte| {
-            add(sets, from, &set(byte, byte));
-            from << 1
-        }),
-        HirKind::Class(Class::Bytes(class)) => {
-            let ranges = class.ranges().iter();
-            let bytes = ranges.fold(Set::default(), |all, range| {
-                union(all, &set(range.start(), range.end()))
-            });
-            add(sets, from, &bytes);
-            from << 1
-        }
-        HirKind::Class(Class::Unicode(class)) => {
-            let mut to = 0;
-            for range in class.ranges() {
-                if let Ok(start) = u8::try_from(range.start())
-                    && start < 0x80
-                {
-                    let end = u8::try_from(range.end()).unwrap_or(0x7f).min(0x7f);
-                    add(sets, from, &set(start, end));
-                    to |= from << 1;
-                }
-                if range.end() >= '\u{80}' {
-                    for place in [from, from << 1, from << 2, from << 3] {
-                        add(sets, place, &set(0x80, u8::MAX));
-                    }
-                    to |= from << 2 | from << 3 | from << 4;
-                }
-            }
-            to
-        }
-        HirKind::Repetition(repetition) => {
-            let mut now = from;
-            for _ in 0..repetition.min {
-                now = walk(&repetition.sub, now, sets);
-                if now == 0 {
-                    return 0;
-                }
-            }
-            let mut ends = now;
-            let more = repetition.max.map_or(u32::MAX, |max| max - repetition.min);
-            for _ in 0..more {
-                now = walk(&repetition.sub, now, sets);
-                if ends | now == ends {
-                    break;
-                }
-                ends |= now;
-            }
-            ends
-        }
-        HirKind::Capture(capture) => walk(&capture.sub, from, sets),
-        HirKind::Concat(parts) => parts.iter().fold(from, |from, part| walk(part, from, sets)),
-        HirKind::Alternation(branches) => branches
-            .iter()
-            .fold(0, |ends, branch| ends | walk(branch, from, sets)),
-    }
+/// A walk through a pattern.
+struct Walk {
+    sets: [Set; PLACES],
+    /// How many are left.
+    steps: u32,
 }
 
-/// Adds bytes at some places.
-fn add(sets: &mut [Set; PLACES], places: u32, bytes: &Set) {
-    for (place, set) in sets.iter_mut().enumerate() {
-        if places >> place & 1 != 0 {
-            *set = union(*set, bytes);
+impl Walk {
+    /// Adds what a part of a pattern can match if it begins at some of the places, a bit for each; tells where it can
+    /// end. `None` when the steps are used up.
+    fn through(&mut self, hir: &Hir, from: u32) -> Option<u32> {
+        self.steps = self.steps.checked_sub(1)?;
+        Some(match hir.kind() {
+            HirKind::Empty | HirKind::Look(_) => from,
+            HirKind::Literal(literal) => literal.0.iter().fold(from, |from, &byte| {
+                self.add(from, &set(byte, byte));
+                from << 1
+            }),
+            HirKind::Class(class) => self.class(class, from),
+            HirKind::Repetition(repetition) => {
+                let mut now = from;
+                for _ in 0..repetition.min {
+                    now = self.through(&repetition.sub, now)?;
+                    if now == 0 {
+                        return Some(0);
+                    }
+                }
+                let mut ends = now;
+                let more = repetition.max.map_or(u32::MAX, |max| max - repetition.min);
+                for _ in 0..more {
+                    now = self.through(&repetition.sub, now)?;
+                    if ends | now == ends {
+                        break;
+                    }
+                    ends |= now;
+                }
+                ends
+            }
+            HirKind::Capture(capture) => self.through(&capture.sub, from)?,
+            HirKind::Concat(parts) => parts
+                .iter()
+                .try_fold(from, |from, part| self.through(part, from))?,
+            HirKind::Alternation(branches) => branches
+                .iter()
+                .try_fold(0, |ends, branch| Some(ends | self.through(branch, from)?))?,
+        })
+    }
+
+    fn class(&mut self, class: &Class, from: u32) -> u32 {
+        match class {
+            Class::Bytes(class) => {
+                let bytes = class.ranges().iter().fold(Set::default(), |all, range| {
+                    union(all, &set(range.start(), range.end()))
+                });
+                self.add(from, &bytes);
+                from << 1
+            }
+            Class::Unicode(class) => {
+                let mut to = 0;
+                for range in class.ranges() {
+                    if let Ok(start) = u8::try_from(range.start())
+                        && start < 0x80
+                    {
+                        let end = u8::try_from(range.end()).unwrap_or(0x7f).min(0x7f);
+                        self.add(from, &set(start, end));
+                        to |= from << 1;
+                    }
+                    if range.end() >= '\u{80}' {
+                        for place in [from, from << 1, from << 2, from << 3] {
+                            self.add(place, &set(0x80, u8::MAX));
+                        }
+                        to |= from << 2 | from << 3 | from << 4;
+                    }
+                }
+                to
+            }
+        }
+    }
+
+    /// Adds bytes at some places.
+    fn add(&mut self, places: u32, bytes: &Set) {
+        for (place, set) in self.sets.iter_mut().enumerate() {
+            if places >> place & 1 != 0 {
+                *set = union(*set, bytes);
+            }
         }
     }
 }
@@ -175,6 +201,16 @@ mod tests {
         assert!(allows("a(b|cd)e", "acde"));
         assert!(allows("(a*)*b", "aab"));
         assert!(allows("", ""));
+    }
+
+    /// Repetitions of nothing, or in one another, would go on for hours.
+    #[test]
+    fn a_walk_has_an_end() {
+        let deep = format!("{}a{}", "(".repeat(60), "+)".repeat(60));
+        for pattern in ["(a?){4000000000}", deep.as_str()] {
+            let prefix = Prefix::of(&hir(pattern));
+            assert!(prefix.sets.is_empty() && prefix.allows(b"", 0));
+        }
     }
 
     /// A pattern with everything that these have, as text.
