@@ -345,8 +345,6 @@ impl Queue {
         let mut spare = last.buffers;
         spare.retain(|buffer| buffer.capacity() <= 2 * BUFFER_BYTES);
         spare.iter_mut().for_each(Vec::clear);
-        // Freed when the lock has been released: what comes first goes last.
-        let _too_many;
         let mut inner = lock(&self.inner);
         let deadline = Instant::now() + tick;
         let mut linger = None;
@@ -368,9 +366,9 @@ impl Queue {
         inner.bytes = 0;
         inner.hurry = false;
         spare.append(&mut inner.spare);
-        _too_many = spare.split_off(spare.len().min(KEPT_BUFFERS));
+        let too_many = spare.split_off(spare.len().min(KEPT_BUFFERS));
         inner.spare = spare;
-        Batch {
+        let batch = Batch {
             flows: Flows {
                 buffers: inner.take_flows(),
                 records: std::mem::take(&mut inner.records),
@@ -380,7 +378,11 @@ impl Queue {
             dropped: std::mem::take(&mut inner.dropped),
             tidy: (inner.tidy_asked > inner.tidy_done).then_some(inner.tidy_asked),
             closed: inner.closed,
-        }
+        };
+        // Workers wait for the lock, not for memory to be freed.
+        drop(inner);
+        drop(too_many);
+        batch
     }
 
     /// Says that the store was tidied as often as it was asked.
